@@ -1,0 +1,33 @@
+"""Post-hoc refinement of trained Stable-Baselines3 agents by direct random search."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sb3_refine.agents import Agent, load_agent, save_agent
+    from sb3_refine.errors import RefineError
+    from sb3_refine.refiner import Refiner, refine
+
+__version__ = "0.1.0"
+
+# Imported on first use (PEP 562): torch takes two seconds, and `sb3-refine --help` needs none of it.
+_HOMES = {
+    "Agent": "agents",
+    "RefineError": "errors",
+    "Refiner": "refiner",
+    "load_agent": "agents",
+    "refine": "refiner",
+    "save_agent": "agents",
+}
+
+__all__ = ["Agent", "RefineError", "Refiner", "load_agent", "refine", "save_agent"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,36 @@
+"""How a candidate is named in a few bytes, and written out where it is evaluated."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Candidate(NamedTuple):
+    """
+    One point of the search space: ``mean + scale * direction(update, pair)``.
+
+    Only these numbers travel to a worker; the mean is broadcast once an update and the direction is drawn
+    again where it is needed. A ``scale`` of 0 names the mean itself.
+
+    :param update: number of the update that drew the direction
+    :param pair: number of the direction within the update; the two candidates of an antithetic pair share it
+    :param scale: signed standard deviation of the perturbation, in units of the parameters
+    """
+
+    update: int
+    pair: int
+    scale: float
+
+
+def direction(seed: int, update: int, pair: int, size: int) -> np.ndarray:
+    """
+    Draw a unit-normal direction. The same arguments give the same bits in every process.
+
+    :param seed: seed of the whole search
+    :param update: number of the update
+    :param pair: number of the direction within the update
+    :param size: number of parameters
+    :return: float32 vector of shape ``(size,)``
+    """
+    sequence = np.random.SeedSequence(seed, spawn_key=(update, pair))
+    return np.random.Generator(np.random.SFC64(sequence)).standard_normal(size, dtype=np.float32)

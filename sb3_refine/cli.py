@@ -1,0 +1,298 @@
+"""The command line: parsing and printing only."""
+
+import argparse
+import ast
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sb3_refine import __version__
+from sb3_refine.errors import EpisodeError, RefineError, did_you_mean
+
+if TYPE_CHECKING:
+    from sb3_refine.agents import Agent
+    from sb3_refine.evaluation import Evaluation
+    from sb3_refine.refiner import Refiner, Result
+
+DEMO = {"algo": "ppo", "env": "Pendulum-v1", "folder": Path(__file__).parent / "demo"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line an error, with the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
+        if unknown != message.split(maxsplit=1)[0]:
+            message += did_you_mean(unknown.split("=")[0], self._option_string_actions)
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+class _StoreDict(argparse.Action):
+    """``key:value`` pairs as the Zoo writes them; the values are literals and never run."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        pairs = {}
+        for pair in values:
+            key, separator, value = pair.partition(":")
+            try:
+                pairs[key] = ast.literal_eval(value)
+            except (SyntaxError, ValueError):
+                pairs[key] = value
+            if not separator:
+                parser.error(f"argument {option_string}: expected key:value, got {pair!r}")
+        setattr(namespace, self.dest, pairs)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """:return: the parser of ``sb3-refine``"""
+    parser = _Parser(
+        prog="sb3-refine",
+        description="Refine a trained Stable-Baselines3 agent by direct random search, and prove it on held-out seeds.",
+        epilog="example: sb3-refine --algo ddpg --env HopperBulletEnv-v0 -f rl-trained-agents -P",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sb3-refine {__version__}")
+    agent = parser.add_argument_group("the agent")
+    agent.add_argument("--algo", help="algorithm, by the Zoo's name")
+    agent.add_argument("--env", help="environment id that the agent was trained on")
+    agent.add_argument(
+        "-f", "--folder", default="rl-trained-agents", help="the Zoo's log folder (default: %(default)s)"
+    )
+    agent.add_argument("--exp-id", type=int, default=0, help="experiment number; 0: the newest, -1: no such folder")
+    agent.add_argument("--load-best", action="store_true", help="load the best model instead of the last")
+    agent.add_argument(
+        "--load-checkpoint", type=int, metavar="STEPS", help="load this checkpoint instead of the last model"
+    )
+    agent.add_argument("--load-last-checkpoint", action="store_true", help="load the last checkpoint")
+    agent.add_argument("--model", metavar="ZIP", help="a plain zip instead of a Zoo folder")
+    agent.add_argument("--vecnormalize", metavar="PKL", help="observation statistics of --model")
+    agent.add_argument("--no-vecnormalize", action="store_true", help="go on although the statistics are missing")
+    agent.add_argument(
+        "--env-kwargs", nargs="+", action=_StoreDict, metavar="KEY:VALUE", help="arguments of the environment"
+    )
+    agent.add_argument(
+        "--gym-packages", nargs="+", default=[], metavar="MODULE", help="modules that register environments"
+    )
+    agent.add_argument(
+        "--trust-remote-code", action="store_true", help="unpickle whatever the files hold; may run any code"
+    )
+    agent.add_argument("--demo", action="store_true", help="refine the small agent that comes with the package")
+    search = parser.add_argument_group("the search")
+    search.add_argument(
+        "--preset",
+        choices=("default", "paper"),
+        default="default",
+        help="default: 16 directions, 80 updates; paper: 64 directions, 200 updates, the paper's schedules",
+    )
+    search.add_argument("--optimizer", default="ars", help="search method (default: %(default)s)")
+    search.add_argument("--n-updates", type=int, help="number of updates")
+    search.add_argument("--budget", type=int, metavar="ROLLOUTS", help="episodes of the search, instead of --n-updates")
+    search.add_argument("--n-delta", type=int, help="directions an update, two episodes each")
+    search.add_argument("--n-top", type=int, help="directions that enter the update (default: all)")
+    search.add_argument(
+        "--learning-rate", type=float, nargs="+", metavar=("A", "B"), help="step size, or its start and end"
+    )
+    search.add_argument(
+        "--delta-std", type=float, nargs="+", metavar=("A", "B"), help="std of the perturbation, or its start and end"
+    )
+    search.add_argument(
+        "--parameters",
+        default="actor",
+        metavar="SCOPE",
+        help="actor, head, or a regular expression over parameter names (default: %(default)s)",
+    )
+    search.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
+    search.add_argument("--n-workers", type=int, help="episodes run at a time (default: all processors)")
+    search.add_argument("--backend", default="process", help="process or serial (default: %(default)s)")
+    search.add_argument(
+        "--dry-run", action="store_true", help="load, check, run one pair, say what would run and how long"
+    )
+    verdict = parser.add_argument_group("the verdict")
+    verdict.add_argument("--n-eval-episodes", type=int, default=100, help="held-out episodes (default: %(default)s)")
+    verdict.add_argument("--alpha", type=float, default=0.05, help="level of significance (default: %(default)s)")
+    verdict.add_argument("--no-acceptance", action="store_true", help="save the last iterate, untested")
+    output = parser.add_argument_group("the output")
+    output.add_argument("-o", "--output", default="refined-agents", help="output folder (default: %(default)s)")
+    output.add_argument("-P", "--progress", action="store_true", help="show a progress bar")
+    output.add_argument("--tensorboard-log", metavar="DIR", help="log for TensorBoard")
+    output.add_argument(
+        "--log-interval", type=int, default=10, help="updates between two log entries (default: %(default)s)"
+    )
+    output.add_argument(
+        "--verbose", type=int, default=1, help="0: the verdict only, 1: tables on the way (default: %(default)s)"
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Entry point of ``sb3-refine``.
+
+    :param argv: arguments; those of the process by default
+    :return: exit status: 0 for a verdict, whatever it is; 1 for an error; 2 for a wrong option; 130 after Ctrl-C
+    """
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    try:
+        return _refine(options)
+    except (RefineError, EpisodeError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _refine(options: argparse.Namespace) -> int:
+    from sb3_refine.agents import new_run_folder, remove_if_unused
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave the best so far, as Ctrl-C does
+    if options.demo:
+        options.algo, options.env, options.folder = DEMO["algo"], DEMO["env"], DEMO["folder"]
+    refiner, n_updates = _make_refiner(options)
+    agent = refiner.agent
+    if options.dry_run:
+        return _dry_run(refiner, n_updates)
+    run_folder = new_run_folder(options.output, agent.algo, agent.env_name)
+    try:
+        refiner.set_logger(_make_logger(options, run_folder))
+        _announce(refiner, n_updates)
+        try:
+            refiner.learn(n_updates, log_interval=options.log_interval, progress_bar=options.progress)
+        finally:
+            if refiner.result is not None:  # also after Ctrl-C
+                refiner.save(run_folder=run_folder)
+                _print_result(refiner.result, run_folder / f"{agent.env_name}.zip")
+    finally:
+        remove_if_unused(run_folder)
+    return 0
+
+
+def _make_refiner(options: argparse.Namespace) -> tuple["Refiner", int]:
+    from sb3_refine.agents import load_agent
+    from sb3_refine.refiner import PRESETS, Refiner
+
+    agent = load_agent(
+        options.algo,
+        options.env,
+        options.folder,
+        exp_id=options.exp_id,
+        load_best=options.load_best,
+        load_checkpoint=options.load_checkpoint,
+        load_last_checkpoint=options.load_last_checkpoint,
+        model=options.model,
+        vec_normalize=options.vecnormalize,
+        env_kwargs=options.env_kwargs,
+        gym_packages=options.gym_packages,
+        no_vec_normalize=options.no_vecnormalize,
+        trust_remote_code=options.trust_remote_code,
+    )
+    settings = dict(PRESETS[options.preset])
+    for name in ("n_updates", "n_delta", "n_top", "learning_rate", "delta_std"):
+        value = getattr(options, name)
+        if value is not None:
+            settings[name] = _start_end(name, value) if isinstance(value, list) else value
+    n_updates = settings.pop("n_updates")
+    if options.budget is not None:
+        n_updates = max(1, options.budget // (2 * settings["n_delta"]))
+    refiner = Refiner(
+        agent,
+        optimizer=options.optimizer,
+        parameters=options.parameters,
+        n_workers=options.n_workers,
+        backend=options.backend,
+        seed=options.seed,
+        n_eval_episodes=options.n_eval_episodes,
+        alpha=options.alpha,
+        acceptance=not options.no_acceptance,
+        **settings,
+    )
+    return refiner, n_updates
+
+
+def _start_end(name: str, values: list[float]) -> float | tuple[float, float]:
+    if len(values) > 2:
+        raise RefineError(f"--{name.replace('_', '-')}: expected one number or a start and an end, got {len(values)}")
+    return values[0] if len(values) == 1 else (values[0], values[1])
+
+
+def _make_logger(options: argparse.Namespace, run_folder: Path) -> Any:
+    from stable_baselines3.common.logger import CSVOutputFormat, HumanOutputFormat, Logger, TensorBoardOutputFormat
+
+    formats: list[Any] = [CSVOutputFormat(str(run_folder / "progress.csv"))]
+    if options.verbose >= 1:
+        formats.append(HumanOutputFormat(sys.stdout))
+    if options.tensorboard_log is not None:
+        try:
+            formats.append(TensorBoardOutputFormat(str(Path(options.tensorboard_log) / run_folder.name)))
+        except AssertionError as error:
+            raise RefineError("--tensorboard-log: needs tensorboard; pip install 'sb3-refine[report]'") from error
+    return Logger(str(run_folder), formats)
+
+
+def _announce(refiner: "Refiner", n_updates: int) -> None:
+    print(_describe(refiner.agent, refiner.parameters.size, refiner.parameters.scope))
+    n_rollouts = n_updates * refiner.population_size
+    n_held_out = 2 * refiner.n_eval_episodes if refiner.acceptance else 0
+    print(
+        f"{n_updates} updates of {refiner.population_size} rollouts: {n_rollouts} rollouts, "
+        f"{n_held_out} held-out episodes, {refiner.n_workers} workers",
+        flush=True,
+    )
+
+
+def _describe(agent: "Agent", n_parameters: int, scope: str) -> str:
+    normalised = "normalised observations" if agent.vec_normalize is not None else "raw observations"
+    return f"{agent.algo} on {agent.env_name}: {n_parameters:,} parameters ({scope}), {normalised}"
+
+
+def _dry_run(refiner: "Refiner", n_updates: int) -> int:
+    _announce(refiner, n_updates)
+    start = time.perf_counter()
+    episodes = refiner.try_pair()
+    seconds = (time.perf_counter() - start) / len(episodes)
+    n_episodes = n_updates * refiner.population_size + (2 * refiner.n_eval_episodes if refiner.acceptance else 0)
+    returns = " and ".join(f"{episode.episode_return:.1f}" for episode in episodes)
+    print(f"one pair: returns {returns}, {sum(e.length for e in episodes)} steps, {seconds:.2f} s an episode")
+    minutes = n_episodes * seconds / refiner.n_workers / 60
+    print(f"the whole run would take about {minutes:.1f} minutes; nothing was written")
+    return 0
+
+
+def _print_result(result: "Result", zip_path: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    if result.baseline is not None and result.refined is not None:
+        table = Table("", "baseline", "refined")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in zip(_ROWS, _column(result.baseline), _column(result.refined), strict=True):
+            table.add_row(*row)
+        console.print(table)
+    if result.paired_difference is not None:
+        d = result.paired_difference
+        console.print(
+            f"paired difference {d.mean:+.2f}, {d.confidence:.0%} interval ({d.ci_low:.2f}, {d.ci_high:.2f}), "
+            f"better on {d.p_better:.0%} of the seeds"
+        )
+    console.print(f"decision: {result.decision} ({result.reason})", markup=False)
+    console.print(
+        f"{result.rollouts} episodes, {result.env_steps} steps, {result.wall_time_s:.1f} s; saved to {zip_path}"
+    )
+
+
+_ROWS = ("mean return", "std", "min", "worst tenth (CVaR10)", "mean length", "failure rate", "episodes")
+
+
+def _column(evaluation: "Evaluation") -> list[str]:
+    s = evaluation.summary()
+    figures = [s["mean_return"], s["std_return"], s["min_return"], s["cvar10_return"], s["mean_length"]]
+    return [*(f"{figure:.2f}" for figure in figures), f"{s['failure_rate']:.1%}", str(s["n_episodes"])]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

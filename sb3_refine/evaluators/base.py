@@ -1,0 +1,115 @@
+"""What every backend has in common: the task a worker holds, and the interface it serves."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+from typing_extensions import Self
+
+from sb3_refine.candidates import Candidate, direction
+from sb3_refine.environments import EnvRecipe
+from sb3_refine.policies import DeterministicPolicy
+from sb3_refine.rollout import Episode, rollout
+
+
+@dataclass(frozen=True)
+class RolloutTask:
+    """
+    All that a worker is given once, at its start.
+
+    :param recipe: builds the environment
+    :param policy: its searched parameters are overwritten for every candidate
+    :param seed: seed of the directions
+    """
+
+    recipe: EnvRecipe
+    policy: DeterministicPolicy
+    seed: int
+
+
+class RolloutWorker:
+    """
+    Runs candidates one after the other. Every backend runs this, so all give the same episodes.
+
+    :param task: what to roll out
+    """
+
+    def __init__(self, task: RolloutTask):
+        self._task = task
+        self._env = task.recipe.build()
+
+    def run(self, mean: np.ndarray, candidate: Candidate, episode_seed: int) -> Episode:
+        """
+        :param mean: float32 vector that the candidate is a perturbation of
+        :param candidate: what to evaluate
+        :param episode_seed: seed of the episode
+        :return: the episode
+        """
+        policy = self._task.policy
+        if candidate.scale == 0.0:
+            policy.set_parameters(mean)
+        else:
+            delta = direction(self._task.seed, candidate.update, candidate.pair, mean.size)
+            policy.set_parameters(mean, delta, candidate.scale)
+        return rollout(policy, self._env, episode_seed)
+
+    def close(self) -> None:
+        self._env.close()
+
+
+class Evaluator(ABC):
+    """
+    Runs episodes of candidates. A context manager: workers live from entering to leaving it.
+
+    :param task: what to roll out
+    :param n_workers: how many episodes run at a time
+    """
+
+    def __init__(self, task: RolloutTask, n_workers: int = 1):
+        self.task = task
+        self.n_workers = n_workers
+        self.n_episodes = 0
+        self.n_env_steps = 0
+
+    def evaluate(
+        self, mean: np.ndarray, candidates: Sequence[Candidate], episode_seeds: Sequence[int]
+    ) -> list[Episode]:
+        """
+        :param mean: vector that the candidates are perturbations of
+        :param candidates: what to evaluate
+        :param episode_seeds: one for each candidate
+        :return: the episodes, in the order of the candidates, whoever ran them
+        """
+        if len(candidates) != len(episode_seeds):
+            raise ValueError(f"episode_seeds: expected {len(candidates)}, one a candidate, got {len(episode_seeds)}")
+        episodes = self._evaluate(np.ascontiguousarray(mean, dtype=np.float32), candidates, episode_seeds)
+        self.n_episodes += len(episodes)
+        self.n_env_steps += sum(episode.length for episode in episodes)
+        return episodes
+
+    def evaluate_mean(self, mean: np.ndarray, episode_seeds: Sequence[int]) -> list[Episode]:
+        """
+        :param mean: the vector itself is evaluated, unperturbed
+        :param episode_seeds: one for each episode
+        :return: the episodes, in the order of the seeds
+        """
+        return self.evaluate(mean, [Candidate(0, 0, 0.0)] * len(episode_seeds), episode_seeds)
+
+    @abstractmethod
+    def _evaluate(
+        self, mean: np.ndarray, candidates: Sequence[Candidate], episode_seeds: Sequence[int]
+    ) -> list[Episode]: ...
+
+    @abstractmethod
+    def __enter__(self) -> Self: ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop the workers. Safe to call twice."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

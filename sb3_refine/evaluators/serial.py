@@ -1,0 +1,31 @@
+"""Episodes one after the other, in this process."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from typing_extensions import Self
+
+from sb3_refine.candidates import Candidate
+from sb3_refine.evaluators.base import Evaluator, RolloutWorker
+from sb3_refine.rollout import Episode
+
+
+class SerialEvaluator(Evaluator):
+    """Runs everything in the calling process: for debugging, and where processes cannot be started."""
+
+    _worker: RolloutWorker | None = None
+
+    def __enter__(self) -> Self:
+        self._worker = RolloutWorker(self.task)
+        return self
+
+    def _evaluate(
+        self, mean: np.ndarray, candidates: Sequence[Candidate], episode_seeds: Sequence[int]
+    ) -> list[Episode]:
+        assert self._worker is not None, "use the evaluator as a context manager"
+        return [self._worker.run(mean, c, seed) for c, seed in zip(candidates, episode_seeds, strict=True)]
+
+    def close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None

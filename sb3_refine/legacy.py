@@ -1,0 +1,338 @@
+"""
+Reading what other versions wrote: allow-listed unpickling, ``gym`` spaces, lambda schedules, the Zoo's YAML.
+
+Nothing here can run code from a file: a pickle may only name what stands in ``_ALLOWED`` or ``_REPLACED``, exactly.
+"""
+
+import base64
+import io
+import json
+import pickle
+import zipfile
+import zlib
+from collections import OrderedDict
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+import cloudpickle
+import numpy as np
+import yaml
+from gymnasium import spaces
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_refine.errors import RefineError
+
+_ALLOWED = {
+    "builtins": {"float", "set", "slice", "frozenset", "complex", "bytearray"},
+    "collections": {"OrderedDict", "deque", "defaultdict"},
+    "numpy": {"dtype", "ndarray", "float32", "float64", "int32", "int64", "bool_"},
+    "numpy._core.multiarray": {"_reconstruct", "scalar"},
+    "numpy._core.numeric": {"_frombuffer"},
+    "sb3_contrib.ars.policies": {"ARSPolicy", "ARSLinearPolicy"},
+    "sb3_contrib.common.maskable.policies": {
+        "MaskableActorCriticPolicy", "MaskableActorCriticCnnPolicy", "MaskableMultiInputActorCriticPolicy",
+    },
+    "sb3_contrib.common.recurrent.policies": {
+        "RecurrentActorCriticPolicy", "RecurrentActorCriticCnnPolicy", "RecurrentMultiInputActorCriticPolicy",
+    },
+    "sb3_contrib.crossq.policies": {"CrossQPolicy", "MultiInputPolicy"},
+    "sb3_contrib.qrdqn.policies": {"QRDQNPolicy", "CnnPolicy", "MultiInputPolicy"},
+    "sb3_contrib.tqc.policies": {"TQCPolicy", "CnnPolicy", "MultiInputPolicy"},
+    "stable_baselines3.common.buffers": {
+        "ReplayBuffer", "DictReplayBuffer", "NStepReplayBuffer", "RolloutBuffer", "DictRolloutBuffer",
+    },
+    "stable_baselines3.common.noise": {
+        "NormalActionNoise", "OrnsteinUhlenbeckActionNoise", "VectorizedActionNoise",
+    },
+    "stable_baselines3.common.policies": {
+        "ActorCriticPolicy", "ActorCriticCnnPolicy", "MultiInputActorCriticPolicy",
+    },
+    "stable_baselines3.common.running_mean_std": {"RunningMeanStd"},
+    "stable_baselines3.common.sb2_compat.rmsprop_tf_like": {"RMSpropTFLike"},
+    "stable_baselines3.common.torch_layers": {"FlattenExtractor", "NatureCNN", "CombinedExtractor"},
+    "stable_baselines3.common.type_aliases": {"TrainFreq", "TrainFrequencyUnit"},
+    "stable_baselines3.common.utils": {"FloatSchedule", "LinearSchedule", "ConstantSchedule"},
+    "stable_baselines3.common.vec_env.vec_normalize": {"VecNormalize"},
+    "stable_baselines3.dqn.policies": {"DQNPolicy", "CnnPolicy", "MultiInputPolicy"},
+    "stable_baselines3.her.her_replay_buffer": {"HerReplayBuffer"},
+    "stable_baselines3.her.goal_selection_strategy": {"GoalSelectionStrategy"},
+    "stable_baselines3.sac.policies": {"SACPolicy", "CnnPolicy", "MultiInputPolicy"},
+    "stable_baselines3.td3.policies": {"TD3Policy", "CnnPolicy", "MultiInputPolicy"},
+    "torch": {"device"},
+    "torch.nn.modules.activation": {
+        "CELU", "ELU", "GELU", "Hardswish", "Hardtanh", "LeakyReLU", "Mish", "ReLU", "ReLU6", "SELU", "SiLU",
+        "Sigmoid", "Softplus", "Softsign", "Tanh",
+    },
+    "torch.optim.adam": {"Adam"},
+    "torch.optim.adamw": {"AdamW"},
+    "torch.optim.rmsprop": {"RMSprop"},
+    "torch.optim.sgd": {"SGD"},
+}  # fmt: skip
+
+_MOVED_MODULES = {
+    "numpy.core.multiarray": "numpy._core.multiarray",
+    "numpy.core.numeric": "numpy._core.numeric",
+}
+
+
+class _Opaque:
+    """Stands in for what is not needed, such as a random generator's state: takes anything, does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self.args = args
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _StoredFunction:
+    """A pickled function, kept as the names and values it closes over and never run."""
+
+    def __init__(self, code: Any, closure: Any = None):
+        # the last arguments of CodeType are the names of the free variables and of the cells
+        self.names = tuple(code.args[-2]) if isinstance(code, _Opaque) and len(code.args) > 1 else ()
+        self.closure: list[Any] = list(closure or ())
+
+    def schedule(self) -> Any:
+        """:return: the schedule this function computed, in Stable-Baselines3's own terms, or None"""
+        values = [cell.value if isinstance(cell, _Cell) else cell for cell in self.closure]
+        if len(values) != 1 or len(self.names) != 1:
+            return None
+        name, value = self.names[0], values[0]
+        if isinstance(value, _StoredFunction):  # stable_baselines3.common.utils.get_schedule_fn wraps a schedule
+            return value.schedule()
+        if not isinstance(value, (float, int)):
+            return value if callable(value) and not isinstance(value, _Opaque) else None
+        if name == "initial_value":  # rl_zoo3.utils.linear_schedule
+            return LinearSchedule(float(value), 0.0, 1.0)
+        return float(value) if name == "val" else None  # stable_baselines3.common.utils.constant_fn
+
+
+class _Cell:
+    def __init__(self, value: Any = None):
+        self.value = value
+
+
+def _make_function(
+    code: Any, globals_: Any = None, name: Any = None, argdefs: Any = None, closure: Any = None
+) -> _StoredFunction:
+    return _StoredFunction(code, closure)
+
+
+def _builtin_type(name: str) -> Any:
+    return _make_function if name in ("FunctionType", "LambdaType") else _Opaque
+
+
+def _fill_function(function: _StoredFunction, state: Any) -> _StoredFunction:
+    """cloudpickle < 2: everything in one dictionary, the closure's values among it."""
+    function.closure = list(state.get("closure_values") or ())
+    return function
+
+
+def _function_setstate(function: _StoredFunction, state: Any) -> None:
+    """cloudpickle >= 1.5: attributes and slots; the cells may be filled only now."""
+    slots = state[1]
+    closure = slots.get("__closure__")
+    if closure:
+        function.closure = list(closure)
+
+
+class _ZooLinearSchedule:
+    """``rl_zoo3.utils.SimpleLinearSchedule`` as Stable-Baselines3's own class, so that loading needs no rl_zoo3."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__class__ = LinearSchedule  # type: ignore[assignment]
+        LinearSchedule.__init__(self, float(state["initial_value"]), 0.0, 1.0)  # type: ignore[arg-type]
+
+
+class _Box(spaces.Box):
+    def __setstate__(self, state: dict[str, Any]) -> None:  # type: ignore[override]
+        self.__class__ = spaces.Box  # type: ignore[assignment]
+        spaces.Box.__init__(self, low=state["low"], high=state["high"], dtype=state["dtype"])
+
+
+class _Discrete(spaces.Discrete):
+    def __setstate__(self, state: dict[str, Any]) -> None:  # type: ignore[override]
+        self.__class__ = spaces.Discrete  # type: ignore[assignment]
+        spaces.Discrete.__init__(self, n=int(state["n"]), start=int(state.get("start", 0)))
+
+
+class _MultiDiscrete(spaces.MultiDiscrete):
+    def __setstate__(self, state: dict[str, Any]) -> None:  # type: ignore[override]
+        self.__class__ = spaces.MultiDiscrete  # type: ignore[assignment]
+        spaces.MultiDiscrete.__init__(self, nvec=state["nvec"])
+
+
+class _MultiBinary(spaces.MultiBinary):
+    def __setstate__(self, state: dict[str, Any]) -> None:  # type: ignore[override]
+        self.__class__ = spaces.MultiBinary  # type: ignore[assignment]
+        spaces.MultiBinary.__init__(self, n=state["n"])
+
+
+class _Dict(spaces.Dict):
+    def __setstate__(self, state: dict[str, Any]) -> None:  # type: ignore[override]
+        self.__class__ = spaces.Dict  # type: ignore[assignment]
+        spaces.Dict.__init__(self, OrderedDict(state["spaces"]))
+
+
+_SPACES = {"box": _Box, "discrete": _Discrete, "multi_discrete": _MultiDiscrete, "multi_binary": _MultiBinary}
+
+_REPLACED: dict[tuple[str, str], Any] = {
+    ("cloudpickle.cloudpickle", "_builtin_type"): _builtin_type,
+    ("cloudpickle.cloudpickle", "_fill_function"): _fill_function,
+    ("cloudpickle.cloudpickle", "_function_setstate"): _function_setstate,
+    ("cloudpickle.cloudpickle_fast", "_function_setstate"): _function_setstate,
+    ("cloudpickle.cloudpickle", "_make_cell"): _Cell,
+    ("cloudpickle.cloudpickle", "_make_empty_cell"): _Cell,
+    ("cloudpickle.cloudpickle", "_make_function"): _make_function,
+    ("cloudpickle.cloudpickle", "_make_skel_func"): lambda code, cell_count, base_globals=None: _StoredFunction(code),
+    ("numpy.random._pcg64", "PCG64"): _Opaque,
+    ("numpy.random._pickle", "__bit_generator_ctor"): _Opaque,
+    ("numpy.random._pickle", "__generator_ctor"): _Opaque,
+    ("numpy.random._pickle", "__randomstate_ctor"): _Opaque,
+    ("numpy.random.bit_generator", "SeedSequence"): _Opaque,
+    ("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence"): _Opaque,
+    ("rl_zoo3.utils", "SimpleLinearSchedule"): _ZooLinearSchedule,
+    **{
+        (f"{gym}.spaces.{module}", space.__name__.lstrip("_")): space
+        for gym in ("gym", "gymnasium")
+        for module, space in {**_SPACES, "dict": _Dict}.items()
+    },
+}
+
+
+class _SafeUnpickler(pickle.Unpickler):
+    def __init__(self, file: Any, where: str):
+        super().__init__(file)
+        self._where = where
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = _MOVED_MODULES.get(module, module)
+        if (module, name) in _REPLACED:
+            return _REPLACED[module, name]
+        if name in _ALLOWED.get(module, ()):
+            return _attribute(module, name)
+        raise RefineError(
+            f"{self._where}: refused to unpickle {module}.{name}, which is not on the list of safe names; "
+            "if you trust the file's author, pass --trust-remote-code (trust_remote_code=True)"
+        )
+
+
+def _attribute(module: str, name: str) -> Any:
+    if module.startswith("numpy._core") and int(np.__version__.split(".", maxsplit=1)[0]) < 2:
+        module = module.replace("numpy._core", "numpy.core")
+    return getattr(import_module(module), name)
+
+
+def safe_unpickle(data: bytes, where: str, trust_remote_code: bool = False) -> Any:
+    """
+    Unpickle bytes of unknown origin.
+
+    :param data: the pickle
+    :param where: what it is part of, for the error message
+    :param trust_remote_code: run the pickle as it is, with everything it names
+    :return: the object; random generators are dropped, ``gym`` spaces become gymnasium's
+    :raises RefineError: when the pickle names anything that is not allow-listed, or is broken
+    """
+    try:
+        return cloudpickle.loads(data) if trust_remote_code else _SafeUnpickler(io.BytesIO(data), where).load()
+    except RefineError:
+        raise
+    except Exception as error:
+        raise RefineError(f"{where}: cannot be unpickled ({type(error).__name__}: {error})") from error
+
+
+def read_model_data(path: Path, trust_remote_code: bool = False) -> dict[str, Any]:
+    """
+    Read the ``data`` of a Stable-Baselines3 zip: the attributes of the saved model.
+
+    :param path: the zip
+    :param trust_remote_code: see :func:`safe_unpickle`
+    :return: attributes by name, schedules in Stable-Baselines3's own terms; fit for ``custom_objects``
+    :raises RefineError: when the file is no intact zip of a model, or holds what is not allow-listed
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+            if broken is not None:
+                raise zipfile.BadZipFile(f"bad CRC of {broken}")
+            stored = json.loads(archive.read("data"))
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, ValueError, OSError) as error:
+        raise RefineError(
+            f"{path}: not an intact Stable-Baselines3 zip ({error}); download or save it again"
+        ) from error
+    data = {}
+    for key, value in stored.items():
+        if isinstance(value, dict) and ":serialized:" in value:
+            pickled = base64.b64decode(value[":serialized:"])
+            data[key] = _plain_schedule(safe_unpickle(pickled, f"{path}: {key}", trust_remote_code))
+        else:
+            data[key] = value
+    return data
+
+
+def _plain_schedule(value: Any) -> Any:
+    if isinstance(value, _StoredFunction):
+        return value.schedule()
+    inner = getattr(value, "value_schedule", None)  # FloatSchedule around a stored function
+    if isinstance(inner, _StoredFunction):
+        return inner.schedule()
+    return value
+
+
+def read_vec_normalize(path: Path, trust_remote_code: bool = False) -> VecNormalize:
+    """
+    Read a ``vecnormalize.pkl`` without an environment.
+
+    :param path: the file
+    :param trust_remote_code: see :func:`safe_unpickle`
+    :return: the wrapper with its statistics, its flags as they were saved, and no ``venv``
+    :raises RefineError: when it is unreadable, is something else, or holds what is not allow-listed
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RefineError(f"{path}: cannot be read ({error.strerror})") from error
+    vec_normalize = safe_unpickle(data, str(path), trust_remote_code)
+    if not isinstance(vec_normalize, VecNormalize):
+        raise RefineError(f"{path}: expected a pickled VecNormalize, got {type(vec_normalize).__name__}")
+    return detached(vec_normalize)
+
+
+def detached(vec_normalize: VecNormalize) -> VecNormalize:
+    """
+    :param vec_normalize: a wrapper that has lost its environment
+    :return: the same, with the attributes that ``VecNormalize.__getstate__`` expects, so that it can be pickled
+    """
+    vec_normalize.__dict__.setdefault("class_attributes", {})
+    vec_normalize.__dict__.setdefault("returns", np.zeros(1))
+    return vec_normalize
+
+
+class _ZooLoader(yaml.SafeLoader):
+    """The Zoo's YAML uses one Python tag."""
+
+
+_ZooLoader.add_constructor(
+    "tag:yaml.org,2002:python/object/apply:collections.OrderedDict",
+    lambda loader, node: OrderedDict(loader.construct_sequence(cast(yaml.SequenceNode, node), deep=True)[0]),
+)
+
+
+def read_zoo_yaml(path: Path) -> dict[str, Any]:
+    """
+    Read a ``config.yml`` or ``args.yml`` of the Zoo without running anything in it.
+
+    :param path: the file
+    :return: its mapping
+    :raises RefineError: for broken YAML and for any other Python tag
+    """
+    try:
+        content = yaml.load(path.read_text(), Loader=_ZooLoader)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, TypeError, ValueError, IndexError) as error:
+        raise RefineError(f"{path}: cannot be read as the Zoo's YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise RefineError(f"{path}: expected a mapping, got {type(content).__name__}")
+    return dict(content)

@@ -1,0 +1,10 @@
+"""Search methods. A new one is a file here and a line in the registry."""
+
+from sb3_refine.optimizers.ars import ARS
+from sb3_refine.optimizers.base import Optimizer
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "ars": ARS,
+}
+
+__all__ = ["ARS", "OPTIMIZERS", "Optimizer"]

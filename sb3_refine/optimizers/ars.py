@@ -1,0 +1,71 @@
+"""Augmented Random Search."""
+
+import numpy as np
+
+from sb3_refine.candidates import Candidate, direction
+from sb3_refine.errors import RefineError
+from sb3_refine.optimizers.base import Optimizer, linear_schedule
+
+
+class ARS(Optimizer):
+    r"""
+    Augmented Random Search as "Direct Random Search for Fine Tuning of Deep RL Policies" uses it
+    (https://arxiv.org/abs/2109.04604, Algorithm 1, after https://arxiv.org/abs/1803.07055, V1):
+
+    .. math:: \theta \leftarrow \theta + \frac{\alpha}{n \sigma_R} \sum_{i=1}^{n} (R_i^+ - R_i^-) \, \delta_i
+
+    with unit-normal directions and candidates :math:`\theta \pm \sigma \delta_i`. The two candidates of a pair share
+    their episode seed. (The paper prints the difference the other way round; its code has it as here.)
+
+    :param mean: start point, shape ``(n_parameters,)``
+    :param seed: seed of every direction drawn
+    :param n_updates: length of the search, for the schedules
+    :param n_delta: number of directions an update; each costs two episodes
+    :param n_top: how many directions, by ``max(R+, R-)``, enter the update; None for all. The divisor stays ``n_delta``
+    :param learning_rate: step size, or its start and end over the search
+    :param delta_std: standard deviation of the perturbation, or its start and end over the search
+    :raises RefineError: when an argument is out of range
+    """
+
+    def __init__(
+        self,
+        mean: np.ndarray,
+        seed: int,
+        n_updates: int,
+        n_delta: int = 16,
+        n_top: int | None = None,
+        learning_rate: float | tuple[float, float] = (0.02, 0.002),
+        delta_std: float | tuple[float, float] = (0.025, 0.0025),
+    ):
+        super().__init__(mean, seed, n_updates)
+        if n_delta < 1:
+            raise RefineError(f"n_delta: expected at least 1, got {n_delta}")
+        if n_top is not None and not 1 <= n_top <= n_delta:
+            raise RefineError(f"n_top: expected 1 to n_delta={n_delta}, got {n_top}")
+        for name, value in (("learning_rate", learning_rate), ("delta_std", delta_std)):
+            if np.min(value) < 0 or np.max(value) <= 0 or np.size(value) > 2 or not np.isfinite(value).all():
+                raise RefineError(f"{name}: expected a positive number or a start and an end, got {value}")
+        self.n_delta = n_delta
+        self.n_top = n_delta if n_top is None else n_top
+        self.learning_rate = learning_rate
+        self.delta_std = delta_std
+
+    @property
+    def population_size(self) -> int:
+        return 2 * self.n_delta
+
+    def _ask(self) -> list[Candidate]:
+        std = linear_schedule(self.delta_std, self.n_updates_done / self.n_updates)
+        return [
+            Candidate(self.n_updates_done, index, sign * std) for index in range(self.n_delta) for sign in (1.0, -1.0)
+        ]
+
+    def _tell(self, candidates: list[Candidate], fitness: np.ndarray) -> None:
+        step = linear_schedule(self.learning_rate, self.n_updates_done / self.n_updates)
+        plus, minus = fitness[0::2], fitness[1::2]
+        top = np.argsort(-np.maximum(plus, minus), kind="stable")[: self.n_top]
+        # Algorithm 1's alpha / (n sigma_R); the code's 1e-6 keeps it finite when all returns are equal
+        weights = step / (self.n_delta * fitness.std() + 1e-6) * (plus - minus)
+        for index in sorted(top):
+            delta = direction(self.seed, self.n_updates_done, int(index), self.mean.size)
+            self.mean += np.float32(weights[index]) * delta

@@ -1,0 +1,132 @@
+"""Which numbers of a policy the search may move, as one flat vector."""
+
+import re
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium.vector.utils import create_empty_array
+from stable_baselines3.common.policies import BasePolicy
+from torch import nn
+
+from sb3_refine.errors import RefineError
+
+SCOPES = ("actor", "head")
+
+
+class PolicyParameters:
+    """
+    The parameters behind the deterministic action, as one flat float32 vector.
+
+    Which ones they are is read off the computation itself: a parameter belongs if the deterministic action has a
+    gradient path to it. So the value net, the critics and ``log_std`` are never part, and a features extractor
+    that the actor shares with the critic is.
+
+    :param policy: policy of a Stable-Baselines3 model; its parameters are read and written in place
+    :param scope: ``"actor"``: all of them; ``"head"``: the last linear layer alone, the encoder frozen;
+        anything else is a regular expression searched in the parameters' names
+    :raises RefineError: when nothing matches the scope
+    """
+
+    def __init__(self, policy: BasePolicy, scope: str = "actor"):
+        influential = _influential_parameters(policy)
+        if scope == "actor":
+            chosen = influential
+        elif scope == "head":
+            head = _last_linear(policy, influential)
+            chosen = {name: p for name, p in influential.items() if name.startswith(f"{head}.")}
+        else:
+            chosen = {name: p for name, p in influential.items() if _matches(scope, name)}
+        if not chosen:
+            raise RefineError(
+                f"parameters: {scope!r} matches none of the parameters behind the action; "
+                f"use one of {SCOPES} or a regular expression over: {', '.join(influential)}"
+            )
+        self.scope = scope
+        self._parameters = chosen
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the parameters, as in ``policy.named_parameters()``, in the order of the vector."""
+        return list(self._parameters)
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+        return sum(p.numel() for p in self._parameters.values())
+
+    def slices(self) -> dict[str, slice]:
+        """:return: where in the vector each parameter lies, by name"""
+        slices, start = {}, 0
+        for name, parameter in self._parameters.items():
+            slices[name] = slice(start, start + parameter.numel())
+            start += parameter.numel()
+        return slices
+
+    def get_vector(self) -> np.ndarray:
+        """:return: a copy of the parameters, float32 of shape ``(size,)``"""
+        return np.concatenate([p.detach().cpu().numpy().ravel() for p in self._parameters.values()], dtype=np.float32)
+
+    def set_vector(self, vector: np.ndarray) -> None:
+        """
+        Write the parameters into the policy. The tensors keep their identity, so optimizers stay valid.
+
+        :param vector: shape ``(size,)``
+        :raises RefineError: when the shape differs
+        """
+        if vector.shape != (self.size,):
+            raise RefineError(f"vector: expected shape ({self.size},), got {vector.shape}")
+        with th.no_grad():
+            for name, where in self.slices().items():
+                parameter = self._parameters[name]
+                values = np.ascontiguousarray(vector[where], dtype=np.float32)
+                parameter.copy_(th.from_numpy(values).view_as(parameter))
+
+
+def action_scores(policy: BasePolicy, observation: th.Tensor | dict[str, th.Tensor]) -> th.Tensor:
+    """
+    The differentiable quantity that the deterministic action is made from.
+
+    :param policy: policy of a Stable-Baselines3 model
+    :param observation: batch of observations as the policy's ``obs_to_tensor`` makes them
+    :return: the action itself for ``Box`` action spaces, before it is rescaled or clipped to the space
+    """
+    return policy._predict(observation, deterministic=True)
+
+
+def _influential_parameters(policy: BasePolicy) -> dict[str, nn.Parameter]:
+    """Parameters that the deterministic action has a gradient path to, in registration order."""
+    named = dict(policy.named_parameters())
+    frozen = [p for p in named.values() if not p.requires_grad]
+    policy.set_training_mode(False)
+    zeros: Any = create_empty_array(policy.observation_space, n=1, fn=np.zeros)
+    observation, _ = policy.obs_to_tensor(zeros)
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        with th.enable_grad():
+            score = action_scores(policy, observation).sum()
+        gradients = th.autograd.grad(score, list(named.values()), allow_unused=True)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+    return {name: p for (name, p), gradient in zip(named.items(), gradients, strict=True) if gradient is not None}
+
+
+def _last_linear(policy: BasePolicy, influential: dict[str, nn.Parameter]) -> str:
+    """Name of the last linear layer behind the action: the action-selection layer."""
+    owners = [
+        name
+        for name, module in policy.named_modules()
+        if isinstance(module, nn.Linear) and f"{name}.weight" in influential
+    ]
+    if not owners:
+        raise RefineError("parameters: this policy has no linear layer before the action; use parameters='actor'")
+    return owners[-1]
+
+
+def _matches(pattern: str, name: str) -> bool:
+    try:
+        return re.search(pattern, name) is not None
+    except re.error as error:
+        raise RefineError(f"parameters: {pattern!r} is no valid regular expression ({error})") from error

@@ -1,0 +1,81 @@
+"""``refinement.json``: what was done, what came of it, and all that is needed to do it again."""
+
+import json
+import platform
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sb3_refine.agents import atomic_path, sha256
+from sb3_refine.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from sb3_refine.refiner import Refiner
+
+_PACKAGES = (
+    "sb3-refine", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "torch",
+    "pybullet", "pybullet-envs-gymnasium", "panda-gym", "mujoco", "box2d",
+)  # fmt: skip
+
+
+def write_refinement(refiner: "Refiner", run_folder: Path, zip_path: Path) -> None:
+    """
+    Write ``refinement.json``.
+
+    :param refiner: a refiner whose ``learn()`` has concluded
+    :param run_folder: where to
+    :param zip_path: the saved agent, for its hash
+    """
+    result = refiner.result
+    assert result is not None
+    difference = result.paired_difference
+    content = {
+        "decision": result.decision,
+        "reason": result.reason,
+        "baseline": _with_returns(result.baseline),
+        "refined": _with_returns(result.refined),
+        "paired_difference": None if difference is None else asdict(difference),
+        "rollouts": result.rollouts,
+        "env_steps": result.env_steps,
+        "wall_time_s": round(result.wall_time_s, 3),
+        "settings": {
+            "algo": refiner.agent.algo,
+            "env": refiner.agent.recipe.env_id or refiner.agent.env_name,
+            "env_kwargs": refiner.agent.recipe.env_kwargs,
+            "n_updates": result.n_updates,
+            **refiner.settings,
+        },
+        "seeds": {
+            "seed": refiner.seed,
+            "test": list(result.baseline.seeds) if result.baseline else None,
+        },
+        "versions": versions(),
+        "source": refiner.agent.source,
+        "output_sha256": sha256(zip_path),
+    }
+    with atomic_path(run_folder / "refinement.json") as path:
+        path.write_text(json.dumps(content, indent=2, default=_plain) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """:return: versions of Python and of the installed packages that a result depends on"""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _with_returns(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    """The summary, and the return of every seed: a claim that can be checked seed by seed."""
+    return None if evaluation is None else {**evaluation.summary(), "returns": evaluation.returns.tolist()}
+
+
+def _plain(value: Any) -> Any:
+    """numpy numbers as Python's; anything else by its name."""
+    return value.item() if isinstance(value, np.generic) else str(value)
