@@ -63,7 +63,7 @@ class EnvRecipe:
             environments (Bullet's walkers) differ in the first episode after they are made
         :raises RefineError: for unknown ids, missing packages and wrong keyword arguments
         """
-        with _quiet_native_output():
+        with _quiet_native_output(1):
             for package in self.gym_packages:
                 _import_package(package, f"--gym-packages {package}")
             env = self.make() if self.make is not None else _make(self.env_id or "", self.env_kwargs)
@@ -147,7 +147,8 @@ def _extra_of(env_id: str) -> str | None:
 
 def _import_package(package: str, wanted_by: str, extra: str | None = None) -> None:
     try:
-        importlib.import_module(package)
+        with _quiet_native_output(2):
+            importlib.import_module(package)
     except ModuleNotFoundError as error:
         remedy = f"pip install 'sb3-refine[{extra}]'" if extra else f"install {error.name}"
         raise RefineError(f"{wanted_by} needs the module {error.name!r}, which is missing; {remedy}") from error
@@ -167,24 +168,28 @@ def _wrapper_class(name: str) -> type[gym.Wrapper]:
 
 
 @contextmanager
-def _quiet_native_output() -> Iterator[None]:
-    """Swallow what C libraries print to standard output (PyBullet: its build date, an empty ``argv[0]``)."""
+def _quiet_native_output(descriptor: int) -> Iterator[None]:
+    """Swallow what C libraries print: PyBullet its build date when imported, ``argv[0]=`` when it is started."""
     if os.name != "posix":
         yield
         return
     libc = ctypes.CDLL(None)
-    sys.stdout.flush()
-    libc.fflush(None)
-    kept = os.dup(1)
+    _flush_all(libc)
+    kept = os.dup(descriptor)
     try:
         with open(os.devnull, "w") as nothing:
-            os.dup2(nothing.fileno(), 1)
+            os.dup2(nothing.fileno(), descriptor)
         yield
     finally:
-        sys.stdout.flush()
-        libc.fflush(None)
-        os.dup2(kept, 1)
+        _flush_all(libc)
+        os.dup2(kept, descriptor)
         os.close(kept)
+
+
+def _flush_all(libc: ctypes.CDLL) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    libc.fflush(None)
 
 
 def _one_line(error: BaseException) -> str:

@@ -188,6 +188,7 @@ _REPLACED: dict[tuple[str, str], Any] = {
     ("cloudpickle.cloudpickle", "_make_empty_cell"): _Cell,
     ("cloudpickle.cloudpickle", "_make_function"): _make_function,
     ("cloudpickle.cloudpickle", "_make_skel_func"): lambda code, cell_count, base_globals=None: _StoredFunction(code),
+    ("numpy.random._mt19937", "MT19937"): _Opaque,
     ("numpy.random._pcg64", "PCG64"): _Opaque,
     ("numpy.random._pickle", "__bit_generator_ctor"): _Opaque,
     ("numpy.random._pickle", "__generator_ctor"): _Opaque,

@@ -7,6 +7,7 @@ from typing_extensions import Self
 
 from sb3_refine.candidates import Candidate
 from sb3_refine.evaluators.base import Evaluator, RolloutWorker
+from sb3_refine.policies import one_thread
 from sb3_refine.rollout import Episode
 
 
@@ -23,7 +24,8 @@ class SerialEvaluator(Evaluator):
         self, mean: np.ndarray, candidates: Sequence[Candidate], episode_seeds: Sequence[int]
     ) -> list[Episode]:
         assert self._worker is not None, "use the evaluator as a context manager"
-        return [self._worker.run(mean, c, seed) for c, seed in zip(candidates, episode_seeds, strict=True)]
+        with one_thread():
+            return [self._worker.run(mean, c, seed) for c, seed in zip(candidates, episode_seeds, strict=True)]
 
     def close(self) -> None:
         if self._worker is not None:

@@ -1,0 +1,86 @@
+"""Agents to test on: real ones where they lie beside the checkout, and small ones made in the test run."""
+
+import os
+from copy import deepcopy
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+import sb3_contrib
+import stable_baselines3
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_refine.agents import new_run_folder
+
+ZOO_AGENTS = Path(os.environ.get("SB3_REFINE_AGENTS", Path(__file__).parents[2] / "shared" / "agents"))
+
+ENV_ID = "Pendulum-v1"
+SMALL = {"policy_kwargs": {"net_arch": [16, 16]}, "seed": 0, "device": "cpu"}
+ON_POLICY = {**SMALL, "n_steps": 32}
+OFF_POLICY = {**SMALL, "learning_starts": 20, "buffer_size": 500, "batch_size": 16}
+MADE = {
+    "a2c": (stable_baselines3.A2C, {**ON_POLICY, "use_sde": True}),
+    "ppo": (stable_baselines3.PPO, {**ON_POLICY, "batch_size": 32, "n_epochs": 1}),
+    "trpo": (sb3_contrib.TRPO, {**ON_POLICY, "batch_size": 32}),
+    "ddpg": (stable_baselines3.DDPG, OFF_POLICY),
+    "td3": (stable_baselines3.TD3, OFF_POLICY),
+    "sac": (stable_baselines3.SAC, OFF_POLICY),
+    "tqc": (sb3_contrib.TQC, {**OFF_POLICY, "use_sde": True}),
+}
+"""Algorithm and arguments of an agent of every kind; a2c with gSDE and normalised observations, tqc with gSDE."""
+
+NORMALIZED = "a2c"
+
+CONFIG = "!!python/object/apply:collections.OrderedDict\n- - - policy\n    - MlpPolicy\n"
+
+
+def train(algo: str):
+    """A model trained for a few steps, with its environment."""
+    cls, kwargs = deepcopy(MADE[algo])  # SB3 writes into policy_kwargs
+    env = make_vec_env(ENV_ID, n_envs=1, seed=0)
+    if algo == NORMALIZED:
+        env = VecNormalize(env)
+    return cls("MlpPolicy", env, learning_rate=3e-4, **kwargs).learn(64)
+
+
+@pytest.fixture(scope="session")
+def made_agents(tmp_path_factory) -> Path:
+    """A Zoo folder with a small agent of every kind, saved by plain Stable-Baselines3."""
+    folder = tmp_path_factory.mktemp("rl-trained-agents")
+    for algo in MADE:
+        model = train(algo)
+        run_folder = new_run_folder(folder, algo, ENV_ID)
+        model.save(run_folder / f"{ENV_ID}.zip")
+        config = CONFIG
+        if algo == NORMALIZED:
+            model.get_vec_normalize_env().save(str(run_folder / ENV_ID / "vecnormalize.pkl"))
+            config += "  - - normalize\n    - true\n"
+        (run_folder / ENV_ID / "config.yml").write_text(config)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def zoo_agents() -> Path:
+    """Real agents of the RL Zoo's collection."""
+    if not ZOO_AGENTS.is_dir():
+        pytest.skip("no folder with the RL Zoo's agents; name one with SB3_REFINE_AGENTS")
+    return ZOO_AGENTS
+
+
+class BrokenEnv(gym.Wrapper):
+    """Pendulum that raises in the third step of an episode."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        self.n_steps = 0
+
+    def reset(self, **kwargs):
+        self.n_steps = 0
+        return self.env.reset(**kwargs)
+
+    def step(self, action):
+        self.n_steps += 1
+        if self.n_steps == 3:
+            raise ArithmeticError("the pendulum fell off")
+        return self.env.step(action)

@@ -1,0 +1,121 @@
+"""Recipes: the same environment in any process, and errors that name the remedy."""
+
+import pickle
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from sb3_contrib.common.wrappers import TimeFeatureWrapper
+
+from sb3_refine import RefineError
+from sb3_refine.environments import EnvRecipe, current_env_id, parse_wrappers
+
+
+def first_steps(env, seed=3):
+    observations = [env.reset(seed=seed)[0]]
+    for _ in range(20):
+        observation, *_ = env.step(np.full(env.action_space.shape, 0.3, dtype=np.float32))
+        observations.append(observation)
+    return np.stack(observations)
+
+
+def test_a_recipe_survives_pickling():
+    recipe = EnvRecipe("Pendulum-v1", {"g": 9.0}, (("sb3_contrib.common.wrappers.TimeFeatureWrapper", {}),))
+    copy = pickle.loads(pickle.dumps(recipe))
+    assert copy == recipe
+    assert isinstance(copy.build(), TimeFeatureWrapper)
+    assert np.array_equal(first_steps(copy.build()), first_steps(recipe.build()))
+
+
+def test_keyword_arguments_reach_the_environment():
+    assert EnvRecipe("Pendulum-v1", {"g": 1.5}).build().unwrapped.g == 1.5
+
+
+def test_the_time_limit_is_kept_and_no_monitor_is_added():
+    env = EnvRecipe("Pendulum-v1").build()
+    assert env.spec.max_episode_steps == 200
+    assert "Monitor" not in str(env)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("LunarLanderContinuous-v2", "LunarLanderContinuous-v3"),
+        ("LunarLander-v2", "LunarLander-v3"),
+        ("Hopper-v3", "Hopper-v4"),
+        ("PandaReach-v1", "PandaReach-v3"),
+        ("PandaPickAndPlace-v1", "PandaPickAndPlace-v3"),
+        ("HopperBulletEnv-v0", "HopperBulletEnv-v0"),
+        ("Hopper-v5", "Hopper-v5"),
+        ("BipedalWalker-v3", "BipedalWalker-v3"),
+    ],
+)
+def test_renamed_environments(old, new):
+    assert current_env_id(old) == new
+
+
+@pytest.mark.parametrize(
+    ("env_wrapper", "expected"),
+    [
+        (None, ()),
+        ("a.B", (("a.B", {}),)),
+        (["a.B", {"c.D": {"n": 1}}], (("a.B", {}), ("c.D", {"n": 1}))),
+        ("utils.wrappers.TimeFeatureWrapper", (("sb3_contrib.common.wrappers.TimeFeatureWrapper", {}),)),
+    ],
+)
+def test_the_zoos_env_wrapper(env_wrapper, expected):
+    assert parse_wrappers(env_wrapper) == expected
+
+
+@pytest.mark.parametrize(
+    ("recipe", "line"),
+    [
+        (EnvRecipe("Pendulun-v1"), r"unknown environment 'Pendulun-v1' \(did you mean Pendulum-v1.*--gym-packages"),
+        (EnvRecipe("Pendulum-v1", {"gravity": 1}), r"--env-kwargs: Pendulum-v1 does not take \{'gravity': 1\}"),
+        (EnvRecipe("Pendulum-v1", gym_packages=("no_such",)), r"--gym-packages no_such.*'no_such', which is missing"),
+        (EnvRecipe("Pendulum-v1", wrappers=(("no.Such", {}),)), r"env_wrapper: cannot import 'no.Such'"),
+        (EnvRecipe("Pendulum-v1", wrappers=(("os.system", {}),)), r"'os.system' is not a gymnasium.Wrapper"),
+    ],
+)
+def test_errors_name_the_remedy(recipe, line):
+    with pytest.raises(RefineError, match=line):
+        recipe.build()
+
+
+@pytest.mark.parametrize(
+    ("env_id", "module", "extra"),
+    [
+        ("HopperBulletEnv-v0", "pybullet_envs_gymnasium", "bullet"),
+        ("PandaReach-v3", "panda_gym", "panda"),
+        ("LunarLanderContinuous-v3", "Box2D", "box2d"),
+        ("Hopper-v4", "mujoco", "mujoco"),
+    ],
+)
+def test_a_missing_package_names_the_extra(monkeypatch, env_id, module, extra):
+    for name in [name for name in sys.modules if name.split(".")[0] in (module, "gymnasium") and "envs." in name]:
+        if "box2d" in name or "mujoco" in name:
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    with pytest.raises(RefineError, match=rf"pip install 'sb3-refine\[{extra}\]'"):
+        EnvRecipe(env_id).build()
+
+
+def test_what_native_libraries_print_is_not_shown(capfd):
+    pytest.importorskip("pybullet_envs_gymnasium")
+    EnvRecipe("HopperBulletEnv-v0").build().close()
+    print("shown")
+    assert capfd.readouterr().out == "shown\n"
+
+
+def test_the_first_episode_is_like_any_other():
+    """Bullet's walkers differ in the first episode after they are made."""
+    pytest.importorskip("pybullet_envs_gymnasium")
+    env = EnvRecipe("Walker2DBulletEnv-v0").build()
+    first, second = first_steps(env), first_steps(env)
+    assert np.array_equal(first, second)
+
+
+def test_gym_make_is_undisturbed():
+    EnvRecipe("Pendulum-v1").build()
+    assert "sb3_refine" not in str(gym.make("Pendulum-v1"))

@@ -1,0 +1,135 @@
+"""Every backend in the registry: the same bits, errors that arrive, nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import BrokenEnv, train
+
+from sb3_refine import Refiner, load_agent
+from sb3_refine.candidates import Candidate
+from sb3_refine.environments import EnvRecipe
+from sb3_refine.errors import EpisodeError, RefineError
+from sb3_refine.evaluators import EVALUATORS, ProcessEvaluator, RolloutTask, SerialEvaluator
+
+CANDIDATES = [Candidate(0, pair, sign * 0.1) for pair in range(3) for sign in (1, -1)] + [Candidate(0, 0, 0.0)]
+SEEDS = [3, 3, 5, 5, 7, 7, 7]
+
+
+def task_of(agent, **kwargs):
+    return Refiner(agent, **kwargs)._make_task()
+
+
+def episodes_of(task, kind, n_workers=1):
+    with EVALUATORS[kind](task, n_workers) as evaluator:
+        mean = np.zeros(task.policy.n_parameters, dtype=np.float32) + np.float32(0.01)
+        return evaluator.evaluate(mean, CANDIDATES, SEEDS)
+
+
+@pytest.fixture
+def task(made_agents):
+    return task_of(load_agent("a2c", "Pendulum-v1", made_agents))
+
+
+@pytest.mark.parametrize(("kind", "n_workers"), [("process", 1), ("process", 2), ("process", 5)])
+def test_results_do_not_depend_on_who_computed_them(task, kind, n_workers):
+    expected = episodes_of(task, "serial")
+    assert episodes_of(task, kind, n_workers) == expected
+    assert len({episode.episode_return for episode in expected}) > 3  # the candidates do differ
+
+
+@pytest.mark.parametrize(
+    ("algo", "env", "module"),
+    [
+        ("ddpg", "HopperBulletEnv-v0", "pybullet_envs_gymnasium"),
+        ("a2c", "Walker2DBulletEnv-v0", "pybullet_envs_gymnasium"),
+        ("ppo", "LunarLanderContinuous-v2", "Box2D"),
+        ("tqc", "Hopper-v3", "mujoco"),
+        ("tqc", "MountainCarContinuous-v0", "gymnasium"),
+    ],
+)
+def test_results_do_not_depend_on_who_computed_them_on_zoo_agents(zoo_agents, algo, env, module):
+    pytest.importorskip(module)
+    task = task_of(load_agent(algo, env, zoo_agents))
+    mean = Refiner(load_agent(algo, env, zoo_agents)).parameters.get_vector()
+    candidates = [Candidate(0, pair, sign * 0.02) for pair in range(3) for sign in (1, -1)]
+    with SerialEvaluator(task) as serial, ProcessEvaluator(task, 2) as process:
+        expected = serial.evaluate(mean, candidates, SEEDS[:6])
+        assert process.evaluate(mean, candidates, SEEDS[:6]) == expected
+        # another order, another history
+        assert process.evaluate(mean, candidates[::-1], SEEDS[5::-1]) == expected[::-1]
+
+
+def test_counts_episodes_and_steps(task):
+    with SerialEvaluator(task) as evaluator:
+        episodes = evaluator.evaluate(np.zeros(task.policy.n_parameters), CANDIDATES, SEEDS)
+        assert evaluator.n_episodes == len(CANDIDATES)
+        assert evaluator.n_env_steps == sum(episode.length for episode in episodes) == 200 * len(CANDIDATES)
+
+
+def test_a_seed_for_every_candidate(task):
+    with SerialEvaluator(task) as evaluator, pytest.raises(ValueError, match="episode_seeds: expected 7"):
+        evaluator.evaluate(np.zeros(task.policy.n_parameters), CANDIDATES, [1])
+
+
+def broken_env():
+    return BrokenEnv(gym.make("Pendulum-v1"))
+
+
+def test_an_exception_in_the_env_arrives_with_its_seed_and_traceback(task):
+    broken = RolloutTask(EnvRecipe(None, make=broken_env), task.policy, task.seed)
+    with pytest.raises(EpisodeError, match=r"seed 3 of Candidate\(.*ArithmeticError: the pendulum fell off") as error:
+        episodes_of(broken, "process", 1)
+    assert "in step" in str(error.value)
+
+
+def test_an_env_that_cannot_be_built_in_a_worker_is_told(task):
+    with pytest.raises(RefineError, match="unknown environment 'Pendulun-v1' \\(did you mean Pendulum-v1"):
+        episodes_of(RolloutTask(EnvRecipe("Pendulun-v1"), task.policy, task.seed), "process", 2)
+
+
+def test_a_killed_worker_is_replaced_and_its_episode_run_again(task):
+    expected = episodes_of(task, "serial")
+    mean = np.zeros(task.policy.n_parameters, dtype=np.float32) + np.float32(0.01)
+    with ProcessEvaluator(task, 2) as evaluator:
+        for _ in range(3):
+            os.kill(evaluator._workers[0].process.pid, signal.SIGKILL)
+            assert evaluator.evaluate(mean, CANDIDATES, SEEDS) == expected
+
+
+def test_no_worker_outlives_the_evaluator(task):
+    with ProcessEvaluator(task, 2) as evaluator:
+        pids = [worker.process.pid for worker in evaluator._workers]
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_a_script_needs_no_main_guard(tmp_path):
+    """The caller's module is not imported again in the workers, and its own classes reach them all the same."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import gymnasium as gym\n"
+        "from stable_baselines3 import PPO\n"
+        "from sb3_refine import refine\n"
+        "class Slower(gym.Wrapper):\n"
+        "    pass\n"
+        "model = PPO('MlpPolicy', 'Pendulum-v1', n_steps=32, batch_size=32, device='cpu').learn(32)\n"
+        "make = lambda: Slower(gym.make('Pendulum-v1'))\n"
+        "print(refine(model, make, n_updates=1, n_delta=2, n_workers=2, n_eval_episodes=2).result.decision)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in ("refined", "original")
+
+
+def test_a_model_in_memory_has_the_results_of_its_saved_self(made_agents):
+    """Same policy, same seeds: agents from disk and from memory roll out alike."""
+    model = train("a2c")
+    from_memory = episodes_of(task_of(model), "serial")
+    from_disk = episodes_of(task_of(load_agent("a2c", "Pendulum-v1", made_agents)), "serial")
+    assert from_memory == from_disk

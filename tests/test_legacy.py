@@ -1,0 +1,213 @@
+"""Reading the files of other versions and of strangers: everything needed, nothing run."""
+
+import base64
+import json
+import os
+import pickle
+import sys
+import types
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import cloudpickle
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.utils import LinearSchedule, get_schedule_fn
+
+from sb3_refine import RefineError
+from sb3_refine.legacy import read_model_data, read_vec_normalize, read_zoo_yaml, safe_unpickle
+
+
+class Malicious:
+    """A pickle that touches a file when it is loaded."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def write_zip(path: Path, data: dict) -> Path:
+    stored = {
+        key: {":serialized:": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
+        for key, value in data.items()
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", json.dumps(stored))
+    return path
+
+
+@pytest.fixture
+def legacy_gym(monkeypatch):
+    """Stand-ins for the classes of the old ``gym`` package, to write pickles as it did; gone when they are read."""
+
+    def pickled(module: str, name: str, state: dict, protocol: int = 4) -> bytes:
+        package, stand_in = types.ModuleType("gym"), types.ModuleType(f"gym.spaces.{module}")
+        cls = type(name, (), {"__module__": stand_in.__name__})
+        setattr(stand_in, name, cls)
+        modules = {"gym": package, "gym.spaces": types.ModuleType("gym.spaces"), stand_in.__name__: stand_in}
+        with monkeypatch.context() as context:
+            for key, value in modules.items():
+                context.setitem(sys.modules, key, value)
+            space = cls()
+            space.__dict__.update(state)
+            return pickle.dumps(space, protocol)
+
+    return pickled
+
+
+def test_gym_spaces_become_gymnasium_spaces(legacy_gym):
+    low, high = np.array([-1, -np.inf], dtype=np.float32), np.array([1, np.inf], dtype=np.float32)
+    state = {
+        "dtype": np.dtype("float32"),
+        "shape": (2,),
+        "low": low,
+        "high": high,
+        "np_random": np.random.RandomState(3),
+    }
+    assert safe_unpickle(legacy_gym("box", "Box", state), "") == spaces.Box(low, high)
+    state = {"n": 4, "shape": (), "dtype": np.dtype("int64"), "_np_random": None}
+    assert safe_unpickle(legacy_gym("discrete", "Discrete", state), "") == spaces.Discrete(4)
+    state = {"nvec": np.array([2, 3]), "dtype": np.dtype("int64")}
+    assert safe_unpickle(legacy_gym("multi_discrete", "MultiDiscrete", state), "") == spaces.MultiDiscrete([2, 3])
+    state = {"n": 5, "shape": (5,), "dtype": np.dtype("int8")}
+    assert safe_unpickle(legacy_gym("multi_binary", "MultiBinary", state), "") == spaces.MultiBinary(5)
+
+
+def test_spaces_lose_their_random_generator():
+    space = spaces.Box(-1.0, 1.0, (3,))
+    space.seed(0)
+    copy = safe_unpickle(pickle.dumps(space), "")
+    assert type(copy) is spaces.Box
+    assert copy == space
+    assert copy._np_random is None
+
+
+def test_dict_spaces_keep_their_order():
+    space = spaces.Dict(OrderedDict(observation=spaces.Box(0, 1, (2,)), goal=spaces.Discrete(3)))
+    assert safe_unpickle(pickle.dumps(space), "") == space
+
+
+def linear_schedule(initial_value):  # as rl_zoo3.utils.linear_schedule was
+    def func(progress_remaining):
+        return progress_remaining * initial_value
+
+    return func
+
+
+def constant_fn(val):  # as stable_baselines3.common.utils.constant_fn was
+    def func(_):
+        return val
+
+    return func
+
+
+def wrapped(value_schedule):  # as stable_baselines3.common.utils.get_schedule_fn was
+    return lambda progress_remaining: float(value_schedule(progress_remaining))
+
+
+@pytest.mark.parametrize(
+    ("function", "values"),
+    [
+        (linear_schedule(0.01), (0.01, 0.005)),
+        (constant_fn(0.2), (0.2, 0.2)),
+        (wrapped(linear_schedule(0.01)), (0.01, 0.005)),
+        (get_schedule_fn(0.3), (0.3, 0.3)),
+        (LinearSchedule(0.4, 0.0, 1.0), (0.4, 0.2)),
+    ],
+)
+def test_schedules_are_read_without_running_their_code(tmp_path, function, values):
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    try:
+        data = read_model_data(write_zip(tmp_path / "a.zip", {"learning_rate": cloudpickle.dumps(function)}))
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    schedule = data["learning_rate"]
+    assert tuple(schedule(x) if callable(schedule) else schedule for x in (1.0, 0.5)) == pytest.approx(values)
+    assert getattr(schedule, "__module__", "stable_baselines3").startswith("stable_baselines3")
+
+
+def test_a_malicious_zip_runs_nothing_and_names_the_culprit(tmp_path):
+    path = write_zip(tmp_path / "a.zip", {"policy_kwargs": pickle.dumps(Malicious(tmp_path / "run"))})
+    with pytest.raises(
+        RefineError, match=r"policy_kwargs: refused to unpickle (posix|nt)\.system.*--trust-remote-code"
+    ):
+        read_model_data(path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_malicious_vecnormalize_runs_nothing_and_names_the_culprit(tmp_path):
+    path = tmp_path / "vecnormalize.pkl"
+    path.write_bytes(pickle.dumps(Malicious(tmp_path / "run")))
+    with pytest.raises(RefineError, match=r"refused to unpickle (posix|nt)\.system"):
+        read_vec_normalize(path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_trust_remote_code_opens_the_gate(tmp_path):
+    path = write_zip(tmp_path / "a.zip", {"policy_kwargs": pickle.dumps(Malicious(tmp_path / "run"))})
+    read_model_data(path, trust_remote_code=True)
+    assert (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["builtins.eval", "builtins.getattr", "numpy.load", "torch.load", "cloudpickle.loads"])
+def test_neighbours_of_safe_names_are_refused(name):
+    module, _, attribute = name.rpartition(".")
+    with pytest.raises(RefineError, match=rf"refused to unpickle {module}\.{attribute}"):
+        safe_unpickle(f"c{module}\n{attribute}\n.".encode(), "")
+
+
+def test_a_malicious_yaml_runs_nothing(tmp_path):
+    path = tmp_path / "config.yml"
+    path.write_text(f"!!python/object/apply:os.system ['touch {tmp_path / 'run'}']")
+    with pytest.raises(RefineError, match="cannot be read as the Zoo's YAML"):
+        read_zoo_yaml(path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_zoos_yaml_is_read(tmp_path):
+    path = tmp_path / "config.yml"
+    path.write_text(
+        "!!python/object/apply:collections.OrderedDict\n- - - normalize\n    - true\n"
+        "  - - env_wrapper\n    - - a.B:\n          n: 1\n"
+    )
+    assert read_zoo_yaml(path) == {"normalize": True, "env_wrapper": [{"a.B": {"n": 1}}]}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "text", "no data"])
+def test_a_broken_zip_is_told(tmp_path, made_agents, damage):
+    whole = (made_agents / "ppo" / "Pendulum-v1_1" / "Pendulum-v1.zip").read_bytes()
+    path = tmp_path / "a.zip"
+    path.write_bytes(whole)
+    if damage == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "flipped":
+        path.write_bytes(whole[:2000] + bytes([whole[2000] ^ 255]) + whole[2001:])
+    elif damage == "text":
+        path.write_text("<html>404</html>")
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("readme", "no model in here")
+    with pytest.raises(RefineError, match="not an intact Stable-Baselines3 zip.*download or save it again"):
+        read_model_data(path)
+
+
+def test_every_zoo_zip_that_can_be_refined_is_read(zoo_agents):
+    """Old pickles, without the legacy gym package, and with no code of theirs run."""
+    assert "gym" not in sys.modules
+    read = 0
+    for path in sorted(zoo_agents.glob("*/*/*.zip")):
+        if path.parts[-3] != "ars":
+            data = read_model_data(path)
+            assert type(data["action_space"]).__module__.startswith("gymnasium.spaces")
+            rate = data["learning_rate"]
+            assert (rate(1.0) if callable(rate) else rate) >= 0
+            read += 1
+    assert read >= 20
+    for path in sorted(zoo_agents.glob("*/*/*/vecnormalize.pkl")):
+        vec_normalize = read_vec_normalize(path)
+        assert type(vec_normalize.observation_space).__module__.startswith("gymnasium.spaces")
+        assert pickle.loads(pickle.dumps(vec_normalize)).clip_obs == vec_normalize.clip_obs
