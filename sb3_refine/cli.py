@@ -45,6 +45,15 @@ class _StoreDict(argparse.Action):
         setattr(namespace, self.dest, pairs)
 
 
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
+    return int(text)
+
+
+_count.__name__ = "int"  # argparse names it when the text is no number
+
+
 def make_parser() -> argparse.ArgumentParser:
     """:return: the parser of ``sb3-refine``"""
     parser = _Parser(
@@ -87,10 +96,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="default: 16 directions, 80 updates; paper: 64 directions, 200 updates, the paper's schedules",
     )
     search.add_argument("--optimizer", default="ars", help="search method (default: %(default)s)")
-    search.add_argument("--n-updates", type=int, help="number of updates")
-    search.add_argument("--budget", type=int, metavar="ROLLOUTS", help="episodes of the search, instead of --n-updates")
-    search.add_argument("--n-delta", type=int, help="directions an update, two episodes each")
-    search.add_argument("--n-top", type=int, help="directions that enter the update (default: all)")
+    search.add_argument("--n-updates", type=_count, help="number of updates")
+    search.add_argument("--budget", type=_count, metavar="ROLLOUTS", help="episodes of the search, not --n-updates")
+    search.add_argument("--n-delta", type=_count, help="directions an update, two episodes each")
+    search.add_argument("--n-top", type=_count, help="directions that enter the update (default: all)")
     search.add_argument(
         "--learning-rate", type=float, nargs="+", metavar=("A", "B"), help="step size, or its start and end"
     )
@@ -104,13 +113,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="actor, head, or a regular expression over parameter names (default: %(default)s)",
     )
     search.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
-    search.add_argument("--n-workers", type=int, help="episodes run at a time (default: all processors)")
+    search.add_argument("--n-workers", type=_count, help="episodes run at a time (default: all processors)")
     search.add_argument("--backend", default="process", help="process or serial (default: %(default)s)")
     search.add_argument(
         "--dry-run", action="store_true", help="load, check, run one pair, say what would run and how long"
     )
     verdict = parser.add_argument_group("the verdict")
-    verdict.add_argument("--n-eval-episodes", type=int, default=100, help="held-out episodes (default: %(default)s)")
+    verdict.add_argument("--n-eval-episodes", type=_count, default=100, help="held-out episodes (default: %(default)s)")
     verdict.add_argument("--alpha", type=float, default=0.05, help="level of significance (default: %(default)s)")
     verdict.add_argument("--no-acceptance", action="store_true", help="save the last iterate, untested")
     output = parser.add_argument_group("the output")
@@ -118,7 +127,7 @@ def make_parser() -> argparse.ArgumentParser:
     output.add_argument("-P", "--progress", action="store_true", help="show a progress bar")
     output.add_argument("--tensorboard-log", metavar="DIR", help="log for TensorBoard")
     output.add_argument(
-        "--log-interval", type=int, default=10, help="updates between two log entries (default: %(default)s)"
+        "--log-interval", type=_count, default=10, help="updates between two log entries (default: %(default)s)"
     )
     output.add_argument(
         "--verbose", type=int, default=1, help="0: the verdict only, 1: tables on the way (default: %(default)s)"

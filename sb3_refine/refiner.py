@@ -111,6 +111,8 @@ class Refiner:
         _check_choice("backend", backend, EVALUATORS)
         if n_eval_episodes < 2:
             raise RefineError(f"n_eval_episodes: expected at least 2, got {n_eval_episodes}")
+        if n_workers is not None and n_workers < 1:
+            raise RefineError(f"n_workers: expected at least 1, got {n_workers}")
         if not 0 < alpha < 1:
             raise RefineError(f"alpha: expected a number between 0 and 1, got {alpha}")
         if seed < 0:
@@ -124,7 +126,7 @@ class Refiner:
         self.optimizer_name = optimizer
         self.optimizer_kwargs = optimizer_kwargs
         self.backend = backend
-        self.n_workers = n_workers or _n_processors()
+        self.n_workers = _n_processors() if n_workers is None else n_workers
         self.n_eval_episodes = n_eval_episodes
         self.alpha = alpha
         self.acceptance = acceptance

@@ -250,7 +250,7 @@ def test_wrappers_of_gymnasium_are_kept():
     [
         (lambda: SubprocVecEnv([lambda: gym.make(ENV_ID)]), "a SubprocVecEnv cannot be built again in a worker"),
         (lambda: DummyVecEnv([lambda: Own(gym.make(ENV_ID))]), "the wrapper .*Own cannot be built again in a worker"),
-        (lambda: gym.envs.classic_control.PendulumEnv(), "PendulumEnv was not made by gymnasium.make"),
+        (gym.envs.classic_control.PendulumEnv, "PendulumEnv was not made by gymnasium.make"),
         (lambda: 5, "expected an id, a callable, a VecEnv or an environment, got int"),
     ],
 )

@@ -38,8 +38,6 @@ class ProcessEvaluator(Evaluator):
 
     def __init__(self, task: RolloutTask, n_workers: int = 1):
         super().__init__(task, n_workers)
-        if n_workers < 1:
-            raise RefineError(f"n_workers: expected at least 1, got {n_workers}")
         self._context: Any = mp.get_context("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
         self._context.set_forkserver_preload([__name__])
         self._payload = cloudpickle.dumps(task)

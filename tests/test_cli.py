@@ -1,0 +1,207 @@
+"""The command line: what a user types, what comes back."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ENV_ID
+
+from sb3_refine.cli import main
+
+FAST = ["--n-updates", "3", "--n-delta", "4", "--n-eval-episodes", "5", "--n-workers", "2", "--verbose", "0"]
+
+
+def run(*arguments, **kwargs):
+    """In a process of its own, as a user would."""
+    command = [sys.executable, "-m", "sb3_refine.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **kwargs)
+
+
+def test_refines_an_agent_and_saves_it(made_agents, tmp_path, capsys):
+    arguments = ["--algo", "a2c", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST]
+    assert main(list(map(str, arguments))) == 0
+    shown = capsys.readouterr().out
+    run_folder = tmp_path / "a2c" / f"{ENV_ID}_1"
+    written = json.loads((run_folder / "refinement.json").read_text())
+    assert f"decision: {written['decision']}" in shown
+    assert f"{written['baseline']['mean_return']:.2f}" in shown
+    assert str(run_folder / f"{ENV_ID}.zip") in shown
+    assert sorted(path.name for path in run_folder.iterdir()) == [
+        ENV_ID,
+        f"{ENV_ID}.zip",
+        "progress.csv",
+        "refinement.json",
+    ]
+    inner = sorted(path.name for path in (run_folder / ENV_ID).iterdir())
+    assert inner == ["args.yml", "config.yml", "vecnormalize.pkl"]
+
+
+def test_the_demo_shows_a_significant_gain(tmp_path):
+    done = run("--demo", "-o", tmp_path, "--n-updates", "20", "--n-eval-episodes", "20")
+    assert done.returncode == 0, done.stderr
+    assert "decision: refined" in done.stdout
+    written = json.loads((tmp_path / "ppo" / f"{ENV_ID}_1" / "refinement.json").read_text())
+    assert written["paired_difference"]["ci_low"] > 50
+
+
+def test_a_run_again_gets_a_new_number(made_agents, tmp_path):
+    for _ in range(2):
+        done = run("--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST)
+        assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "ppo").iterdir()) == [f"{ENV_ID}_1", f"{ENV_ID}_2"]
+
+
+def test_no_acceptance_saves_the_last_iterate_unchecked(made_agents, tmp_path):
+    done = run("--algo", "sac", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, "--no-acceptance", *FAST)
+    assert "decision: unchecked" in done.stdout
+    written = json.loads((tmp_path / "sac" / f"{ENV_ID}_1" / "refinement.json").read_text())
+    assert (written["decision"], written["baseline"], written["refined"]) == ("unchecked", None, None)
+    assert written["rollouts"] == 3 * 8
+
+
+def test_a_dry_run_says_what_would_run_and_writes_nothing(made_agents, tmp_path):
+    done = run("--algo", "td3", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "80 updates of 32 rollouts: 2560 rollouts, 200 held-out episodes" in done.stdout
+    assert re.search(r"one pair: returns -?\d+\.\d and -?\d+\.\d, 400 steps", done.stdout)
+    assert re.search(r"would take about \d+\.\d minutes; nothing was written", done.stdout)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_is_a_number_of_rollouts(made_agents):
+    arguments = ["--algo", "td3", "--env", ENV_ID, "-f", made_agents, "--dry-run"]
+    assert "10 updates of 32 rollouts" in run(*arguments, "--budget", "339").stdout
+    assert "200 updates of 128 rollouts" in run(*arguments, "--preset", "paper").stdout
+
+
+def test_a_plain_zip_needs_no_algo(made_agents, tmp_path):
+    zip_path = made_agents / "ppo" / f"{ENV_ID}_1" / f"{ENV_ID}.zip"
+    shutil.copy(zip_path, tmp_path / "mine.zip")
+    done = run("--model", tmp_path / "mine.zip", "--env", ENV_ID, "-o", tmp_path / "out", *FAST)
+    assert done.returncode == 0, done.stderr
+    assert "ppo on Pendulum-v1" in done.stdout
+
+
+def test_tables_and_progress_go_where_sb3s_go(made_agents, tmp_path):
+    pytest.importorskip("tensorboard")
+    arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", *FAST[:-2]]
+    done = run(*arguments, "--log-interval", 1, "-P", "--tensorboard-log", tmp_path / "tb")
+    assert "rollout/" in done.stdout
+    assert "ep_rew_mean" in done.stdout
+    assert "3/3" in done.stderr  # the progress bar
+    assert list((tmp_path / "tb").glob("*/events.out.tfevents*"))
+    assert len((tmp_path / "out" / "ppo" / f"{ENV_ID}_1" / "progress.csv").read_text().splitlines()) == 1 + 3
+
+
+@pytest.fixture
+def long_run(made_agents, tmp_path):
+    """A run that is busy searching."""
+    command = [sys.executable, "-m", "sb3_refine.cli", "--algo", "ppo", "--env", ENV_ID, "-f", str(made_agents)]
+    command += ["-o", str(tmp_path), "--n-updates", "100000", "--n-eval-episodes", "5", "--log-interval", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    progress = tmp_path / "ppo" / f"{ENV_ID}_1" / "progress.csv"
+    deadline = time.time() + 60
+    while not (progress.exists() and progress.read_text().count("\n") >= 3):
+        assert process.poll() is None and time.time() < deadline, process.communicate()
+        time.sleep(0.05)
+    yield process, tmp_path / "ppo" / f"{ENV_ID}_1"
+    process.kill()
+    process.communicate()
+
+
+def children_of(pid):
+    listing = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
+    parents = dict(map(int, line.split()) for line in listing.splitlines()[1:])
+    found = {child for child, parent in parents.items() if parent == pid}
+    return found.union(*(children_of(child) for child in found))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_the_best_so_far_and_no_process(long_run, number):
+    process, run_folder = long_run
+    children = children_of(process.pid)
+    assert children
+    process.send_signal(number)
+    shown, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors == "sb3-refine: interrupted\n"
+    assert "decision: unchecked (interrupted after" in shown
+    assert json.loads((run_folder / "refinement.json").read_text())["decision"] == "unchecked"
+    assert (run_folder / f"{ENV_ID}.zip").exists()
+    deadline = time.time() + 10
+    while any(os.path.exists(f"/proc/{child}") for child in children) and time.time() < deadline:
+        time.sleep(0.1)
+    assert not [child for child in children if os.path.exists(f"/proc/{child}")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        (["--algo", "tqcc", "--env", ENV_ID], 1, r"--algo: unknown algorithm 'tqcc' \(did you mean tqc\?\)"),
+        (["--algo", "a2c", "--env", "Pendulum-v9"], 1, "no agent at .*Pendulum-v9"),
+        (["--env", ENV_ID], 1, "--algo and --env: both are needed"),
+        (["--algo", "ppo", "--env", ENV_ID, "--n-updats", "3"], 2, r"--n-updats.*did you mean --n-updates"),
+        (["--algo", "ppo", "--env", ENV_ID, "--n-updates", "x"], 2, "argument --n-updates: invalid int value: 'x'"),
+        (["--algo", "ppo", "--env", ENV_ID, "--n-updates", "0"], 2, "--n-updates: expected at least 1, got 0"),
+        (["--algo", "ppo", "--env", ENV_ID, "--preset", "papr"], 2, "--preset: invalid choice: 'papr'"),
+        (["--algo", "ppo", "--env", ENV_ID, "--env-kwargs", "g"], 2, "--env-kwargs: expected key:value, got 'g'"),
+        (["--algo", "ppo", "--env", ENV_ID, "--learning-rate", "1", "2", "3"], 1, "expected one number or a start"),
+        (["--algo", "ppo", "--env", ENV_ID, "-o", "/proc/none"], 1, "--output: cannot write to"),
+        (["--model", "none.zip"], 1, "--model: no file at none.zip"),
+    ],
+)
+def test_a_users_mistake_is_one_line(made_agents, tmp_path, arguments, status, line):
+    if "-f" not in arguments:
+        arguments = [*arguments, "-f", made_agents]
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == status
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("sb3-refine: error: ")
+    assert re.search(line, done.stderr), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["wrong algo", "corrupt zip", "missing vecnormalize"])
+def test_a_broken_agent_is_one_line(made_agents, tmp_path, what):
+    agents = tmp_path / "agents"
+    shutil.copytree(made_agents, agents)
+    algo, line = "ppo", ""
+    zip_path = agents / "ppo" / f"{ENV_ID}_1" / f"{ENV_ID}.zip"
+    if what == "wrong algo":
+        zip_path.write_bytes((agents / "tqc" / f"{ENV_ID}_1" / f"{ENV_ID}.zip").read_bytes())
+        line = "holds a tqc agent, not ppo; pass --algo tqc"
+    elif what == "corrupt zip":
+        zip_path.write_bytes(zip_path.read_bytes()[:5000])
+        line = "not an intact Stable-Baselines3 zip"
+    else:
+        algo, line = "a2c", "there is no vecnormalize.pkl"
+        (agents / "a2c" / f"{ENV_ID}_1" / ENV_ID / "vecnormalize.pkl").unlink()
+    done = run("--algo", algo, "--env", ENV_ID, "-f", agents, "-o", tmp_path / "out")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert line in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_environment_is_one_line(made_agents, tmp_path):
+    zip_path = made_agents / "ppo" / f"{ENV_ID}_1" / f"{ENV_ID}.zip"
+    done = run("--model", zip_path, "--env", "Pendulun-v1", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "unknown environment 'Pendulun-v1' (did you mean Pendulum-v1" in done.stderr
+
+
+def test_help_starts_quickly():
+    """No torch: `--help` answers at once."""
+    script = (
+        "import sys; from sb3_refine.cli import make_parser; make_parser().format_help(); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert "--n-delta" in run("--help").stdout

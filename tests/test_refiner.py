@@ -1,0 +1,301 @@
+"""The refiner from Python: search, judge, keep the better, leave everything else alone."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch as th
+from conftest import ENV_ID, train
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+
+from sb3_refine import RefineError, Refiner, load_agent, refine
+from sb3_refine.candidates import Candidate
+from sb3_refine.cli import DEMO
+from sb3_refine.evaluation import paired_difference
+from sb3_refine.refiner import PRESETS
+
+FAST = {"backend": "serial", "n_eval_episodes": 20, "n_delta": 8}
+
+
+@pytest.fixture
+def demo():
+    """The agent shipped in the package: it has much to gain."""
+    return load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"])
+
+
+@pytest.fixture
+def spoilt(demo):
+    """An agent that a search with absurd steps can only make worse."""
+    return Refiner(demo, **FAST, learning_rate=50.0, delta_std=0.01)
+
+
+def test_a_better_agent_is_kept_with_its_proof(demo):
+    refiner = Refiner(demo, **FAST)
+    before = refiner.parameters.get_vector()
+    assert refiner.learn(n_updates=15) is refiner
+    result = refiner.result
+    assert (result.decision, result.n_updates) == ("refined", 15)
+    assert result.paired_difference.ci_low > 0
+    assert result.refined.summary()["mean_return"] > result.baseline.summary()["mean_return"]
+    assert result.rollouts == 15 * 16 + 2 * 20
+    assert result.env_steps == 200 * result.rollouts
+    assert not np.array_equal(refiner.parameters.get_vector(), before)
+
+
+def test_a_worse_agent_gives_way_to_the_original(spoilt):
+    before = {name: tensor.clone() for name, tensor in spoilt.model.policy.state_dict().items()}
+    spoilt.learn(n_updates=3)
+    assert spoilt.result.decision == "original"
+    assert "worse on held-out seeds" in spoilt.result.reason
+    assert spoilt.result.paired_difference.ci_high < 0
+    assert all(th.equal(before[name], tensor) for name, tensor in spoilt.model.policy.state_dict().items())
+
+
+def test_without_acceptance_the_last_iterate_is_left_untested(demo):
+    refiner = Refiner(demo, **FAST, acceptance=False).learn(n_updates=3)
+    assert refiner.result.decision == "unchecked"
+    assert refiner.result.rollouts == 3 * 16
+    assert refiner.result.baseline is refiner.result.refined is refiner.result.paired_difference is None
+
+
+def test_one_seed_decides_everything(demo):
+    def vector(seed, **kwargs):
+        agent = load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"])
+        refiner = Refiner(agent, **{**FAST, "acceptance": False, "seed": seed, **kwargs}).learn(n_updates=3)
+        return refiner.parameters.get_vector()
+
+    assert np.array_equal(vector(1), vector(1))
+    assert np.array_equal(vector(1), vector(1, backend="process", n_workers=3))
+    assert not np.array_equal(vector(1), vector(2))
+
+
+def test_the_search_never_sees_the_seeds_it_is_judged_on(demo, monkeypatch):
+    refiner = Refiner(demo, **FAST)
+    seen = []
+    original = refiner._search_seeds
+    monkeypatch.setattr(refiner, "_search_seeds", lambda candidates: seen.append(original(candidates)) or seen[-1])
+    refiner.learn(n_updates=4)
+    judged_on = set(refiner.result.baseline.seeds)
+    assert refiner.result.refined.seeds == refiner.result.baseline.seeds
+    assert len(judged_on) == 20
+    assert not judged_on & {seed for seeds in seen for seed in seeds}
+
+
+def test_antithetic_pairs_share_their_seed_and_updates_do_not(demo):
+    refiner = Refiner(demo, **FAST)
+    seeds = [
+        refiner._search_seeds([Candidate(update, pair, sign) for pair in range(8) for sign in (1.0, -1.0)])
+        for update in range(3)
+    ]
+    for of_update in seeds:
+        assert of_update[0::2] == of_update[1::2]
+    assert len({seed for of_update in seeds for seed in of_update}) == 3 * 8
+
+
+def test_the_head_alone_can_be_searched(demo):
+    before = {name: tensor.clone() for name, tensor in demo.model.policy.state_dict().items()}
+    refiner = Refiner(demo, parameters="head", **FAST, acceptance=False).learn(n_updates=2)
+    changed = {name for name, tensor in demo.model.policy.state_dict().items() if not th.equal(tensor, before[name])}
+    assert changed == set(refiner.parameters.names) == {"action_net.weight", "action_net.bias"}
+
+
+def test_a_model_in_memory_is_refined_in_place():
+    model = train("a2c")
+    statistics = model.get_vec_normalize_env().obs_rms
+    mean, count = statistics.mean.copy(), statistics.count
+    refiner = refine(model, n_updates=2, n_delta=2, backend="serial", n_eval_episodes=5, acceptance=False)
+    assert refiner.model is model
+    assert np.array_equal(statistics.mean, mean)  # frozen
+    assert statistics.count == count
+    model.learn(64)  # and it can be trained on
+
+
+def test_learn_can_be_called_again(demo):
+    refiner = Refiner(demo, **FAST).learn(n_updates=8)
+    middle = refiner.result.refined.summary()["mean_return"]
+    refiner.learn(n_updates=8)
+    assert refiner.result.baseline.summary()["mean_return"] == middle
+
+
+class Recorder(BaseCallback):
+    def __init__(self, stop_after=None):
+        super().__init__()
+        self.stop_after = stop_after
+        self.vectors = []
+        self.events = []
+
+    def _on_training_start(self):
+        self.events.append("start")
+
+    def _on_step(self):
+        self.vectors.append(self.model.policy.action_net.bias.detach().clone())
+        self.logger.record("mine/n_calls", self.n_calls)
+        return self.n_calls != self.stop_after
+
+    def _on_training_end(self):
+        self.events.append("end")
+
+
+def test_callbacks_see_every_iterate(demo):
+    recorder = Recorder()
+    Refiner(demo, **FAST, acceptance=False).learn(n_updates=3, callback=recorder)
+    assert recorder.events == ["start", "end"]
+    assert len(recorder.vectors) == 3
+    assert not th.equal(recorder.vectors[0], recorder.vectors[1])
+
+
+def test_a_callback_can_stop_the_search(demo):
+    refiner = Refiner(demo, **FAST).learn(n_updates=10, callback=[Recorder(stop_after=2)])
+    assert refiner.result.n_updates == 2
+    assert refiner.result.decision in ("refined", "original")
+
+
+def test_a_function_can_be_a_callback(demo):
+    calls = []
+    Refiner(demo, **FAST, acceptance=False).learn(n_updates=2, callback=lambda local, globals_: calls.append(1) or True)
+    assert len(calls) == 2
+
+
+def test_the_log_has_sb3s_keys(demo, tmp_path):
+    refiner = Refiner(demo, **FAST)
+    refiner.set_logger(configure(str(tmp_path), ["csv"]))
+    refiner.learn(n_updates=4, log_interval=2)
+    header, *rows = (tmp_path / "progress.csv").read_text().splitlines()
+    assert len(rows) == 2
+    assert {"rollout/ep_rew_mean", "rollout/ep_len_mean", "time/fps", "time/total_timesteps"} <= set(header.split(","))
+    assert {"refine/n_updates", "refine/rollouts"} <= set(header.split(","))
+
+
+def test_an_error_leaves_the_original(demo):
+    def stumble(local, globals_):
+        raise ArithmeticError("in a callback")
+
+    refiner = Refiner(demo, **FAST)
+    before = refiner.parameters.get_vector()
+    with pytest.raises(ArithmeticError, match="in a callback"):
+        refiner.learn(n_updates=3, callback=stumble)
+    assert np.array_equal(refiner.parameters.get_vector(), before)
+    assert refiner.result is None
+
+
+def test_an_interrupt_leaves_the_best_so_far(demo):
+    vectors = []
+
+    def interrupt(local, globals_):
+        vectors.append(refiner.parameters.get_vector())
+        if len(vectors) == 6:
+            raise KeyboardInterrupt
+        return True
+
+    refiner = Refiner(demo, **FAST)
+    vectors.append(refiner.parameters.get_vector())
+    with pytest.raises(KeyboardInterrupt):
+        refiner.learn(n_updates=20, callback=interrupt)
+    assert refiner.result.decision == "unchecked"
+    assert "interrupted after 5 updates" in refiner.result.reason
+    kept = refiner.parameters.get_vector()
+    assert any(np.array_equal(kept, vector) for vector in vectors[1:])
+
+
+def test_save_writes_what_was_done(demo, tmp_path):
+    refiner = Refiner(demo, **FAST, seed=3).learn(n_updates=10)
+    run_folder = refiner.save(tmp_path)
+    assert run_folder == tmp_path / "ppo" / f"{ENV_ID}_1"
+    written = json.loads((run_folder / "refinement.json").read_text())
+    assert written["decision"] == "refined"
+    assert written["rollouts"] == 10 * 16 + 40
+    assert written["seeds"]["seed"] == 3
+    assert written["settings"]["n_delta"] == 8
+    assert written["settings"]["learning_rate"] == [0.02, 0.002]
+    assert written["source"]["sha256"] == demo.source["sha256"]
+    for part in ("baseline", "refined"):
+        assert written[part]["mean_return"] == pytest.approx(np.mean(written[part]["returns"]))
+        assert written[part]["n_episodes"] == len(written["seeds"]["test"]) == 20
+    difference = paired_difference(refiner.result.baseline, refiner.result.refined)
+    assert written["paired_difference"]["ci_low"] == difference.ci_low
+    assert set(written["versions"]) >= {"python", "sb3-refine", "stable-baselines3", "gymnasium", "numpy", "torch"}
+
+
+CHECK = """
+import json, sys
+sys.modules["sb3_refine"] = None
+import numpy as np, torch as th, {packages}
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from {module} import {algo}
+from {wrapper_module} import {wrapper}
+th.set_num_threads(1)
+claim = json.load(open({folder!r} + "/refinement.json"))
+env = make_vec_env({env!r}, wrapper_class={wrapper})
+model = {algo}.load({folder!r} + "/{env}.zip", device="cpu")
+env.reset()  # Bullet's walkers differ in their first episode
+returns = []
+for seed in claim["seeds"]["test"]:
+    env.seed(seed)
+    returns.append(evaluate_policy(model, env, n_eval_episodes=1, warn=False)[0])
+assert claim["decision"] == "refined"
+print(np.abs(np.array(returns) - claim["refined"]["returns"]).max())
+"""
+
+
+def check_claim(folder, algo, env, module, packages="gymnasium", wrapper=("builtins", "id")):
+    script = CHECK.format(
+        folder=str(folder), algo=algo, env=env, module=module, packages=packages,
+        wrapper_module=wrapper[0], wrapper=wrapper[1],
+    )  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.splitlines()[-1]) < 2e-6  # Monitor rounds returns to six decimals
+
+
+def test_evaluate_policy_confirms_the_claim_seed_by_seed(demo, tmp_path):
+    """In a fresh process, without this package."""
+    run_folder = Refiner(demo, **FAST).learn(n_updates=10).save(tmp_path)
+    check_claim(run_folder, "PPO", ENV_ID, "stable_baselines3", wrapper=("gymnasium", "Wrapper"))
+
+
+@pytest.mark.slow
+def test_evaluate_policy_confirms_the_claim_on_a_zoo_agent(zoo_agents, tmp_path):
+    pytest.importorskip("pybullet_envs_gymnasium")
+    agent = load_agent("ddpg", "HopperBulletEnv-v0", zoo_agents)
+    refiner = Refiner(agent, n_eval_episodes=30).learn(n_updates=16)
+    wrapper = ("sb3_contrib.common.wrappers", "TimeFeatureWrapper")
+    run_folder = refiner.save(tmp_path)
+    check_claim(run_folder, "DDPG", "HopperBulletEnv-v0", "stable_baselines3", "pybullet_envs_gymnasium", wrapper)
+
+
+def test_save_before_learn_is_refused(demo, tmp_path):
+    with pytest.raises(RefineError, match=r"nothing to save yet; call learn\(\) first"):
+        Refiner(demo).save(tmp_path)
+
+
+def test_the_papers_preset_is_the_paper():
+    assert PRESETS["paper"] == {
+        "n_updates": 200,
+        "n_delta": 64,
+        "learning_rate": (0.02, 0.002),
+        "delta_std": (0.025, 0.0025),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"optimizer": "arz"}, r"optimizer: unknown 'arz' \(did you mean ars\?\); choose from ars"),
+        ({"backend": "proces"}, r"backend: unknown 'proces' \(did you mean process\?\)"),
+        ({"n_deltas": 3}, r"n_deltas: neither an argument of Refiner nor of the optimizer.*did you mean n_delta"),
+        ({"n_delta": 0}, "n_delta: expected at least 1, got 0"),
+        ({"parameters": "critic"}, "matches none of the parameters behind the action"),
+        ({"alpha": 2}, "alpha: expected a number between 0 and 1, got 2"),
+        ({"n_eval_episodes": 1}, "n_eval_episodes: expected at least 2, got 1"),
+        ({"seed": -1}, "seed: expected a non-negative integer, got -1"),
+        ({"n_workers": -1}, "n_workers: expected at least 1, got -1"),
+        ({"env": ENV_ID}, "env: an Agent brings its own environment"),
+    ],
+)
+def test_wrong_arguments_are_told_before_any_computing(demo, arguments, line):
+    with pytest.raises(RefineError, match=line):
+        Refiner(demo, **arguments)
