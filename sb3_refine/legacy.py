@@ -13,13 +13,14 @@ import zlib
 from collections import OrderedDict
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import cloudpickle
 import numpy as np
 import yaml
 from gymnasium import spaces
-from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_refine.errors import RefineError
@@ -27,8 +28,8 @@ from sb3_refine.errors import RefineError
 _ALLOWED = {
     "builtins": {"float", "set", "slice", "frozenset", "complex", "bytearray"},
     "collections": {"OrderedDict", "deque", "defaultdict"},
-    "numpy": {"dtype", "ndarray", "float32", "float64", "int32", "int64", "bool_"},
-    "numpy._core.multiarray": {"_reconstruct", "scalar"},
+    "numpy": {"float32", "float64", "int32", "int64", "bool_"},
+    "numpy._core.multiarray": {"scalar"},
     "numpy._core.numeric": {"_frombuffer"},
     "sb3_contrib.ars.policies": {"ARSPolicy", "ARSLinearPolicy"},
     "sb3_contrib.common.maskable.policies": {
@@ -87,27 +88,49 @@ class _Opaque:
         pass
 
 
+class UnreadableSchedule:
+    """
+    Stands for a schedule whose code is of its author's own, and is not run.
+
+    :param name: the function's qualified name
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+
+
 class _StoredFunction:
-    """A pickled function, kept as the names and values it closes over and never run."""
+    """A pickled function, kept as its name and the values it closes over, and never run."""
 
     def __init__(self, code: Any, closure: Any = None):
-        # the last arguments of CodeType are the names of the free variables and of the cells
-        self.names = tuple(code.args[-2]) if isinstance(code, _Opaque) and len(code.args) > 1 else ()
+        self.code: tuple[Any, ...] = code.args if isinstance(code, _Opaque) else ()
         self.closure: list[Any] = list(closure or ())
+        self.qualified_name = ""
 
     def schedule(self) -> Any:
-        """:return: the schedule this function computed, in Stable-Baselines3's own terms, or None"""
+        """:return: the schedule that this function computed, in Stable-Baselines3's own terms, if it is a known one"""
         values = [cell.value if isinstance(cell, _Cell) else cell for cell in self.closure]
-        if len(values) != 1 or len(self.names) != 1:
+        value = values[0] if len(values) == 1 else None
+        match self.qualified_name, value:
+            case "linear_schedule.<locals>.func", float() | int():  # rl_zoo3.utils
+                return LinearSchedule(float(value), 0.0, 1.0)
+            case "constant_fn.<locals>.func", float() | int():  # stable_baselines3.common.utils
+                return float(value)
+            case "get_schedule_fn.<locals>.<lambda>", _StoredFunction():  # of the same, around another schedule
+                return value.schedule()
+            case "get_schedule_fn.<locals>.<lambda>", ConstantSchedule() | LinearSchedule():
+                return value
+        constant = self._constant()
+        return UnreadableSchedule(self.qualified_name or "a function") if constant is None else constant
+
+    def _constant(self) -> float | None:
+        """The value of ``lambda _: value``, which the Zoo passes to run an agent."""
+        start = next((i for i, part in enumerate(self.code) if isinstance(part, bytes)), None)
+        if start is None or self.closure:
             return None
-        name, value = self.names[0], values[0]
-        if isinstance(value, _StoredFunction):  # stable_baselines3.common.utils.get_schedule_fn wraps a schedule
-            return value.schedule()
-        if not isinstance(value, (float, int)):
-            return value if callable(value) and not isinstance(value, _Opaque) else None
-        if name == "initial_value":  # rl_zoo3.utils.linear_schedule
-            return LinearSchedule(float(value), 0.0, 1.0)
-        return float(value) if name == "val" else None  # stable_baselines3.common.utils.constant_fn
+        constants, names, arguments = self.code[start + 1 : start + 4]
+        numbers = [constant for constant in constants if isinstance(constant, float)]
+        return numbers[0] if len(numbers) == 1 and not names and tuple(arguments) == ("_",) else None
 
 
 class _Cell:
@@ -128,12 +151,14 @@ def _builtin_type(name: str) -> Any:
 def _fill_function(function: _StoredFunction, state: Any) -> _StoredFunction:
     """cloudpickle < 2: everything in one dictionary, the closure's values among it."""
     function.closure = list(state.get("closure_values") or ())
+    function.qualified_name = str(state.get("qualname", ""))
     return function
 
 
 def _function_setstate(function: _StoredFunction, state: Any) -> None:
     """cloudpickle >= 1.5: attributes and slots; the cells may be filled only now."""
     slots = state[1]
+    function.qualified_name = str(slots.get("__qualname__", ""))
     closure = slots.get("__closure__")
     if closure:
         function.closure = list(closure)
@@ -204,10 +229,42 @@ _REPLACED: dict[tuple[str, str], Any] = {
 }
 
 
-class _SafeUnpickler(pickle.Unpickler):
-    def __init__(self, file: Any, where: str):
+def _reconstruct_array(subtype: Any, shape: Any, typecode: Any) -> np.ndarray:
+    """An empty array, to be filled by its own, checking ``__setstate__``; ``ndarray`` itself is never called."""
+    return np.ndarray.__new__(np.ndarray, (0,), np.int8)
+
+
+def _plain_dtype(name: Any, *_: Any) -> np.dtype:
+    """A new dtype of numbers or text: no objects, no structures."""
+    dtype = np.dtype(name)
+    if dtype.kind not in "biufcSU":
+        raise pickle.UnpicklingError(f"dtype {dtype}")
+    return np.dtype(dtype, copy=True)
+
+
+_REPLACED.update({("numpy", "dtype"): _plain_dtype, ("numpy", "ndarray"): _Opaque})
+_REPLACED.update({(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct_array for core in ("core", "_core")})
+
+_CALLABLE_CLASSES = {"TrainFreq", "TrainFrequencyUnit", "device", "OrderedDict", "deque", "defaultdict"}
+
+
+_PythonUnpickler: Any = pickle._Unpickler  # the C one cannot be taught more than find_class
+
+
+class _SafeUnpickler(_PythonUnpickler):
+    """
+    Names only what is listed, calls only what makes plain values, and sets the state of instances only.
+
+    :param file: the pickle
+    :param where: what it is part of, for the error message
+    :param trusted: resolve other names as Python does
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
+
+    def __init__(self, file: Any, where: str, trusted: bool):
         super().__init__(file)
-        self._where = where
+        self._where, self._trusted = where, trusted
 
     def find_class(self, module: str, name: str) -> Any:
         module = _MOVED_MODULES.get(module, module)
@@ -215,10 +272,38 @@ class _SafeUnpickler(pickle.Unpickler):
             return _REPLACED[module, name]
         if name in _ALLOWED.get(module, ()):
             return _attribute(module, name)
-        raise RefineError(
-            f"{self._where}: refused to unpickle {module}.{name}, which is not on the list of safe names; "
-            "if you trust the file's author, pass --trust-remote-code (trust_remote_code=True)"
+        if self._trusted:
+            return super().find_class(module, name)
+        raise self._refusal(f"unpickle {module}.{name}, which is not on the list of safe names")
+
+    def load_reduce(self) -> None:
+        function = self.stack[-2]
+        home = getattr(function, "__module__", None) or ""
+        third_party = home.split(".")[0] in ("stable_baselines3", "sb3_contrib", "torch")
+        if third_party and getattr(function, "__name__", "") not in _CALLABLE_CLASSES and not self._trusted:
+            raise self._refusal(f"call {home}.{getattr(function, '__name__', function)} while unpickling")
+        super().load_reduce()
+
+    def load_build(self) -> None:
+        target = self.stack[-2]
+        if (isinstance(target, type) or callable(target)) and not self._trusted and not _is_schedule(target):
+            raise self._refusal(f"change {target!r} while unpickling")
+        super().load_build()
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.BUILD[0]] = load_build
+
+    def _refusal(self, what: str) -> RefineError:
+        return RefineError(
+            f"{self._where}: refused to {what}; if you trust the file's author, pass --trust-remote-code "
+            "(trust_remote_code=True)"
         )
+
+
+def _is_schedule(target: Any) -> bool:
+    """Instances that are callable all the same."""
+    schedules = (FloatSchedule, LinearSchedule, ConstantSchedule, _ZooLinearSchedule, ActionNoise)
+    return isinstance(target, schedules)
 
 
 def _attribute(module: str, name: str) -> Any:
@@ -233,12 +318,12 @@ def safe_unpickle(data: bytes, where: str, trust_remote_code: bool = False) -> A
 
     :param data: the pickle
     :param where: what it is part of, for the error message
-    :param trust_remote_code: run the pickle as it is, with everything it names
+    :param trust_remote_code: resolve names that are not on the list too, which can run any code
     :return: the object; random generators are dropped, ``gym`` spaces become gymnasium's
     :raises RefineError: when the pickle names anything that is not allow-listed, or is broken
     """
     try:
-        return cloudpickle.loads(data) if trust_remote_code else _SafeUnpickler(io.BytesIO(data), where).load()
+        return _SafeUnpickler(io.BytesIO(data), where, trust_remote_code).load()
     except RefineError:
         raise
     except Exception as error:
@@ -260,27 +345,36 @@ def read_model_data(path: Path, trust_remote_code: bool = False) -> dict[str, An
             if broken is not None:
                 raise zipfile.BadZipFile(f"bad CRC of {broken}")
             stored = json.loads(archive.read("data"))
-    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, ValueError, OSError) as error:
+            if not isinstance(stored, dict):
+                raise ValueError("its data is no mapping")
+    except (RuntimeError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, ValueError, OSError) as error:
         raise RefineError(
             f"{path}: not an intact Stable-Baselines3 zip ({error}); download or save it again"
         ) from error
-    data = {}
+    data: dict[str, Any] = {}
     for key, value in stored.items():
         if isinstance(value, dict) and ":serialized:" in value:
-            pickled = base64.b64decode(value[":serialized:"])
+            pickled = base64.b64decode(str(value[":serialized:"]))
             data[key] = _plain_schedule(safe_unpickle(pickled, f"{path}: {key}", trust_remote_code))
+            if isinstance(data[key], UnreadableSchedule) and trust_remote_code:
+                data[key] = _load_function(pickled, f"{path}: {key}")
         else:
             data[key] = value
-    return data
+    return {**data, "env": None}  # SB3 would make an environment of any name there, and import what it names
+
+
+def _load_function(pickled: bytes, where: str) -> Any:
+    try:
+        return cloudpickle.loads(pickled)
+    except Exception as error:
+        raise RefineError(f"{where}: cannot be unpickled ({type(error).__name__}: {error})") from error
 
 
 def _plain_schedule(value: Any) -> Any:
     if isinstance(value, _StoredFunction):
         return value.schedule()
-    inner = getattr(value, "value_schedule", None)  # FloatSchedule around a stored function
-    if isinstance(inner, _StoredFunction):
-        return inner.schedule()
-    return value
+    inner = getattr(value, "value_schedule", value)  # of a FloatSchedule
+    return inner.schedule() if isinstance(inner, _StoredFunction) else value
 
 
 def read_vec_normalize(path: Path, trust_remote_code: bool = False) -> VecNormalize:

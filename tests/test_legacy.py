@@ -17,7 +17,7 @@ from gymnasium import spaces
 from stable_baselines3.common.utils import LinearSchedule, get_schedule_fn
 
 from sb3_refine import RefineError
-from sb3_refine.legacy import read_model_data, read_vec_normalize, read_zoo_yaml, safe_unpickle
+from sb3_refine.legacy import UnreadableSchedule, read_model_data, read_vec_normalize, read_zoo_yaml, safe_unpickle
 
 
 class Malicious:
@@ -105,8 +105,17 @@ def constant_fn(val):  # as stable_baselines3.common.utils.constant_fn was
     return func
 
 
-def wrapped(value_schedule):  # as stable_baselines3.common.utils.get_schedule_fn was
-    return lambda progress_remaining: float(value_schedule(progress_remaining))
+def get_schedule_fn_(value_schedule):  # as stable_baselines3.common.utils.get_schedule_fn was
+    function = lambda progress_remaining: float(value_schedule(progress_remaining))  # noqa: E731
+    function.__qualname__ = "get_schedule_fn.<locals>.<lambda>"
+    return function
+
+
+def initial_value_squared(initial_value):
+    def func(progress_remaining):
+        return initial_value**2
+
+    return func
 
 
 @pytest.mark.parametrize(
@@ -114,20 +123,55 @@ def wrapped(value_schedule):  # as stable_baselines3.common.utils.get_schedule_f
     [
         (linear_schedule(0.01), (0.01, 0.005)),
         (constant_fn(0.2), (0.2, 0.2)),
-        (wrapped(linear_schedule(0.01)), (0.01, 0.005)),
+        (get_schedule_fn_(linear_schedule(0.01)), (0.01, 0.005)),
+        (lambda _: 0.5, (0.5, 0.5)),
         (get_schedule_fn(0.3), (0.3, 0.3)),
         (LinearSchedule(0.4, 0.0, 1.0), (0.4, 0.2)),
     ],
 )
 def test_schedules_are_read_without_running_their_code(tmp_path, function, values):
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    try:
-        data = read_model_data(write_zip(tmp_path / "a.zip", {"learning_rate": cloudpickle.dumps(function)}))
-    finally:
-        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    data = read_model_data(write_zip(tmp_path / "a.zip", {"learning_rate": by_value(function)}))
     schedule = data["learning_rate"]
     assert tuple(schedule(x) if callable(schedule) else schedule for x in (1.0, 0.5)) == pytest.approx(values)
     assert getattr(schedule, "__module__", "stable_baselines3").startswith("stable_baselines3")
+
+
+def by_value(function):
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    try:
+        return cloudpickle.dumps(function)
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.mark.parametrize("function", [initial_value_squared(0.1), lambda p: 1e-5 * p, lambda _: 0.1 + 0.2 * _])
+def test_a_schedule_of_its_authors_is_not_guessed(tmp_path, function):
+    data = read_model_data(write_zip(tmp_path / "a.zip", {"learning_rate": by_value(function)}))
+    assert isinstance(data["learning_rate"], UnreadableSchedule)
+
+
+@pytest.mark.parametrize(
+    ("pickled", "line"),
+    [
+        (b"cnumpy\nndarray\n(I1\n\x85S'O'\ntR.", "cannot be unpickled|refused"),
+        (b"cnumpy\ndtype\n(S'O'\ntR.", "cannot be unpickled"),
+        (
+            b"cstable_baselines3.common.utils\nLinearSchedule\n(N}S'__call__'\ncbuiltins\nfloat\nstb.",
+            "refused to change <class .*LinearSchedule",
+        ),
+        (b"cstable_baselines3.common.buffers\nReplayBuffer\n(I9\ntR.", "refused to call .*ReplayBuffer"),
+    ],
+)
+def test_no_memory_is_read_and_no_class_is_changed(pickled, line):
+    with pytest.raises(RefineError, match=line):
+        result = safe_unpickle(pickled, "")
+        if not isinstance(result, np.ndarray):  # an inert stand-in will do as well
+            raise RefineError("refused")
+    assert LinearSchedule(1.0, 0.0, 1.0)(0.5) == 0.5
+
+
+def test_an_environment_named_in_a_zip_is_not_made(tmp_path):
+    assert read_model_data(write_zip(tmp_path / "a.zip", {"env": "this:Pendulum-v1"}))["env"] is None
 
 
 def test_a_malicious_zip_runs_nothing_and_names_the_culprit(tmp_path):
