@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sb3_refine.agents import Agent, load_agent, save_agent
+    from sb3_refine.agents import Agent, load_agent
     from sb3_refine.errors import RefineError
     from sb3_refine.refiner import Refiner, refine
 
@@ -17,10 +17,9 @@ _HOMES = {
     "Refiner": "refiner",
     "load_agent": "agents",
     "refine": "refiner",
-    "save_agent": "agents",
 }
 
-__all__ = ["Agent", "RefineError", "Refiner", "load_agent", "refine", "save_agent"]
+__all__ = ["Agent", "RefineError", "Refiner", "load_agent", "refine"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,9 @@
 """The errors a user can mend: one line each, naming the remedy."""
 
 import difflib
+import numbers
 from collections.abc import Iterable
+from typing import Any
 
 
 class RefineError(ValueError):
@@ -17,6 +19,17 @@ class EpisodeError(RuntimeError):
     """An environment or policy failed in an episode: which one, and the traceback of the process that ran it."""
 
 
+def check_count(name: str, value: Any, at_least: int) -> None:
+    """
+    :param name: of an argument
+    :param value: its value
+    :param at_least: the smallest whole number it may be
+    :raises RefineError: when it is anything else
+    """
+    if not isinstance(value, numbers.Integral) or value < at_least:
+        raise RefineError(f"{name}: expected a whole number of at least {at_least}, got {value!r}")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     Suggest the known names closest to a misspelt one.
@@ -25,5 +38,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     :param known: the names that exist
     :return: `` (did you mean A or B?)``, or an empty string where nothing is close
     """
-    matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    by_lower_case = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), by_lower_case, n=3, cutoff=0.6)
+    matches = [by_lower_case[match] for match in close]
     return f" (did you mean {' or '.join(matches)}?)" if matches else ""

@@ -11,7 +11,7 @@ import stable_baselines3
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_refine.agents import new_run_folder
+from sb3_refine.zoo import new_run_folder
 
 ZOO_AGENTS = Path(os.environ.get("SB3_REFINE_AGENTS", Path(__file__).parents[2] / "shared" / "agents"))
 
@@ -51,6 +51,7 @@ def made_agents(tmp_path_factory) -> Path:
     for algo in MADE:
         model = train(algo)
         run_folder = new_run_folder(folder, algo, ENV_ID)
+        (run_folder / ENV_ID).mkdir()
         model.save(run_folder / f"{ENV_ID}.zip")
         config = CONFIG
         if algo == NORMALIZED:

@@ -7,17 +7,22 @@ import sys
 import zipfile
 from pathlib import Path
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
+import sb3_contrib
 import torch as th
 from conftest import ENV_ID, MADE, train
-from stable_baselines3 import DQN, PPO, SAC
+from gymnasium import spaces
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
-from sb3_refine import RefineError, Refiner, load_agent, save_agent
-from sb3_refine.agents import agent_from_model, atomic_path, new_run_folder
+from sb3_refine import RefineError, Refiner, load_agent
+from sb3_refine.agents import agent_from_model, save_agent
+from sb3_refine.files import atomic_path
+from sb3_refine.zoo import new_run_folder
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
 
@@ -114,14 +119,15 @@ def test_a_wrong_algo_is_refused_with_the_right_one(agents, algo):
     ("arguments", "line"),
     [
         ({"algo": "pppo"}, r"unknown algorithm 'pppo' \(did you mean ppo\?\)"),
-        ({"algo": "dqn"}, "dqn agents cannot be refined yet"),
+        ({"algo": "ppo_lstm"}, "ppo_lstm agents cannot be refined yet"),
         ({"algo": None}, "--algo and --env: both are needed"),
-        ({"env": "Pendulum-v0"}, "no agent at .*Pendulum-v0"),
-        ({"exp_id": 7}, rf"no agent at .*; there are: .*ppo.{ENV_ID}_1"),
-        ({"load_best": True}, "no agent at .*best_model.zip"),
-        ({"load_last_checkpoint": True}, "no agent at .*last checkpoint"),
+        ({"env": "Pendulun-v1"}, r"no agent ppo/Pendulun-v1 in .*\(did you mean Pendulum-v1\?\)"),
+        ({"folder": "nowhere"}, "there is no folder nowhere; name the Zoo's log folder with -f"),
+        ({"exp_id": 7}, rf"no agent ppo/{ENV_ID} with that experiment number in .*; there are: .*ppo.{ENV_ID}_1"),
+        ({"load_best": True}, rf"no best_model.zip in .*; there are: {ENV_ID}.zip"),
+        ({"load_last_checkpoint": True}, r"no rl_model_\*_steps.zip in .*; there are"),
         ({"model": "nowhere.zip"}, "--model: no file at nowhere.zip"),
-        ({"env_kwargs": {"gravity": 3}}, "--env-kwargs: Pendulum-v1 does not take"),
+        ({"env_kwargs": {"gravity": 3}}, "env_kwargs: Pendulum-v1: .*unexpected keyword argument 'gravity'"),
     ],
 )
 def test_errors_are_one_line(made_agents, arguments, line):
@@ -133,7 +139,7 @@ def test_errors_are_one_line(made_agents, arguments, line):
 def test_missing_statistics_stop_unless_waived(agents):
     (agents / "a2c" / f"{ENV_ID}_1" / ENV_ID / "vecnormalize.pkl").unlink()
     with pytest.raises(
-        RefineError, match="normalises observations, but there is no vecnormalize.pkl.*--no-vecnormalize"
+        RefineError, match="trained on normalised observations, but there is no vecnormalize.pkl.*--no-vecnormalize"
     ):
         load_agent("a2c", ENV_ID, agents)
     assert load_agent("a2c", ENV_ID, agents, no_vec_normalize=True).vec_normalize is None
@@ -179,14 +185,22 @@ def test_spaces_must_fit(agents, tmp_path):
 
 
 def test_kinds_that_cannot_be_refined_yet_are_refused(tmp_path):
-    DQN("MlpPolicy", "CartPole-v1", buffer_size=10, device="cpu").save(tmp_path / "dqn.zip")
-    with pytest.raises(RefineError, match="a dqn agent, which cannot be refined yet"):
-        load_agent(model=tmp_path / "dqn.zip", env="CartPole-v1")
-    with pytest.raises(RefineError, match="DQN cannot be refined yet"):
-        agent_from_model(DQN("MlpPolicy", "CartPole-v1", buffer_size=10, device="cpu"))
-    PPO("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "ppo.zip")
-    with pytest.raises(RefineError, match="Discrete action spaces cannot be refined yet"):
+    model = sb3_contrib.RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=8, device="cpu")
+    model.save(tmp_path / "lstm.zip")
+    with pytest.raises(RefineError, match="a ppo_lstm agent, which cannot be refined yet"):
+        load_agent(model=tmp_path / "lstm.zip", env="CartPole-v1")
+    with pytest.raises(RefineError, match="RecurrentPPO cannot be refined yet"):
+        agent_from_model(model)
+    PPO("MlpPolicy", FakeEnv(spaces.MultiDiscrete([2, 2])), device="cpu").save(tmp_path / "ppo.zip")
+    with pytest.raises(RefineError, match="MultiDiscrete actions cannot be refined yet"):
         load_agent(model=tmp_path / "ppo.zip", env="CartPole-v1")
+
+
+class FakeEnv(gym.Env):
+    observation_space = spaces.Box(-1.0, 1.0, (3,))
+
+    def __init__(self, action_space):
+        self.action_space = action_space
 
 
 def test_nan_weights_are_found_at_load(tmp_path):
@@ -213,6 +227,35 @@ def test_schedules_of_zero_are_restored_from_the_config(agents):
     assert (model.lr_schedule(1.0), model.clip_range(1.0)) == (3e-4, 0.2)
 
 
+def test_a_schedule_of_its_authors_is_neither_run_nor_replaced(agents):
+    path = zip_of(agents, "ppo")
+    PPO.load(path, device="cpu", custom_objects={"learning_rate": lambda p: 1e-5 * p}).save(path)
+    with pytest.raises(RefineError, match=r"learning_rate is code of its author's.*name a number in config.yml"):
+        load_agent("ppo", ENV_ID, agents)
+    assert load_agent("ppo", ENV_ID, agents, trust_remote_code=True).model.lr_schedule(0.5) == 5e-6
+    (path.parent / ENV_ID / "config.yml").write_text("learning_rate: 0.002\n")
+    assert load_agent("ppo", ENV_ID, agents).model.lr_schedule(0.5) == 0.002
+
+
+def test_a_file_cannot_have_modules_imported(agents):
+    (agents / "ppo" / f"{ENV_ID}_1" / ENV_ID / "args.yml").write_text("gym_packages: [this]\n")
+    with pytest.raises(RefineError, match="wants this imported.*if you trust its author, pass --gym-packages this"):
+        load_agent("ppo", ENV_ID, agents)
+    assert "this" not in sys.modules
+
+
+def test_statistics_of_a_zoo_folder_can_lie_elsewhere(agents, tmp_path):
+    statistics = agents / "a2c" / f"{ENV_ID}_1" / ENV_ID / "vecnormalize.pkl"
+    statistics.rename(tmp_path / "mine.pkl")
+    assert load_agent("a2c", ENV_ID, agents, vec_normalize=tmp_path / "mine.pkl").vec_normalize is not None
+
+
+def test_a_plain_zip_trained_on_normalised_observations_asks_for_its_statistics(agents, tmp_path):
+    shutil.copy(zip_of(agents, "a2c"), tmp_path / "mine.zip")
+    with pytest.raises(RefineError, match="trained on normalised observations, but there is no vecnormalize.pkl"):
+        load_agent(model=tmp_path / "mine", env=ENV_ID)
+
+
 # ---------------------------------------------------------------- in memory
 
 
@@ -234,6 +277,28 @@ def test_environments_of_every_form(env):
     assert agent.env_name == ENV_ID
     assert (agent.vec_normalize is not None) == isinstance(env, VecNormalize)
     assert agent.recipe.build().spec.max_episode_steps == 200
+
+
+def test_an_id_that_only_the_callers_script_registers():
+    gym.register("Mine-v0", entry_point=lambda: gym.make(ENV_ID, g=3.0).unwrapped, max_episode_steps=9)
+    try:
+        agent = agent_from_model(train("ppo"), "Mine-v0")
+        payload = cloudpickle.dumps(agent.recipe)
+    finally:
+        gym.registry.pop("Mine-v0")
+    env = cloudpickle.loads(payload).build()
+    assert (env.spec.max_episode_steps, env.unwrapped.g) == (9, 3.0)
+
+
+def test_what_is_saved_describes_the_environment(tmp_path):
+    env = gym.wrappers.RescaleAction(gym.make(ENV_ID, g=5.0), np.float32(-1.0), np.float32(1.0))
+    model = SAC("MlpPolicy", env, buffer_size=10, device="cpu")
+    save_agent(agent_from_model(model), new_run_folder(tmp_path, "sac", ENV_ID))
+    agent = load_agent("sac", ENV_ID, tmp_path)
+    assert agent.config["policy"] == "MlpPolicy"
+    env = agent.recipe.build()
+    assert env.unwrapped.g == 5.0
+    assert env.action_space.high == 1.0
 
 
 def test_wrappers_of_gymnasium_are_kept():

@@ -1,0 +1,214 @@
+"""Stable-Baselines3 models out of zips of any age: nothing unpickled unchecked, fit to be trained on."""
+
+import inspect
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import LinearSchedule
+
+from sb3_refine.errors import RefineError, did_you_mean
+from sb3_refine.legacy import UnreadableSchedule
+
+ALGOS = {
+    "a2c": "stable_baselines3.A2C",
+    "ddpg": "stable_baselines3.DDPG",
+    "dqn": "stable_baselines3.DQN",
+    "ppo": "stable_baselines3.PPO",
+    "qrdqn": "sb3_contrib.QRDQN",
+    "sac": "stable_baselines3.SAC",
+    "td3": "stable_baselines3.TD3",
+    "tqc": "sb3_contrib.TQC",
+    "trpo": "sb3_contrib.TRPO",
+}
+"""Algorithms by the Zoo's names."""
+
+HER = "her"
+"""The Zoo once filed all agents with hindsight experience replay under this name, whatever their algorithm."""
+
+NOT_YET = ("ars", "crossq", "ppo_lstm", "ppo_mask")
+"""The Zoo's other algorithms, which cannot be refined yet."""
+
+
+def check_algo(algo: str) -> None:
+    """
+    :param algo: the Zoo's name of an algorithm
+    :raises RefineError: when there is none of that name, or it cannot be refined
+    """
+    if algo in NOT_YET:
+        raise RefineError(f"--algo: {algo} agents cannot be refined yet; choose from {', '.join(ALGOS)}")
+    if algo not in ALGOS and algo != HER:
+        raise RefineError(
+            f"--algo: unknown algorithm {algo!r}{did_you_mean(algo, ALGOS)}; choose from {', '.join(ALGOS)}"
+        )
+
+
+def load_model(
+    path: Path, data: dict[str, Any], algo: str | None, config: dict[str, Any], observation_space: spaces.Space
+) -> tuple[str, BaseAlgorithm]:
+    """
+    Load a model with attributes that have been read already, so that Stable-Baselines3 unpickles none itself.
+
+    :param path: the zip
+    :param data: what :func:`~sb3_refine.legacy.read_model_data` read from it
+    :param algo: the Zoo's name of the algorithm that it should be, or None
+    :param config: the Zoo's ``config.yml``, for schedules that the zip has lost
+    :param observation_space: of the environment as it is today; its bounds may differ from those in the zip
+    :return: the Zoo's name of the algorithm, and the model
+    :raises RefineError: when it is of another algorithm, cannot be refined, or is damaged
+    """
+    inferred = _infer_algo(data)
+    if inferred not in ALGOS:
+        raise RefineError(f"{path}: a {inferred} agent, which cannot be refined yet; choose from {', '.join(ALGOS)}")
+    if algo not in (None, HER, inferred):
+        raise RefineError(f"--algo: {path} holds a {inferred} agent, not {algo}; pass --algo {inferred}")
+    check_kind(data["observation_space"], data["action_space"])
+    cls = _algo_class(inferred)
+    data = dict(data)
+    _restore_schedules(path, data, config, cls)
+    _modernise(data)
+    if shape_of(data["observation_space"]) == shape_of(observation_space):
+        data["observation_space"] = observation_space  # so that SB3 accepts the environment for further training
+    replay_buffer: dict[str, Any] = {k: data[k] for k in ("replay_buffer_class", "replay_buffer_kwargs") if k in data}
+    if replay_buffer:  # HER's asks for an environment, and no search needs one
+        data.update(replay_buffer_class=None, replay_buffer_kwargs={})
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You are probably loading a", UserWarning)  # and SB3 mends it
+            model = cls.load(path, device="cpu", custom_objects=data)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:150]
+        raise RefineError(
+            f"{path}: Stable-Baselines3 cannot load it ({type(error).__name__}: {reason}); download or save it again"
+        ) from error
+    vars(model).update(replay_buffer)
+    broken = [name for name, p in model.policy.named_parameters() if not bool(p.isfinite().all())]
+    if broken:
+        raise RefineError(f"{path}: NaN or inf in {', '.join(broken)}; choose another checkpoint")
+    return inferred, model
+
+
+def algo_of(model: BaseAlgorithm) -> str:
+    """
+    :param model: a model in memory
+    :return: the Zoo's name of its algorithm
+    :raises RefineError: when it cannot be refined
+    """
+    for algo in ALGOS:
+        if type(model) is _algo_class(algo):
+            return algo
+    raise RefineError(f"model: {type(model).__name__} cannot be refined yet; choose from {', '.join(ALGOS)}")
+
+
+def check_kind(observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    """
+    :param observation_space: of the model
+    :param action_space: of the model
+    :raises RefineError: when agents with these cannot be refined yet
+    """
+    if not isinstance(action_space, (spaces.Box, spaces.Discrete)):
+        name = type(action_space).__name__
+        raise RefineError(f"agents with {name} actions cannot be refined yet; Box and Discrete can")
+    parts = observation_space.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
+    for part in parts:
+        if not isinstance(part, spaces.Box) or len(part.shape) > 1:
+            raise RefineError(f"agents that observe {part} cannot be refined yet; vectors, and Dicts of them, can")
+
+
+def shape_of(space: spaces.Space) -> Any:
+    """
+    :param space: any space
+    :return: what two spaces must have in common to fit; bounds may differ
+    """
+    if isinstance(space, spaces.Dict):
+        return {key: shape_of(part) for key, part in space.spaces.items()}
+    return int(space.n) if isinstance(space, spaces.Discrete) else space.shape
+
+
+def trained_on_normalised_observations(data: dict[str, Any]) -> bool:
+    """
+    :param data: attributes of a saved model
+    :return: whether its last observation differs from what the environment had shown: VecNormalize stood between them;
+        False for off-policy algorithms, whose two observations are of different steps
+    """
+    seen, original = data.get("_last_obs"), data.get("_last_original_obs")
+    if "gae_lambda" not in data or seen is None or original is None:
+        return False
+    if isinstance(seen, dict):
+        return any(not np.allclose(seen[key], original[key]) for key in seen)
+    return not np.allclose(seen, original)
+
+
+def _modernise(data: dict[str, Any]) -> None:
+    """What training asks of attributes saved by early versions of Stable-Baselines3."""
+    noise = data.get("action_noise")
+    if isinstance(noise, ActionNoise) and not hasattr(noise, "_dtype"):
+        noise._dtype = np.float32  # type: ignore[attr-defined]
+    n_episodes = data.get("n_episodes_rollout", -1)
+    if data.get("train_freq") == -1 and n_episodes > 0:
+        data["train_freq"] = TrainFreq(n_episodes, TrainFrequencyUnit.EPISODE)
+
+
+def _algo_class(algo: str) -> type[BaseAlgorithm]:
+    module, _, name = ALGOS[algo].rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _restore_schedules(path: Path, data: dict[str, Any], config: dict[str, Any], cls: type[BaseAlgorithm]) -> None:
+    """
+    Put back what training used where the zip does not have it, so that training can go on: loading with schedules of
+    0, as the Zoo does to run an agent, leaves them in whatever is saved afterwards.
+    """
+    for name in ("learning_rate", "clip_range", "clip_range_vf"):
+        value = data.get(name)
+        if value is None:
+            continue
+        unreadable = isinstance(value, UnreadableSchedule)
+        if unreadable and name not in config:
+            raise RefineError(
+                f"{path}: its {name} is code of its author's, {value.name}, which is not run; name a number in "
+                "config.yml, or if you trust the author, pass --trust-remote-code (trust_remote_code=True)"
+            )
+        if unreadable or (value(1.0) if callable(value) else value) == 0:
+            data[name] = _zoo_schedule(config.get(name, inspect.signature(cls).parameters[name].default))
+    for name in ("lr_schedule", "exploration_schedule", "delta_std_schedule"):  # SB3 makes them of the above
+        if isinstance(data.get(name), UnreadableSchedule):
+            data[name] = None
+
+
+def _zoo_schedule(value: Any) -> Any:
+    """The Zoo's ``lin_0.001`` is linear to 0; numbers are constant."""
+    if isinstance(value, str) and value.startswith("lin_"):
+        return LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0)
+    return value if callable(value) else float(value)
+
+
+def _infer_algo(data: dict[str, Any]) -> str:
+    """Which algorithm saved a zip: its attributes tell, and the module of its policy where they do not."""
+    policy_module = getattr(data.get("policy_class"), "__module__", "")
+    for part, algo in (("recurrent", "ppo_lstm"), ("maskable", "ppo_mask"), ("crossq", "crossq"), ("qrdqn", "qrdqn")):
+        if part in policy_module:
+            return algo
+    for key, algo in (
+        ("top_quantiles_to_drop_per_net", "tqc"),
+        ("n_delta", "ars"),
+        ("cg_max_steps", "trpo"),
+        ("clip_range", "ppo"),
+        ("exploration_fraction", "dqn"),
+        ("target_entropy", "sac"),
+        ("gae_lambda", "a2c"),
+    ):
+        if key in data:
+            return algo
+    if "target_policy_noise" in data:
+        # DDPG is TD3 with one critic, no delay and no smoothing of the target policy
+        n_critics = (data.get("policy_kwargs") or {}).get("n_critics", 2)
+        plain = data.get("policy_delay") == 1 and data.get("target_noise_clip") == 0
+        return "ddpg" if plain and n_critics == 1 else "td3"
+    raise RefineError("this zip was saved by no algorithm of stable-baselines3 or sb3-contrib that is known here")

@@ -1,0 +1,173 @@
+"""The RL Zoo's folder layout: where an agent's files lie, and where a new run goes."""
+
+import re
+import shutil
+import tempfile
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sb3_refine.environments import current_env_id
+from sb3_refine.errors import RefineError, did_you_mean
+from sb3_refine.files import atomic_path
+from sb3_refine.legacy import read_zoo_yaml
+
+LAST_CHECKPOINT = "rl_model_*_steps.zip"
+
+
+@dataclass(frozen=True)
+class AgentFiles:
+    """
+    What lies on disk of an agent.
+
+    :param model: the zip
+    :param env: id of the environment it was trained on
+    :param config: its ``config.yml``, or None
+    :param args: its ``args.yml``, or None
+    :param vec_normalize: its ``vecnormalize.pkl``, or None
+    """
+
+    model: Path
+    env: str
+    config: Path | None
+    args: Path | None
+    vec_normalize: Path | None
+
+
+def find_in_folder(folder: Path, algo: str, env: str, exp_id: int = 0, zip_name: str | None = None) -> AgentFiles:
+    """
+    Find an agent in a log folder of the Zoo.
+
+    :param folder: the log folder
+    :param algo: the Zoo's name of the algorithm
+    :param env: environment id; where nothing is filed under an old id, what its new id has is taken
+    :param exp_id: number of the experiment; 0: the newest, -1: no experiment folder
+    :param zip_name: name of the zip, or a pattern of which the one with most steps is taken; None for the last model
+    :return: its files
+    :raises RefineError: when there is no such agent, saying what there is
+    """
+    if not folder.is_dir():
+        raise RefineError(f"folder: there is no folder {folder}; name the Zoo's log folder with -f")
+    parent = folder / algo
+    env_name = env.replace("/", "-")
+    if exp_id >= 0 and not _experiments(parent, env_name):
+        env_name = current_env_id(env).replace("/", "-")
+    if exp_id == 0:
+        exp_id = max(_experiments(parent, env_name), default=0)
+    run_folder = parent / f"{env_name}_{exp_id}" if exp_id > 0 else parent
+    zips = sorted(run_folder.glob(zip_name or f"{env_name}.zip"), key=_n_steps)
+    if not zips:
+        raise RefineError(_nothing_there(folder, algo, env_name, run_folder, zip_name or f"{env_name}.zip"))
+    return _with_neighbours(zips[-1], env, run_folder / env_name)
+
+
+def find_beside(zip_path: Path, env: str | None = None, vec_normalize: Path | None = None) -> AgentFiles:
+    """
+    Find what belongs to a zip: inside a Zoo folder its config and statistics lie beside it.
+
+    :param zip_path: the zip; the suffix may be left out, as Stable-Baselines3 allows
+    :param env: environment id; None to take that of the config
+    :param vec_normalize: its statistics, if they lie elsewhere
+    :return: its files
+    :raises RefineError: when there is no such zip, or nothing says which environment it is for
+    """
+    if not zip_path.is_file():
+        zip_path = zip_path.with_name(f"{zip_path.name}.zip")
+    if not zip_path.is_file():
+        raise RefineError(f"--model: no file at {zip_path}")
+    names = [env.replace("/", "-")] if env else sorted(p.parent.name for p in zip_path.parent.glob("*/config.yml"))
+    if len(names) != 1:
+        raise RefineError(f"--env: {zip_path} does not say which environment it is for; name it with --env")
+    args = _if_file(zip_path.parent / names[0] / "args.yml")
+    env = env or str(read_zoo_yaml(args).get("env", names[0]) if args else names[0])
+    return _with_neighbours(zip_path, env, zip_path.parent / names[0], vec_normalize)
+
+
+def new_run_folder(folder: str | Path, algo: str, env_name: str) -> Path:
+    """
+    Make the folder of a new run, as the Zoo numbers them: nothing is ever overwritten.
+
+    :param folder: the output folder
+    :param algo: the Zoo's name of the algorithm
+    :param env_name: name of the environment
+    :return: ``folder/algo/env_name_K``, K the next free number
+    :raises RefineError: when it cannot be written
+    """
+    parent = Path(folder) / algo
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        run_folder = parent / f"{env_name}_{max(_experiments(parent, env_name), default=0) + 1}"
+        run_folder.mkdir()
+        with tempfile.TemporaryFile(dir=run_folder):
+            pass
+    except OSError as error:
+        raise RefineError(
+            f"--output: cannot write to {parent} ({error.strerror or error}); choose another folder with -o"
+        ) from error
+    return run_folder
+
+
+def remove_if_unused(run_folder: Path) -> None:
+    """
+    Take back the folder of a run that left neither an agent nor a state to resume from, and its parents if empty.
+
+    :param run_folder: a folder made by :func:`new_run_folder`
+    """
+    if any(run_folder.glob("*.zip")) or any(run_folder.glob("state/*.pt")):
+        return
+    shutil.rmtree(run_folder, ignore_errors=True)
+    with suppress(OSError):  # not empty
+        run_folder.parent.rmdir()
+        run_folder.parent.parent.rmdir()
+
+
+def write_zoo_yaml(path: Path, content: dict[str, Any]) -> None:
+    """
+    :param path: where to
+    :param content: written as the ordered dictionary that the Zoo reads and writes
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(yaml.dump(OrderedDict(sorted(content.items()))))
+
+
+def _with_neighbours(zip_path: Path, env: str, inner: Path, vec_normalize: Path | None = None) -> AgentFiles:
+    return AgentFiles(
+        model=zip_path,
+        env=env,
+        config=_if_file(inner / "config.yml"),
+        args=_if_file(inner / "args.yml"),
+        vec_normalize=vec_normalize or _if_file(inner / "vecnormalize.pkl"),
+    )
+
+
+def _nothing_there(folder: Path, algo: str, env_name: str, run_folder: Path, zip_name: str) -> str:
+    """What to say when an agent is not found: what is there instead."""
+    if run_folder.is_dir() and run_folder != folder / algo:
+        zips = ", ".join(sorted(path.name for path in run_folder.glob("*.zip")))
+        return f"no {zip_name} in {run_folder}; there are: {zips or 'no zips'}"
+    same_env = sorted(str(path.relative_to(folder)) for path in folder.glob(f"*/{env_name}_[0-9]*"))
+    if same_env:
+        return f"no agent {algo}/{env_name} with that experiment number in {folder}; there are: {', '.join(same_env)}"
+    known = {re.sub(r"_\d+$", "", path.name) for path in folder.glob(f"{algo}/*_[0-9]*")}
+    hint = did_you_mean(env_name, known) or (
+        "" if known else f"; it has no agents of {algo}: is it the Zoo's log folder?"
+    )
+    return f"no agent {algo}/{env_name} in {folder}{hint}"
+
+
+def _experiments(parent: Path, env_name: str) -> list[int]:
+    pattern = re.compile(re.escape(env_name) + r"_(\d+)")
+    matches = [pattern.fullmatch(path.name) for path in parent.glob(f"{env_name}_*")]
+    return [int(match.group(1)) for match in matches if match]
+
+
+def _n_steps(path: Path) -> int:
+    return int(next(iter(re.findall(r"_(\d+)_steps", path.stem)), 0))
+
+
+def _if_file(path: Path) -> Path | None:
+    return path if path.is_file() else None
