@@ -5,13 +5,15 @@ import importlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
 
+from sb3_refine.accelerators import accelerate
 from sb3_refine.errors import RefineError, did_you_mean
 
 RENAMED = {
@@ -22,10 +24,15 @@ RENAMED = {
 """Environments that today's packages call otherwise: pattern of the old id, the version that replaces it."""
 
 _FAMILIES = (
-    # pattern of the id, module that registers it, extra that installs it
-    (r".*BulletEnv-v\d+", "pybullet_envs_gymnasium", "bullet"),
-    (r"Panda.*-v\d+", "panda_gym", "panda"),
+    # pattern of the id, modules that it needs and that register it, extra that installs them
+    (r".*BulletEnv-v\d+", ("pybullet", "pybullet_envs_gymnasium"), "bullet"),
+    (r"Panda.*-v\d+", ("pybullet", "panda_gym"), "panda"),
 )
+
+_GOAL = r"(MountainCar(Continuous)?|Acrobot)-v\d+"
+_CRASH = r"(LunarLander(Continuous)?|BipedalWalker(Hardcore)?|CarRacing)-v\d+"
+_CRASH_REWARD = -100
+
 
 _ENTRY_POINTS = (
     # modules that gymnasium registers without installing what they need
@@ -49,6 +56,8 @@ class EnvRecipe:
     :param wrappers: the Zoo's ``env_wrapper``: dotted names and keyword arguments, innermost first
     :param gym_packages: modules to import first, to register environments
     :param make: a callable that makes the raw environment, instead of an id
+    :param remedy: what makes its episodes reproducible, see :mod:`sb3_refine.reproducibility`
+    :param accelerated: whether to speed up its ``step``, see :mod:`sb3_refine.accelerators`
     """
 
     env_id: str | None
@@ -56,6 +65,8 @@ class EnvRecipe:
     wrappers: tuple[tuple[str, dict[str, Any]], ...] = ()
     gym_packages: tuple[str, ...] = ()
     make: Callable[[], gym.Env] | None = None
+    remedy: str | None = None
+    accelerated: bool = False
 
     def build(self) -> gym.Env:
         """
@@ -63,14 +74,19 @@ class EnvRecipe:
             environments (Bullet's walkers) differ in the first episode after they are made
         :raises RefineError: for unknown ids, missing packages and wrong keyword arguments
         """
-        with _quiet_native_output(1):
+        with _quiet_native_output(1) if self._is_of_bullet() else nullcontext():
             for package in self.gym_packages:
-                _import_package(package, f"--gym-packages {package}")
-            env = self.make() if self.make is not None else _make(self.env_id or "", self.env_kwargs)
+                _import_package(package, f"gym_packages: {package}")
+            env = _call(self.make) if self.make is not None else _make(self.env_id or "", self.env_kwargs)
             for name, kwargs in self.wrappers:
-                env = _wrapper_class(name)(env, **kwargs)
+                env = _wrap(env, name, kwargs)
             env.reset(seed=0)
+            if self.accelerated:
+                accelerate(env)
         return env
+
+    def _is_of_bullet(self) -> bool:
+        return any("pybullet" in packages for p, packages, _ in _FAMILIES if re.fullmatch(p, self.env_id or ""))
 
 
 def current_env_id(env_id: str) -> str:
@@ -84,6 +100,23 @@ def current_env_id(env_id: str) -> str:
     return env_id
 
 
+def is_failure(env_id: str | None, reward: float, info: dict[str, Any]) -> bool:
+    """
+    Whether an episode that ended by termination has failed. Most environments terminate on failure; some on success.
+
+    :param env_id: gymnasium id
+    :param reward: of the last step
+    :param info: of the last step; ``is_success`` in it decides
+    :return: False where the goal was reached: by ``is_success``, in environments that end nowhere else, or without the
+        reward of -100 that Box2D's environments give for a crash
+    """
+    if "is_success" in info:
+        return not info["is_success"]
+    if re.fullmatch(_GOAL, env_id or ""):
+        return False
+    return reward == _CRASH_REWARD if re.fullmatch(_CRASH, env_id or "") else True
+
+
 def import_env_package(env_id: str) -> None:
     """
     Import the package that registers an environment, where we know it.
@@ -92,15 +125,16 @@ def import_env_package(env_id: str) -> None:
     :raises RefineError: when the package is not installed, naming the extra; when nothing registers the id, with
         the nearest known ids
     """
-    for pattern, package, extra in _FAMILIES:
+    for pattern, packages, extra in _FAMILIES:
         if re.fullmatch(pattern, env_id):
-            _import_package(package, env_id, extra)
+            for package in packages:
+                _import_package(package, env_id, extra)
     if ":" in env_id:  # gymnasium's own way to name the module to import
         return
     if env_id not in gym.registry:
         raise RefineError(
-            f"--env: unknown environment {env_id!r}{did_you_mean(env_id, gym.registry)}; "
-            "where another package registers it, name that package with --gym-packages"
+            f"env: unknown environment {env_id!r}{did_you_mean(env_id, gym.registry)}; "
+            "where another package registers it, name that package with gym_packages (--gym-packages)"
         )
 
 
@@ -129,15 +163,27 @@ def parse_wrappers(env_wrapper: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
 def _make(env_id: str, env_kwargs: dict[str, Any]) -> gym.Env:
     import_env_package(env_id)
     try:
-        return gym.make(env_id, disable_env_checker=True, **env_kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # old versions are what old agents need
+            return gym.make(env_id, disable_env_checker=True, **env_kwargs)
     except (ImportError, gym.error.DependencyNotInstalled) as error:
         extra = _extra_of(env_id)
         remedy = f"pip install 'sb3-refine[{extra}]'" if extra else "install the package it names"
-        raise RefineError(f"--env: {env_id} needs a package that is missing ({_one_line(error)}); {remedy}") from error
+        raise RefineError(f"env: {env_id} needs a package that is missing ({_one_line(error)}); {remedy}") from error
     except gym.error.Error as error:
-        raise RefineError(f"--env: gymnasium cannot make {env_id}: {_one_line(error)}") from error
-    except TypeError as error:
-        raise RefineError(f"--env-kwargs: {env_id} does not take {env_kwargs}: {_one_line(error)}") from error
+        raise RefineError(f"env: gymnasium cannot make {env_id}: {_one_line(error)}") from error
+    except Exception as error:
+        reason = _one_line(error).partition(" was raised from the environment creator")[0]
+        if isinstance(error, TypeError) and "unexpected keyword argument" in reason:
+            raise RefineError(f"env_kwargs: {env_id}: {reason}") from error
+        raise RefineError(f"env: {env_id} cannot be made: {type(error).__name__}: {reason}") from error
+
+
+def _call(make: Callable[[], gym.Env]) -> gym.Env:
+    try:
+        return make()
+    except Exception as error:
+        raise RefineError(f"env: the callable raised {type(error).__name__}: {_one_line(error)}") from error
 
 
 def _extra_of(env_id: str) -> str | None:
@@ -152,6 +198,14 @@ def _import_package(package: str, wanted_by: str, extra: str | None = None) -> N
     except ModuleNotFoundError as error:
         remedy = f"pip install 'sb3-refine[{extra}]'" if extra else f"install {error.name}"
         raise RefineError(f"{wanted_by} needs the module {error.name!r}, which is missing; {remedy}") from error
+
+
+def _wrap(env: gym.Env, name: str, kwargs: dict[str, Any]) -> gym.Env:
+    wrapper = _wrapper_class(name)
+    try:
+        return wrapper(env, **kwargs)
+    except Exception as error:
+        raise RefineError(f"config.yml: env_wrapper: {name}({kwargs}): {_one_line(error)}") from error
 
 
 def _wrapper_class(name: str) -> type[gym.Wrapper]:

@@ -72,8 +72,11 @@ def test_the_zoos_env_wrapper(env_wrapper, expected):
     ("recipe", "line"),
     [
         (EnvRecipe("Pendulun-v1"), r"unknown environment 'Pendulun-v1' \(did you mean Pendulum-v1.*--gym-packages"),
-        (EnvRecipe("Pendulum-v1", {"gravity": 1}), r"--env-kwargs: Pendulum-v1 does not take \{'gravity': 1\}"),
-        (EnvRecipe("Pendulum-v1", gym_packages=("no_such",)), r"--gym-packages no_such.*'no_such', which is missing"),
+        (EnvRecipe("Pendulum-v1", {"gravity": 1}), r"env_kwargs: Pendulum-v1: .*unexpected keyword argument 'gravity'"),
+        (
+            EnvRecipe("Pendulum-v1", gym_packages=("no_such",)),
+            r"gym_packages: no_such needs the module 'no_such'",
+        ),
         (EnvRecipe("Pendulum-v1", wrappers=(("no.Such", {}),)), r"env_wrapper: cannot import 'no.Such'"),
         (EnvRecipe("Pendulum-v1", wrappers=(("os.system", {}),)), r"'os.system' is not a gymnasium.Wrapper"),
     ],

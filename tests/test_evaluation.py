@@ -47,14 +47,27 @@ def test_other_seeds_cannot_be_compared():
 
 def test_bootstrap_interval_of_normal_data_is_that_of_theory():
     values = np.random.default_rng(0).normal(10, 3, size=2000)
-    low, high = bootstrap_interval(values, alpha=0.05)
+    low, high = bootstrap_interval(np.mean, [values], alpha=0.05)
     expected = stats.norm.interval(0.95, values.mean(), values.std() / np.sqrt(2000))
     assert (low, high) == pytest.approx(expected, rel=2e-3)
-    assert bootstrap_interval(values, alpha=0.5)[0] > low
+    assert bootstrap_interval(np.mean, [values], alpha=0.5)[0] > low
 
 
 def test_bootstrap_interval_of_constant_data_is_a_point():
-    assert bootstrap_interval([2.0] * 10, 0.05) == (2.0, 2.0)
+    assert bootstrap_interval(np.mean, [np.full(10, 2.0)], 0.05) == (2.0, 2.0)
+
+
+def test_without_common_seeds_the_episodes_are_independent_samples():
+    """The pairing is worth a narrower interval; without it, the interval is that of two means."""
+    rng = np.random.default_rng(0)
+    luck = rng.normal(0, 10, size=2000)
+    before, after = evaluation(luck), evaluation(luck + 1)
+    paired, unpaired = paired_difference(before, after), paired_difference(before, after, paired=False)
+    assert (paired.ci_low, paired.ci_high) == pytest.approx((1, 1))
+    expected = stats.norm.interval(0.95, 1, np.sqrt(2 * luck.var() / 2000))
+    assert (unpaired.ci_low, unpaired.ci_high) == pytest.approx(expected, abs=0.05)
+    assert unpaired.p_better == pytest.approx(stats.norm.cdf(1 / np.sqrt(200)), abs=0.01)
+    assert not unpaired.paired
 
 
 @pytest.mark.parametrize(

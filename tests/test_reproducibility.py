@@ -1,0 +1,138 @@
+"""Same policy, same seed, same episode: what the probe finds, and what it does about it."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import ENV_ID
+
+from sb3_refine import Refiner, load_agent
+from sb3_refine.accelerators import accelerate
+from sb3_refine.environments import EnvRecipe, is_failure
+from sb3_refine.evaluators import ProcessEvaluator, RolloutTask, SerialEvaluator
+from sb3_refine.reproducibility import FRESH_ENV, probe
+
+
+class Forgetful(gym.Wrapper):
+    """Pendulum whose gravity depends on how many episodes came before."""
+
+    def __init__(self):
+        super().__init__(gym.make(ENV_ID))
+        self.n_episodes = 0
+
+    def reset(self, **kwargs):
+        self.n_episodes += 1
+        self.unwrapped.g = 10.0 + self.n_episodes
+        return self.env.reset(**kwargs)
+
+
+class Seedless(gym.Wrapper):
+    """Pendulum that does not heed its seed."""
+
+    def __init__(self):
+        super().__init__(gym.make(ENV_ID))
+
+    def reset(self, seed=None, **kwargs):
+        return self.env.reset(seed=None, **kwargs)
+
+
+@pytest.fixture
+def refiner(made_agents):
+    return Refiner(load_agent("ppo", ENV_ID, made_agents), n_eval_episodes=10, n_delta=2)
+
+
+def probed(refiner, recipe):
+    policy = refiner._make_task().policy
+    return probe(recipe, policy, refiner.parameters.get_vector())
+
+
+def test_a_sound_environment_needs_nothing(refiner):
+    found = probed(refiner, refiner.agent.recipe)
+    assert (found.recipe, found.seeded) == (refiner.agent.recipe, True)
+
+
+def test_an_environment_with_a_history_is_built_anew_each_time(refiner):
+    found = probed(refiner, EnvRecipe(None, make=Forgetful))
+    assert (found.recipe.remedy, found.seeded) == (FRESH_ENV, True)
+    task = RolloutTask(found.recipe, refiner._make_task().policy, 0)
+    mean = refiner.parameters.get_vector()
+    with SerialEvaluator(task) as serial, ProcessEvaluator(task, 2) as process:
+        expected = serial.evaluate_mean(mean, [4, 5, 4, 5, 6])
+        assert expected[:2] == expected[2:4]
+        assert process.evaluate_mean(mean, [4, 5, 4, 5, 6]) == expected
+
+
+def test_an_environment_that_ignores_its_seed_is_compared_unpaired(refiner, caplog):
+    refiner.agent.recipe = EnvRecipe(None, make=Seedless)
+    refiner.backend = "serial"
+    refiner.learn(n_updates=1)
+    assert "ignores its seed" in caplog.text
+    assert not refiner.result.paired_difference.paired
+    assert len(refiner.result.baseline.seeds) == 20  # twice as many
+
+
+@pytest.mark.parametrize("env_id", ["Hopper", "Walker2D", "HalfCheetah", "Ant", "Humanoid"])
+def test_the_accelerated_step_has_the_bits_of_the_stock_one(env_id):
+    pytest.importorskip("pybullet_envs_gymnasium")
+    stock, fast = (EnvRecipe(f"{env_id}BulletEnv-v0").build() for _ in range(2))
+    assert accelerate(fast) == "bullet"
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        assert np.array_equal(stock.reset(seed=seed)[0], fast.reset(seed=seed)[0])
+        action = np.zeros(stock.action_space.shape)
+        for _ in range(200):
+            action = 0.9 * action + 0.4 * rng.standard_normal(action.shape)  # beyond the limits now and then
+            expected, got = stock.step(action.astype(np.float32)), fast.step(action.astype(np.float32))
+            assert np.array_equal(expected[0], got[0])
+            assert expected[0].dtype == got[0].dtype
+            assert expected[1:] == got[1:]
+            if expected[2]:
+                break
+
+
+def test_other_environments_are_not_accelerated():
+    assert accelerate(gym.make(ENV_ID)) is None
+
+
+def test_a_walker_with_a_step_of_its_own_is_not_accelerated():
+    envs = pytest.importorskip("pybullet_envs_gymnasium.gym_locomotion_envs")
+
+    class Own(envs.HopperBulletEnv):
+        def step(self, a):
+            return super().step(a)
+
+    env = Own()
+    env.reset(seed=0)
+    assert accelerate(env) is None
+
+
+@pytest.mark.parametrize(("algo", "env"), [("ddpg", "HopperBulletEnv-v0"), ("trpo", "Walker2DBulletEnv-v0")])
+def test_returns_do_not_depend_on_the_accelerator(zoo_agents, algo, env):
+    pytest.importorskip("pybullet_envs_gymnasium")
+    episodes = []
+    for accelerator in (True, False):
+        refiner = Refiner(load_agent(algo, env, zoo_agents), accelerator=accelerator)
+        task = refiner._make_task()
+        assert task.recipe.accelerated is accelerator
+        with SerialEvaluator(task) as evaluator:
+            episodes.append(evaluator.evaluate_mean(refiner.parameters.get_vector(), [1, 2, 3]))
+    assert episodes[0] == episodes[1]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "reward", "info", "failed"),
+    [
+        ("HopperBulletEnv-v0", 1.0, {}, True),
+        ("CartPole-v1", 1.0, {}, True),
+        ("MountainCarContinuous-v0", 99.0, {}, False),
+        ("Acrobot-v1", 0.0, {}, False),
+        ("LunarLander-v3", -100.0, {}, True),
+        ("LunarLanderContinuous-v3", 100.0, {}, False),
+        ("BipedalWalker-v3", -100.0, {}, True),
+        ("BipedalWalkerHardcore-v3", 0.3, {}, False),
+        ("PandaReach-v3", 0.0, {"is_success": True}, False),
+        ("PandaReach-v3", -1.0, {"is_success": False}, True),
+        (None, 0.0, {}, True),
+    ],
+)
+def test_which_terminations_are_failures(env_id, reward, info, failed):
+    assert is_failure(env_id, reward, info) is failed
