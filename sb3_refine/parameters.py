@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from gymnasium.vector.utils import create_empty_array
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
@@ -83,15 +84,26 @@ class PolicyParameters:
                 parameter.copy_(th.from_numpy(values).view_as(parameter))
 
 
-def action_scores(policy: BasePolicy, observation: th.Tensor | dict[str, th.Tensor]) -> th.Tensor:
+def action_scores(policy: Any, observation: th.Tensor | dict[str, th.Tensor]) -> th.Tensor:
     """
     The differentiable quantity that the deterministic action is made from.
 
     :param policy: policy of a Stable-Baselines3 model
     :param observation: batch of observations as the policy's ``obs_to_tensor`` makes them
-    :return: the action itself for ``Box`` action spaces, before it is rescaled or clipped to the space
+    :return: the action itself for ``Box`` action spaces, before it is rescaled or clipped to the space; values or
+        logits for discrete ones, where the action is their argmax
     """
-    return policy._predict(observation, deterministic=True)
+    if isinstance(policy.action_space, spaces.Box):
+        return policy._predict(observation, deterministic=True)
+    if hasattr(policy, "q_net"):
+        return policy.q_net(observation)
+    if hasattr(policy, "quantile_net"):
+        return policy.quantile_net(observation)
+    if isinstance(getattr(policy, "action_net", None), nn.Sequential):  # sb3-contrib's ARS
+        return policy.action_net(policy.extract_features(observation, policy.features_extractor))
+    distribution = policy.get_distribution(observation).distribution
+    parts = distribution if isinstance(distribution, list) else [distribution]
+    return th.cat([part.logits for part in parts], dim=-1)
 
 
 def _influential_parameters(policy: BasePolicy) -> dict[str, nn.Parameter]:

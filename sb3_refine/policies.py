@@ -5,8 +5,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import cloudpickle
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -76,33 +77,43 @@ class DeterministicPolicy(ABC):
                 np.add(target, mean[where], out=target)
 
 
-class Normalizer:
+class Input:
     """
-    Frozen observation normalisation, bit-equal to ``VecNormalize.normalize_obs``.
+    Writes one entry of an observation into the network's input: the VecEnv's cast, the frozen normalisation with the
+    bits of ``VecNormalize.normalize_obs``, the cast to float32.
 
-    :param vec_normalize: the statistics; copied, so later training does not reach them
+    :param key: entry of a ``Dict`` observation, or None for a plain one
+    :param space: its space in the raw environment
+    :param obs_rms: its statistics, copied, so that later training does not reach them; or None
+    :param vec_normalize: has ``epsilon`` and ``clip_obs``
     """
 
-    def __init__(self, vec_normalize: "VecNormalize"):
-        statistics: Any = vec_normalize.obs_rms
-        self._mean = np.array(statistics.mean)
-        self._std = np.sqrt(statistics.var + vec_normalize.epsilon)
-        self._clip = float(vec_normalize.clip_obs)
-        self._work = np.empty_like(self._mean)
+    def __init__(self, key: str | None, space: spaces.Space, obs_rms: Any, vec_normalize: "VecNormalize | None"):
+        assert isinstance(space, spaces.Box)
+        self.key, self.dtype, self.size = key, space.dtype, int(np.prod(space.shape))
+        self._std: np.ndarray | None = None
+        if vec_normalize is not None and obs_rms is not None:
+            self._mean = np.array(obs_rms.mean).ravel()
+            self._std = np.sqrt(obs_rms.var + vec_normalize.epsilon).ravel()
+            self._clip = float(vec_normalize.clip_obs)
+            self._work = np.empty_like(self._mean)
 
-    def __call__(self, observation: np.ndarray) -> np.ndarray:
+    def write(self, observation: Any, target: np.ndarray) -> None:
         """
-        :param observation: raw observation
-        :return: the normalised observation in float64, in a buffer that the next call overwrites
+        :param observation: the whole observation
+        :param target: float32 view of the network's input, overwritten
         """
-        work = self._work
-        np.subtract(observation, self._mean, out=work)
-        np.divide(work, self._std, out=work)
-        np.maximum(work, -self._clip, out=work)
-        return np.minimum(work, self._clip, out=work)
+        values = np.asarray(observation if self.key is None else observation[self.key], dtype=self.dtype).reshape(-1)
+        if self._std is not None:
+            work = self._work
+            np.subtract(values, self._mean, out=work)
+            np.divide(work, self._std, out=work)
+            np.maximum(work, -self._clip, out=work)
+            values = np.minimum(work, self._clip, out=work)
+        target[:] = values
 
 
-class ActionBounds:
+class BoxAction:
     """
     The last step of ``predict`` for ``Box`` action spaces: unscale a squashed action, clip any other.
 
@@ -115,11 +126,12 @@ class ActionBounds:
         self.shape = policy.action_space.shape
         self.squashed = policy.squash_output
 
-    def __call__(self, action: np.ndarray) -> np.ndarray:
+    def __call__(self, output: th.Tensor) -> np.ndarray:
         """
-        :param action: the network's output
+        :param output: of the network
         :return: a new array within the action space
         """
+        action = output.numpy()
         if self.squashed:
             bounded = self.low + (0.5 * (action + 1.0) * (self.high - self.low))
         else:
@@ -127,31 +139,54 @@ class ActionBounds:
         return bounded if bounded.ndim == len(self.shape) else bounded.reshape(self.shape)
 
 
+class GreedyAction:
+    """
+    The last step of ``predict`` for ``Discrete`` action spaces: the best of values, quantiles' means or probabilities.
+
+    :param kind: what the network gives: ``"values"``, ``"quantiles"`` or ``"logits"``
+    :param n_actions: size of the action space
+    """
+
+    def __init__(self, kind: str, n_actions: int):
+        self.kind, self.n_actions = kind, n_actions
+
+    def __call__(self, output: th.Tensor) -> np.int64:
+        """
+        :param output: of the network
+        :return: the action
+        """
+        if self.kind == "quantiles":
+            output = output.view(-1, self.n_actions).mean(dim=0)
+        elif self.kind == "logits":  # Categorical normalises them, and takes the most probable
+            output = th.softmax(output - output.logsumexp(dim=-1, keepdim=True), dim=-1)
+        return np.int64(output.argmax().item())
+
+
 class ExactPolicy(DeterministicPolicy):
     """
     An MLP actor as ``torch.addmv`` on views of one flat, padded buffer: the bits of ``predict`` at a tenth of its cost.
 
+    :param inputs: entries of the observation, in the order in which they are concatenated
     :param layers: linear layers (their weights are copied) and elementwise activations, in order
     :param slices: for each linear layer, where its weight and bias lie in the vector (None: not searched)
-    :param normalizer: frozen normalisation, or None
-    :param bounds: the step from the network's output to the action
-    :param dtype: dtype that a ``VecEnv`` would cast the raw observation to
+    :param to_action: the step from the network's output to the action
     """
 
     def __init__(
         self,
+        inputs: list[Input],
         layers: list[nn.Module],
         slices: list[tuple[slice | None, slice | None]],
-        normalizer: Normalizer | None,
-        bounds: ActionBounds,
-        dtype: np.dtype,
+        to_action: BoxAction | GreedyAction,
     ):
-        self._arguments = (layers, slices, normalizer, bounds, dtype)
+        self._arguments = (inputs, layers, slices, to_action)
+        self._to_action = to_action
         linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
         self._buffer = th.zeros(sum(map(_padded_size, linears)))
         self._input = th.zeros(linears[0].in_features)
-        self._input_array = self._input.numpy()
-        self._normalizer, self._bounds, self._dtype = normalizer, bounds, dtype
+        ends = np.cumsum([entry.size for entry in inputs])
+        whole = self._input.numpy()
+        self._inputs = [(x.write, whole[end - x.size : end]) for x, end in zip(inputs, ends, strict=True)]
         self._targets = []
         self._steps = []
         start = 0
@@ -167,25 +202,29 @@ class ExactPolicy(DeterministicPolicy):
         """Copy a layer into the buffer and return the call that evaluates it."""
         tensors = []
         for values, searched in zip((layer.weight, layer.bias), where, strict=True):
+            if values is None:
+                continue
             view = self._buffer[start : start + values.numel()]
             view.copy_(values.detach().ravel())
             if searched is not None:
                 self._targets.append((view.numpy(), searched))
             tensors.append(view.view_as(values))
             start += _pad(values.numel())
-        weight, bias = tensors
-        return partial(th.addmv, bias, weight, out=th.empty(layer.out_features))
+        output = th.empty(layer.out_features)
+        if layer.bias is None:
+            return partial(th.mv, tensors[0], out=output)
+        return partial(th.addmv, tensors[1], tensors[0], out=output)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._arguments
 
-    def __call__(self, observation: np.ndarray) -> np.ndarray:
-        observation = np.asarray(observation, dtype=self._dtype).reshape(-1)
-        self._input_array[:] = observation if self._normalizer is None else self._normalizer(observation)
+    def __call__(self, observation: Any) -> Any:
+        for write, target in self._inputs:
+            write(observation, target)
         x = self._input
         for step in self._steps:
             x = step(x)
-        return self._bounds(x.numpy())
+        return self._to_action(x)
 
 
 class GeneralPolicy(DeterministicPolicy):
@@ -195,7 +234,7 @@ class GeneralPolicy(DeterministicPolicy):
     :param policy: the policy; a copy of it when this object is sent to another process
     :param slices: where in the vector each searched parameter lies, by name
     :param vec_normalize: frozen normalisation without its environment, or None
-    :param dtype: dtype that a ``VecEnv`` would cast the raw observation to
+    :param space: observation space of the raw environment
     """
 
     def __init__(
@@ -203,21 +242,29 @@ class GeneralPolicy(DeterministicPolicy):
         policy: "BasePolicy",
         slices: dict[str, slice],
         vec_normalize: "VecNormalize | None",
-        dtype: np.dtype,
+        space: spaces.Space,
     ):
-        self._arguments = (policy, slices, vec_normalize, dtype)
-        self._policy, self._vec_normalize, self._dtype = policy, vec_normalize, dtype
+        self._arguments = (policy, slices, vec_normalize, space)
+        self._policy, self._vec_normalize, self._space = policy, vec_normalize, space
         named = dict(policy.named_parameters())
         self._targets = [(named[name].detach().view(-1).numpy(), where) for name, where in slices.items()]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._arguments
 
-    def __call__(self, observation: np.ndarray) -> np.ndarray:
-        observation = np.asarray(observation, dtype=self._dtype)
+    def __call__(self, observation: Any) -> Any:
+        observation = _as_vec_env_would(observation, self._space)
         if self._vec_normalize is not None:
-            observation = self._vec_normalize.normalize_obs(observation)  # type: ignore[assignment]
-        return self._policy.predict(observation, deterministic=True)[0]
+            observation = self._vec_normalize.normalize_obs(observation)
+        action = self._policy.predict(observation, deterministic=True)[0]
+        return action if action.ndim else action[()]
+
+
+def _as_vec_env_would(observation: Any, space: spaces.Space) -> Any:
+    """The observation in the dtype of its space."""
+    if isinstance(space, spaces.Dict):
+        return {key: _as_vec_env_would(observation[key], part) for key, part in space.spaces.items()}
+    return np.asarray(observation, dtype=space.dtype)
 
 
 def rollout_policy(
@@ -237,63 +284,121 @@ def rollout_policy(
     """
     if vec_normalize is not None and not vec_normalize.norm_obs:
         vec_normalize = None
-    assert observation_space.dtype is not None
-    general = GeneralPolicy(model.policy, parameters.slices(), vec_normalize, observation_space.dtype)
-    layers = _actor_layers(model.policy)
-    if layers is None:
-        logger.info("general policy: the actor is not a plain MLP")
+    general = GeneralPolicy(_copy_on_cpu(model.policy), parameters.slices(), vec_normalize, observation_space)
+    network = _network_of(model.policy)
+    if network is None:
+        logger.info("general policy: the actor is no plain MLP")
         return general
     named = {id(p): name for name, p in model.policy.named_parameters()}
     slices = parameters.slices()
-    linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
+
+    def where(parameter: th.Tensor | None) -> slice | None:
+        return slices.get(named.get(id(parameter), ""))
+
     exact = ExactPolicy(
-        layers=layers,
-        slices=[(slices.get(named[id(x.weight)]), slices.get(named[id(x.bias)])) for x in linears],
-        normalizer=None if vec_normalize is None else Normalizer(vec_normalize),
-        bounds=ActionBounds(model.policy),
-        dtype=observation_space.dtype,
+        inputs=[_input(key, observation_space, vec_normalize) for key in network.keys],
+        layers=network.layers,
+        slices=[(where(x.weight), where(x.bias)) for x in network.layers if isinstance(x, nn.Linear)],
+        to_action=network.to_action,
     )
-    if not _same_actions(exact, general, observation_space):
+    if exact.n_parameters != parameters.size or not _same_actions(exact, general, observation_space):
         logger.warning("general policy: the exact one differs from model.predict on this machine")
         return general
     return exact
 
 
-_IN_PLACE = {nn.ReLU: th.relu_, nn.Tanh: th.tanh_}
+def _copy_on_cpu(policy: "BasePolicy") -> "BasePolicy":
+    """A policy of its own: candidates are written into it, and workers may have no GPU."""
+    # not deepcopy: the policy's distribution may hold tensors of the last gradient step, which that refuses
+    copy = cloudpickle.loads(cloudpickle.dumps(policy))
+    copy.set_training_mode(False)
+    return copy.to("cpu")
 
 
-def _actor_layers(policy: "BasePolicy") -> list[nn.Module] | None:
-    """The layers from observation to action of an MLP actor, or None where it is anything else."""
+class _Network(NamedTuple):
+    keys: list[str | None]
+    layers: list[nn.Module]
+    to_action: BoxAction | GreedyAction
+
+
+def _network_of(policy: Any) -> _Network | None:
+    """The layers from observation to action, and what makes the action of them; None for anything but a plain MLP."""
     from stable_baselines3.common.policies import ActorCriticPolicy
-    from stable_baselines3.common.torch_layers import FlattenExtractor
 
-    if isinstance(policy, ActorCriticPolicy):
-        extractor = policy.pi_features_extractor
+    kind = "values"
+    if hasattr(policy, "q_net"):
+        extractor, layers = policy.q_net.features_extractor, [*policy.q_net.q_net]
+    elif hasattr(policy, "quantile_net"):
+        extractor, layers, kind = (
+            policy.quantile_net.features_extractor,
+            [*policy.quantile_net.quantile_net],
+            "quantiles",
+        )
+    elif hasattr(policy, "actor"):
+        extractor, layers = policy.actor.features_extractor, _actor_layers(policy.actor)
+    elif isinstance(policy, ActorCriticPolicy) and not hasattr(policy, "lstm_actor"):
+        extractor, kind = policy.pi_features_extractor, "logits"
         layers = [*policy.mlp_extractor.policy_net, policy.action_net]
-        squashed = policy.squash_output
+        layers += [nn.Tanh()] if policy.squash_output else []
+    elif isinstance(getattr(policy, "action_net", None), nn.Sequential):  # sb3-contrib's ARS
+        extractor, layers = policy.features_extractor, [*policy.action_net]
     else:
-        actor = getattr(policy, "actor", None)
-        if actor is None:
-            return None
-        extractor = actor.features_extractor
-        layers = [*getattr(actor, "latent_pi", ()), *(actor.mu if isinstance(actor.mu, nn.Sequential) else [actor.mu])]
-        squashed = hasattr(actor, "latent_pi")  # TD3's mu ends with its own Tanh
-    if squashed:
-        layers.append(nn.Tanh())
-    plain = all(
-        (isinstance(x, nn.Linear) and x.bias is not None) or type(x).__module__ == nn.ReLU.__module__ for x in layers
-    )
-    return layers if plain and type(extractor) is FlattenExtractor else None
+        return None
+    keys = _plain_keys(extractor, policy.observation_space)
+    if keys is None or not all(map(_is_mlp_layer, layers)):
+        return None
+    if isinstance(policy.action_space, spaces.Discrete):
+        return _Network(keys, layers, GreedyAction(kind, int(policy.action_space.n)))
+    return _Network(keys, layers, BoxAction(policy)) if isinstance(policy.action_space, spaces.Box) else None
+
+
+def _actor_layers(actor: Any) -> list[nn.Module]:
+    if hasattr(actor, "latent_pi"):  # SAC and its kin squash the mean
+        return [*actor.latent_pi, *(actor.mu if isinstance(actor.mu, nn.Sequential) else [actor.mu]), nn.Tanh()]
+    return [*actor.mu]  # TD3's ends with its own Tanh
+
+
+def _is_mlp_layer(layer: nn.Module) -> bool:
+    activation = type(layer).__module__ == nn.ReLU.__module__ and not list(layer.parameters())
+    return type(layer) is nn.Linear or activation
+
+
+def _plain_keys(extractor: nn.Module, space: spaces.Space) -> list[str | None] | None:
+    """The entries of the observation in the order in which they are concatenated, or None if more is done to them."""
+    from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
+
+    if type(extractor) is FlattenExtractor and isinstance(space, spaces.Box):
+        return [None]
+    if type(extractor) is CombinedExtractor and isinstance(space, spaces.Dict):
+        flat = all(type(part) is nn.Flatten for part in extractor.extractors.values())
+        if flat and all(isinstance(part, spaces.Box) for part in space.spaces.values()):
+            return list(extractor.extractors)
+    return None
+
+
+def _input(key: str | None, space: spaces.Space, vec_normalize: "VecNormalize | None") -> Input:
+    statistics: Any = None if vec_normalize is None else vec_normalize.obs_rms
+    if isinstance(space, spaces.Dict):
+        assert key is not None
+        return Input(key, space[key], (statistics or {}).get(key), vec_normalize)
+    return Input(None, space, statistics, vec_normalize)
+
+
+_IN_PLACE = {nn.ReLU: th.relu_, nn.Tanh: th.tanh_}
 
 
 def _same_actions(exact: ExactPolicy, general: GeneralPolicy, space: spaces.Space, n_observations: int = 64) -> bool:
     """Whether two policies give the same bits on random observations, from tiny ones to some far outside the usual."""
-    assert isinstance(space, spaces.Box)
     rng = np.random.default_rng(0)
-    magnitudes = np.geomspace(1e-2, 1e2, n_observations)
-    observations = [(x * rng.standard_normal(space.shape)).astype(space.dtype) for x in magnitudes]
+    observations = [_random(space, magnitude, rng) for magnitude in np.geomspace(1e-2, 1e2, n_observations)]
     with one_thread():
         return all(np.array_equal(exact(x), general(x)) for x in observations)
+
+
+def _random(space: spaces.Space, magnitude: float, rng: np.random.Generator) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {key: _random(part, magnitude, rng) for key, part in space.spaces.items()}
+    return (magnitude * rng.standard_normal(space.shape)).astype(space.dtype)
 
 
 def _pad(n_floats: int) -> int:
@@ -301,4 +406,4 @@ def _pad(n_floats: int) -> int:
 
 
 def _padded_size(layer: nn.Linear) -> int:
-    return _pad(layer.weight.numel()) + _pad(layer.bias.numel())
+    return sum(_pad(p.numel()) for p in layer.parameters())

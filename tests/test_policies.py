@@ -1,15 +1,22 @@
 """The rollout policies: the bits of ``model.predict``, under parameters written in place."""
 
 import pickle
+from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import MADE
+from gymnasium import spaces
+from sb3_contrib import ARS, QRDQN
+from stable_baselines3 import DQN, PPO, SAC, TD3
+from torch import nn
 
 from sb3_refine import load_agent
 from sb3_refine.parameters import PolicyParameters
 from sb3_refine.policies import ExactPolicy, GeneralPolicy, rollout_policy
 
+OFF_POLICY = (DQN, QRDQN, SAC, TD3)
 ZOO = [
     ("a2c", "HopperBulletEnv-v0"),
     ("a2c", "BipedalWalker-v3"),
@@ -23,8 +30,21 @@ ZOO = [
     ("tqc", "Hopper-v3"),
     ("tqc", "Walker2DBulletEnv-v0"),
     ("trpo", "Walker2DBulletEnv-v0"),
+    ("a2c", "CartPole-v1"),
+    ("dqn", "CartPole-v1"),
+    ("dqn", "LunarLander-v2"),
+    ("dqn", "MountainCar-v0"),
+    ("qrdqn", "CartPole-v1"),
+    ("tqc", "PandaReach-v1"),
+    ("her", "PandaReach-v1"),
 ]
-NEEDS = {"Bullet": "pybullet_envs_gymnasium", "Lander": "Box2D", "Bipedal": "Box2D", "Hopper-v3": "mujoco"}
+NEEDS = {
+    "Panda": "panda_gym",
+    "Bullet": "pybullet_envs_gymnasium",
+    "Lander": "Box2D",
+    "Bipedal": "Box2D",
+    "Hopper-v3": "mujoco",
+}
 
 
 def load_zoo(folder, algo, env):
@@ -41,16 +61,23 @@ def policy_of(agent, scope="actor"):
 
 def predict(agent, observation):
     """What a user's own loop would do: normalise with the agent's statistics, then predict."""
-    observation = np.asarray(observation, dtype=agent.observation_space.dtype)
+    if not isinstance(observation, dict):
+        observation = np.asarray(observation, dtype=agent.observation_space.dtype)
     if agent.vec_normalize is not None:
         observation = agent.vec_normalize.normalize_obs(observation)
     return agent.model.predict(observation, deterministic=True)[0]
 
 
+def random_observation(space, magnitude, rng):
+    if isinstance(space, spaces.Dict):
+        return {key: random_observation(part, magnitude, rng).astype(part.dtype) for key, part in space.items()}
+    return magnitude * rng.standard_normal(space.shape)
+
+
 def assert_bit_equal(agent, policy, n_observations=200):
     rng = np.random.default_rng(1)
     for magnitude in np.geomspace(1e-3, 1e3, n_observations):
-        observation = magnitude * rng.standard_normal(agent.observation_space.shape)
+        observation = random_observation(agent.observation_space, magnitude, rng)
         action, expected = policy(observation), predict(agent, observation)
         assert action.dtype == expected.dtype
         assert np.array_equal(action, expected)
@@ -69,6 +96,47 @@ def test_exact_policy_has_the_bits_of_predict_on_zoo_agents(zoo_agents, algo, en
     agent = load_zoo(zoo_agents, algo, env)
     _, policy = policy_of(agent)
     assert isinstance(policy, ExactPolicy)
+    assert_bit_equal(agent, policy)
+
+
+SPACE = spaces.Box(-1.0, 1.0, (4,))
+DICT = spaces.Dict({"b": spaces.Box(-1.0, 1.0, (2, 2)), "a": spaces.Box(-1.0, 1.0, (3,), dtype=np.float64)})
+BOX = spaces.Box(-2.0, 3.0, (2,))
+KINDS = {
+    "values": (DQN, "MlpPolicy", SPACE, spaces.Discrete(5)),
+    "quantiles": (QRDQN, "MlpPolicy", SPACE, spaces.Discrete(5)),
+    "logits": (PPO, "MlpPolicy", SPACE, spaces.Discrete(5)),
+    "entries of a Dict": (SAC, "MultiInputPolicy", DICT, BOX),
+    "entries of a Dict, discrete": (PPO, "MultiInputPolicy", DICT, spaces.Discrete(3)),
+    "two-dimensional": (TD3, "MlpPolicy", spaces.Box(-1.0, 1.0, (3, 4)), BOX),
+    "linear": (ARS, "LinearPolicy", SPACE, BOX),
+    "no hidden layer": (PPO, "MlpPolicy", SPACE, BOX),
+    "other activations": (SAC, "MlpPolicy", SPACE, BOX),
+}
+
+
+class Fake(gym.Env):
+    def __init__(self, observation_space, action_space):
+        self.observation_space, self.action_space = observation_space, action_space
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exact_policy_of_every_kind_of_mlp(kind):
+    cls, name, observation_space, action_space = KINDS[kind]
+    policy_kwargs = {"no hidden layer": {"net_arch": []}, "other activations": {"activation_fn": nn.ELU}}.get(kind, {})
+    kwargs = {"policy_kwargs": policy_kwargs, "device": "cpu", "seed": 0}
+    model = cls(
+        name, Fake(observation_space, action_space), **kwargs, **({"buffer_size": 10} if cls in OFF_POLICY else {})
+    )
+    parameters = PolicyParameters(model.policy)
+    policy = rollout_policy(model, parameters, None, observation_space)
+    assert isinstance(policy, ExactPolicy)
+    assert policy.n_parameters == parameters.size
+    agent = SimpleNamespace(model=model, vec_normalize=None, observation_space=observation_space)
+    delta = np.random.default_rng(0).standard_normal(parameters.size, dtype=np.float32)
+    mean = parameters.get_vector()
+    policy.set_parameters(mean, delta, 0.5)
+    parameters.set_vector(mean + np.float32(0.5) * delta)
     assert_bit_equal(agent, policy)
 
 
@@ -95,8 +163,8 @@ def test_a_policy_survives_the_way_to_another_process(made_agents, algo, kind):
     agent = load_agent(algo, "Pendulum-v1", made_agents)
     parameters, policy = policy_of(agent)
     if kind is GeneralPolicy:
-        dtype = agent.observation_space.dtype
-        policy = GeneralPolicy(agent.model.policy, parameters.slices(), agent.vec_normalize, dtype)
+        slices = parameters.slices()
+        policy = GeneralPolicy(agent.model.policy, slices, agent.vec_normalize, agent.observation_space)
     copy = pickle.loads(pickle.dumps(policy))
     assert copy.n_parameters == parameters.size
     copy.set_parameters(parameters.get_vector() + np.float32(0.1))
@@ -115,6 +183,19 @@ def test_an_actor_that_is_no_plain_mlp_goes_through_its_own_predict(made_agents)
     _, policy = policy_of(agent)
     assert isinstance(policy, GeneralPolicy)
     assert_bit_equal(agent, policy, n_observations=20)
+
+
+@pytest.mark.parametrize("activation_fn", [nn.PReLU, nn.LeakyReLU, nn.SiLU])
+def test_activations_with_and_without_parameters(activation_fn):
+    kwargs = {"policy_kwargs": {"activation_fn": activation_fn}, "buffer_size": 10, "device": "cpu"}
+    model = SAC("MlpPolicy", Fake(SPACE, BOX), **kwargs)
+    parameters = PolicyParameters(model.policy)
+    policy = rollout_policy(model, parameters, None, SPACE)
+    assert isinstance(policy, GeneralPolicy if activation_fn is nn.PReLU else ExactPolicy)
+    assert policy.n_parameters == parameters.size
+    before = parameters.get_vector()
+    policy.set_parameters(before + np.float32(1))
+    assert np.array_equal(parameters.get_vector(), before)  # candidates are not written into the model
 
 
 def test_normalisation_is_frozen(made_agents):
