@@ -21,6 +21,11 @@ class Candidate(NamedTuple):
     pair: int
     scale: float
 
+    def __str__(self) -> str:
+        if self.scale == 0.0:
+            return "the unperturbed policy"
+        return f"the policy perturbed by {self.scale:+g} times direction {self.pair} of update {self.update}"
+
 
 def direction(seed: int, update: int, pair: int, size: int) -> np.ndarray:
     """

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -15,6 +17,8 @@ from sb3_refine.candidates import Candidate
 from sb3_refine.environments import EnvRecipe
 from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.evaluators import EVALUATORS, ProcessEvaluator, RolloutTask, SerialEvaluator
+from sb3_refine.parameters import PolicyParameters
+from sb3_refine.policies import GeneralPolicy
 
 CANDIDATES = [Candidate(0, pair, sign * 0.1) for pair in range(3) for sign in (1, -1)] + [Candidate(0, 0, 0.0)]
 SEEDS = [3, 3, 5, 5, 7, 7, 7]
@@ -50,6 +54,9 @@ def test_results_do_not_depend_on_who_computed_them(task, kind, n_workers):
         ("ppo", "LunarLanderContinuous-v2", "Box2D"),
         ("tqc", "Hopper-v3", "mujoco"),
         ("tqc", "MountainCarContinuous-v0", "gymnasium"),
+        ("a2c", "BipedalWalker-v3", "Box2D"),
+        ("tqc", "PandaReach-v1", "panda_gym"),
+        ("dqn", "CartPole-v1", "gymnasium"),
     ],
 )
 def test_results_do_not_depend_on_who_computed_them_on_zoo_agents(zoo_agents, algo, env, module):
@@ -82,9 +89,12 @@ def broken_env():
 
 def test_an_exception_in_the_env_arrives_with_its_seed_and_traceback(task):
     broken = RolloutTask(EnvRecipe(None, make=broken_env), task.policy, task.seed)
-    with pytest.raises(EpisodeError, match=r"seed 3 of Candidate\(.*ArithmeticError: the pendulum fell off") as error:
-        episodes_of(broken, "process", 1)
-    assert "in step" in str(error.value)
+    for kind in EVALUATORS:
+        with pytest.raises(
+            EpisodeError, match=r"seed 3 of the policy perturbed by .*ArithmeticError: the pend"
+        ) as error:
+            episodes_of(broken, kind)
+        assert "in step" in str(error.value)
 
 
 def test_an_env_that_cannot_be_built_in_a_worker_is_told(task):
@@ -99,6 +109,57 @@ def test_a_killed_worker_is_replaced_and_its_episode_run_again(task):
         for _ in range(3):
             os.kill(evaluator._workers[0].process.pid, signal.SIGKILL)
             assert evaluator.evaluate(mean, CANDIDATES, SEEDS) == expected
+
+
+class Faulty(gym.Wrapper):
+    """Pendulum that does something nasty in the first episode with seed 5, or in every one."""
+
+    def __init__(self, fault, marker):
+        super().__init__(gym.make("Pendulum-v1"))
+        self.fault, self.marker, self.seed = fault, marker, None
+
+    def reset(self, seed=None, **kwargs):
+        self.seed = seed
+        return self.env.reset(seed=seed, **kwargs)
+
+    def step(self, action):
+        if self.seed == 5 and not os.path.exists(self.marker):
+            if "once" in self.fault:
+                with open(self.marker, "w"):
+                    pass
+            if "exit" in self.fault:
+                os._exit(7)
+            time.sleep(60)
+        return self.env.step(action)
+
+
+@pytest.mark.parametrize("fault", ["exit once", "hang once"])
+def test_an_episode_whose_worker_is_lost_is_run_again(task, tmp_path, fault):
+    expected = episodes_of(task, "serial")
+    faulty = RolloutTask(EnvRecipe(None, make=partial(Faulty, fault, str(tmp_path / "done"))), task.policy, task.seed)
+    with ProcessEvaluator(faulty, 2, episode_timeout=3.0) as evaluator:
+        mean = np.zeros(task.policy.n_parameters, dtype=np.float32) + np.float32(0.01)
+        assert evaluator.evaluate(mean, CANDIDATES, SEEDS) == expected
+
+
+@pytest.mark.parametrize(("fault", "line"), [("exit", "died .exit code 7.*3 times"), ("hang", "hung .*3 times")])
+def test_an_episode_that_loses_every_worker_is_told(task, tmp_path, fault, line):
+    faulty = RolloutTask(EnvRecipe(None, make=partial(Faulty, fault, str(tmp_path / "done"))), task.policy, task.seed)
+    with ProcessEvaluator(faulty, 2, episode_timeout=1.0) as evaluator, pytest.raises(EpisodeError, match=line):
+        evaluator.evaluate(np.zeros(task.policy.n_parameters), CANDIDATES, SEEDS)
+
+
+def test_a_worker_that_dies_while_it_starts_is_told(task):
+    dying = RolloutTask(EnvRecipe(None, make=lambda: os._exit(3)), task.policy, task.seed)
+    with pytest.raises(EpisodeError, match=r"a worker died \(exit code 3.* while it started"):
+        episodes_of(dying, "process", 2)
+
+
+def test_the_general_policy_in_processes(task, made_agents):
+    agent = load_agent("a2c", "Pendulum-v1", made_agents)
+    slices = PolicyParameters(agent.model.policy).slices()
+    general = GeneralPolicy(agent.model.policy, slices, agent.vec_normalize, agent.observation_space)
+    assert episodes_of(RolloutTask(task.recipe, general, task.seed), "process", 2) == episodes_of(task, "serial")
 
 
 def test_no_worker_outlives_the_evaluator(task):

@@ -1,5 +1,6 @@
 """What every backend has in common: the task a worker holds, and the interface it serves."""
 
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from typing_extensions import Self
 
 from sb3_refine.candidates import Candidate, direction
 from sb3_refine.environments import EnvRecipe
+from sb3_refine.errors import EpisodeError
 from sb3_refine.policies import DeterministicPolicy
+from sb3_refine.reproducibility import Episodes
 from sb3_refine.rollout import Episode, rollout
 
 
@@ -38,7 +41,7 @@ class RolloutWorker:
 
     def __init__(self, task: RolloutTask):
         self._task = task
-        self._env = task.recipe.build()
+        self._episodes = Episodes(task.recipe)
 
     def run(self, mean: np.ndarray, candidate: Candidate, episode_seed: int) -> Episode:
         """
@@ -53,10 +56,15 @@ class RolloutWorker:
         else:
             delta = direction(self._task.seed, candidate.update, candidate.pair, mean.size)
             policy.set_parameters(mean, delta, candidate.scale)
-        return rollout(policy, self._env, episode_seed)
+        try:
+            return rollout(policy, self._episodes.next_env(), episode_seed)
+        except Exception as error:
+            what = f"the episode with seed {episode_seed} of {candidate} failed: {type(error).__name__}: {error}"
+            raise EpisodeError(f"{what}\n{traceback.format_exc()}") from error
 
     def close(self) -> None:
-        self._env.close()
+        """Close the environment."""
+        self._episodes.close()
 
 
 class Evaluator(ABC):
@@ -65,11 +73,13 @@ class Evaluator(ABC):
 
     :param task: what to roll out
     :param n_workers: how many episodes run at a time
+    :param episode_timeout: seconds after which an episode is given up as hanging, where the backend can do so
     """
 
-    def __init__(self, task: RolloutTask, n_workers: int = 1):
+    def __init__(self, task: RolloutTask, n_workers: int = 1, episode_timeout: float = 600.0):
         self.task = task
         self.n_workers = n_workers
+        self.episode_timeout = episode_timeout
         self.n_episodes = 0
         self.n_env_steps = 0
 

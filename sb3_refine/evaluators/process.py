@@ -1,9 +1,12 @@
 """Episodes on several processes of this machine."""
 
+import ctypes
+import logging
 import multiprocessing as mp
-import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,9 +22,13 @@ from typing_extensions import Self
 from sb3_refine.candidates import Candidate
 from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.evaluators.base import Evaluator, RolloutTask, RolloutWorker
+from sb3_refine.reproducibility import FRESH_ENV
 from sb3_refine.rollout import Episode
 
-_MAX_TRIES = 3  # of one episode whose worker dies
+logger = logging.getLogger(__name__)
+
+_MAX_TRIES = 3  # of one episode whose worker dies or hangs
+_MAX_FRESH_ENVS = 500  # in one worker: simulators leak up to 1 MB each time they are made
 
 
 class ProcessEvaluator(Evaluator):
@@ -30,25 +37,28 @@ class ProcessEvaluator(Evaluator):
 
     Workers are forked from a clean server process, as Stable-Baselines3's ``SubprocVecEnv`` does it, so no thread or
     lock of the caller reaches them. The mean lies in anonymous shared memory, which nothing can leave behind. A worker
-    that dies is replaced, and its episode run again.
+    that dies or hangs is replaced, and its episode run again with the same result.
 
     :param task: what to roll out
     :param n_workers: number of processes
+    :param episode_timeout: seconds after which an episode is given up as hanging
     """
 
-    def __init__(self, task: RolloutTask, n_workers: int = 1):
-        super().__init__(task, n_workers)
+    def __init__(self, task: RolloutTask, n_workers: int = 1, episode_timeout: float = 600.0):
+        super().__init__(task, n_workers, episode_timeout)
         self._context: Any = mp.get_context("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
         self._context.set_forkserver_preload([__name__])
         self._payload = cloudpickle.dumps(task)
         self._shared = self._context.RawArray("f", task.policy.n_parameters)
         self._workers: list[_Worker] = []
+        self._max_episodes = _MAX_FRESH_ENVS if task.recipe.remedy == FRESH_ENV else None
 
     def __enter__(self) -> Self:
         try:
-            self._workers = [self._start_worker() for _ in range(self.n_workers)]
+            for _ in range(self.n_workers):
+                self._workers.append(self._start_worker())
             for worker in self._workers:
-                _check(worker.receive())
+                worker.wait_until_ready()
         except BaseException:
             self.close()
             raise
@@ -62,7 +72,7 @@ class ProcessEvaluator(Evaluator):
     ) -> list[Episode]:
         assert self._workers, "use the evaluator as a context manager"
         np.frombuffer(self._shared, dtype=np.float32)[:] = mean
-        episodes: list[Episode | None] = [None] * len(candidates)
+        episodes: dict[int, Episode] = {}
         waiting = deque(range(len(candidates)))
         tries = [0] * len(candidates)
         running: dict[_Worker, int] = {}
@@ -70,32 +80,32 @@ class ProcessEvaluator(Evaluator):
             while waiting or running:
                 for worker in [w for w in self._workers if w not in running][: len(waiting)]:
                     index = waiting.popleft()
+                    tries[index] += 1
                     running[worker] = index
                     worker.send((candidates[index], episode_seeds[index]))
-                for worker in _ready(running):
+                for worker in _readable_or_overdue(running, self.episode_timeout):
                     index = running.pop(worker)
                     try:
-                        episodes[index] = _check(worker.receive())
-                    except EOFError:
-                        tries[index] += 1
+                        episodes[index] = worker.receive()
+                    except _WorkerLostError as lost:
+                        what = f"the episode with seed {episode_seeds[index]} of {candidates[index]}"
                         if tries[index] >= _MAX_TRIES:
-                            raise EpisodeError(
-                                f"the worker died {_MAX_TRIES} times in the episode with seed {episode_seeds[index]} "
-                                f"of {candidates[index]}; out of memory? try fewer workers (n_workers)"
-                            ) from None
+                            raise EpisodeError(f"{what}: its worker {lost} {_MAX_TRIES} times") from None
+                        logger.warning("a worker %s in %s: replaced, and the episode run again", lost, what)
                         self._replace(worker)
                         waiting.appendleft(index)
+                    else:
+                        if worker.n_episodes == self._max_episodes:
+                            self._replace(worker)
         except BaseException:
-            self.close()  # workers are in the middle of episodes nobody will ask for
+            self.close()  # workers are in the middle of episodes that nobody will ask for
             raise
-        assert all(episode is not None for episode in episodes)
-        return episodes  # type: ignore[return-value]
+        return [episodes[index] for index in range(len(candidates))]
 
     def _replace(self, worker: "_Worker") -> None:
         worker.kill()
-        replacement = self._start_worker()
-        self._workers[self._workers.index(worker)] = replacement
-        _check(replacement.receive())
+        replacement = self._workers[self._workers.index(worker)] = self._start_worker()
+        replacement.wait_until_ready()
 
     def close(self) -> None:
         for worker in self._workers:
@@ -103,25 +113,48 @@ class ProcessEvaluator(Evaluator):
         self._workers = []
 
 
+class _WorkerLostError(Exception):
+    """A worker died or hung."""
+
+
 class _Worker:
     """The caller's end of a worker process."""
 
     def __init__(self, context: Any, payload: bytes, shared: Any):
+        self.n_episodes = 0
+        self.busy_since = 0.0
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, payload, shared), daemon=True)
-        with _main_module_hidden():
+        with _main_module_hidden(), _interrupt_ignored():
             self.process.start()
         theirs.close()
 
+    def wait_until_ready(self) -> None:
+        self.connection.poll(None)
+        try:
+            self.receive()
+        except _WorkerLostError as lost:
+            raise EpisodeError(f"a worker {lost} while it started") from None
+        self.n_episodes = 0
+
     def send(self, message: Any) -> None:
+        self.busy_since = time.monotonic()
         with suppress(BrokenPipeError, ConnectionResetError):  # it died between two episodes: receive() will tell
             self.connection.send(message)
 
     def receive(self) -> Any:
+        """Return its answer, or raise what it raised."""
+        if not self.connection.poll():
+            raise _WorkerLostError("hung (longer than episode_timeout)")
         try:
-            return self.connection.recv()
-        except ConnectionResetError:
-            raise EOFError from None
+            kind, content = self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            raise _WorkerLostError(f"died ({_how(self.process.exitcode)})") from None
+        if kind == "error":
+            raise content
+        self.n_episodes += 1
+        return content
 
     def kill(self) -> None:
         self.process.kill()
@@ -129,17 +162,14 @@ class _Worker:
         self.connection.close()
 
 
-def _ready(running: dict[_Worker, int]) -> list[_Worker]:
+def _readable_or_overdue(running: dict[_Worker, int], timeout: float) -> list[_Worker]:
+    """Wait for workers that have answered, died, or had their time."""
     by_connection: dict[Any, _Worker] = {worker.connection: worker for worker in running}
-    return [by_connection[connection] for connection in wait(list(by_connection))]
-
-
-def _check(message: tuple[str, Any]) -> Any:
-    """Return a worker's result, or raise what it raised."""
-    kind, content = message
-    if kind == "error":
-        raise content
-    return content
+    first_deadline = min(worker.busy_since for worker in running) + timeout
+    readable = wait(list(by_connection), timeout=max(0.0, first_deadline - time.monotonic()))
+    if readable:
+        return [by_connection[connection] for connection in readable]
+    return [worker for worker in running if time.monotonic() >= worker.busy_since + timeout]
 
 
 @contextmanager
@@ -157,31 +187,56 @@ def _main_module_hidden() -> Iterator[None]:
         main.__dict__.update(hidden)
 
 
+@contextmanager
+def _interrupt_ignored() -> Iterator[None]:
+    """What is started meanwhile ignores Ctrl-C, which is the caller's to handle, from its first instruction on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _how(exit_code: int) -> str:
+    if exit_code == -signal.SIGKILL:
+        return "killed: out of memory? fewer workers need less"
+    return f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}: something called exit()"
+
+
 def _serve(connection: Connection, payload: bytes, shared: Any) -> None:
     """Life of a worker process: build, then run episodes until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
+    _die_with_parent()
     th.set_num_threads(1)
     mean = np.frombuffer(shared, dtype=np.float32)
-    try:
-        worker = RolloutWorker(cloudpickle.loads(payload))
-    except Exception as error:
-        connection.send(("error", _portable(error, "the environment could not be built in a worker")))
-        return
-    connection.send(("ready", os.getpid()))
-    while True:
+    with suppress(EOFError, ConnectionError):  # the caller has gone
         try:
-            candidate, episode_seed = connection.recv()
-        except EOFError:
-            return
-        try:
-            reply: tuple[str, Any] = ("episode", worker.run(mean, candidate, episode_seed))
+            worker = RolloutWorker(cloudpickle.loads(payload))
         except Exception as error:
-            reply = ("error", _portable(error, f"the episode with seed {episode_seed} of {candidate} failed"))
-        connection.send(reply)
+            connection.send(("error", _portable(error)))
+            return
+        connection.send(("ready", None))
+        while True:
+            candidate, episode_seed = connection.recv()
+            try:
+                reply: tuple[str, Any] = ("episode", worker.run(mean, candidate, episode_seed))
+            except Exception as error:
+                reply = ("error", _portable(error))
+            connection.send(reply)
 
 
-def _portable(error: Exception, what: str) -> Exception:
+def _die_with_parent() -> None:
+    """The server that forked this process ends when the caller does, however it ends: end too, even if hanging."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _portable(error: Exception) -> Exception:
     """An exception that any process can unpickle: ours as it is, any other as text with its traceback."""
-    if isinstance(error, RefineError):
+    if isinstance(error, (RefineError, EpisodeError)):
         return error
-    return EpisodeError(f"{what}: {type(error).__name__}: {error}\n{traceback.format_exc()}")
+    return EpisodeError(f"a worker failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")
