@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sb3_refine.agents import atomic_path, sha256
 from sb3_refine.evaluation import Evaluation
+from sb3_refine.files import atomic_path, sha256
 
 if TYPE_CHECKING:
     from sb3_refine.refiner import Refiner
@@ -41,15 +41,18 @@ def write_refinement(refiner: "Refiner", run_folder: Path, zip_path: Path) -> No
         "rollouts": result.rollouts,
         "env_steps": result.env_steps,
         "wall_time_s": round(result.wall_time_s, 3),
+        "invalid_episodes": result.n_invalid,
         "settings": {
-            "algo": refiner.agent.algo,
-            "env": refiner.agent.recipe.env_id or refiner.agent.env_name,
-            "env_kwargs": refiner.agent.recipe.env_kwargs,
-            "n_updates": result.n_updates,
             **refiner.settings,
+            "n_updates": result.n_updates,
+            "n_updates_done": result.n_updates_done,
+            "wrappers": [list(wrapper) for wrapper in refiner.agent.recipe.wrappers],
+            "gym_packages": list(refiner.agent.recipe.gym_packages),
+            "backend": refiner.backend,
+            "n_workers": refiner.n_workers,
         },
         "seeds": {
-            "seed": refiner.seed,
+            "seed": refiner.run_seed,
             "test": list(result.baseline.seeds) if result.baseline else None,
         },
         "versions": versions(),

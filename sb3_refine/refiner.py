@@ -3,7 +3,8 @@
 import inspect
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,20 @@ from tqdm import tqdm
 from typing_extensions import Self
 
 from sb3_refine.acceptance import ORIGINAL, Decision, decide, unchecked
-from sb3_refine.agents import Agent, agent_from_model, new_run_folder, save_agent
+from sb3_refine.agents import Agent, agent_from_model, save_agent
 from sb3_refine.candidates import Candidate
-from sb3_refine.errors import RefineError, did_you_mean
+from sb3_refine.checkpoint import Checkpoint, SearchState
+from sb3_refine.errors import RefineError, check_count, did_you_mean
 from sb3_refine.evaluation import Evaluation, PairedDifference, paired_difference
 from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator
 from sb3_refine.optimizers import OPTIMIZERS, Optimizer
 from sb3_refine.parameters import PolicyParameters
 from sb3_refine.policies import rollout_policy
 from sb3_refine.refinement import write_refinement
+from sb3_refine.reproducibility import probe
 from sb3_refine.rollout import Episode
 from sb3_refine.seeding import EpisodeSeeds
+from sb3_refine.zoo import new_run_folder
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {"n_updates": 80, "n_delta": 16, "learning_rate": (0.02, 0.002), "delta_std": (0.025, 0.0025)},
@@ -51,8 +55,10 @@ class Result:
     :param paired_difference: refined minus baseline; None where either is missing
     :param rollouts: episodes run, held-out ones included
     :param env_steps: environment steps of those episodes
+    :param n_invalid: episodes of the search that were dropped for a NaN or an infinity
     :param wall_time_s: seconds from the start of ``learn()`` to its end
-    :param n_updates: updates done
+    :param n_updates: updates asked for
+    :param n_updates_done: updates done
     """
 
     decision: str
@@ -62,8 +68,10 @@ class Result:
     paired_difference: PairedDifference | None
     rollouts: int
     env_steps: int
+    n_invalid: int
     wall_time_s: float
     n_updates: int
+    n_updates_done: int
 
 
 class Refiner:
@@ -77,6 +85,7 @@ class Refiner:
     :param env: id of the environment, a callable that makes the raw environment, a ``VecEnv`` (its ``VecNormalize``
         statistics are kept, frozen), or None for the model's own
     :param optimizer: name of the search method, see ``sb3_refine.optimizers.OPTIMIZERS``
+    :param objective: what is maximised: ``"return"``, the undiscounted sum of the true rewards
     :param parameters: what is searched: ``"actor"``, ``"head"``, or a regular expression over parameter names
     :param n_workers: episodes run at a time; None for as many as there are processors
     :param backend: who runs them: ``"process"`` or ``"serial"``; the results are the same
@@ -84,6 +93,8 @@ class Refiner:
     :param n_eval_episodes: held-out episodes that the refined agent is judged on
     :param alpha: the refined agent is accepted if it is better at this level of significance
     :param acceptance: whether to judge at all; without, ``learn()`` leaves the last iterate, untested
+    :param accelerator: whether to use a faster, bit-identical ``step`` where there is one for the environment
+    :param episode_timeout: seconds after which an episode is given up as hanging
     :param tensorboard_log: folder for TensorBoard, or None
     :param verbose: 0: silent, 1: a table every ``log_interval`` updates
     :param optimizer_kwargs: arguments of the search method, such as ``n_delta``, ``n_top``, ``learning_rate``,
@@ -96,6 +107,7 @@ class Refiner:
         model: BaseAlgorithm | Agent,
         env: str | Callable[[], gym.Env] | VecEnv | gym.Env | None = None,
         optimizer: str = "ars",
+        objective: str = "return",
         parameters: str = "actor",
         n_workers: int | None = None,
         backend: str = "process",
@@ -103,26 +115,27 @@ class Refiner:
         n_eval_episodes: int = 100,
         alpha: float = 0.05,
         acceptance: bool = True,
+        accelerator: bool = True,
+        episode_timeout: float = 600.0,
         tensorboard_log: str | None = None,
         verbose: int = 0,
         **optimizer_kwargs: Any,
     ):
         _check_choice("optimizer", optimizer, OPTIMIZERS)
+        _check_choice("objective", objective, ("return",))
         _check_choice("backend", backend, EVALUATORS)
-        if n_eval_episodes < 2:
-            raise RefineError(f"n_eval_episodes: expected at least 2, got {n_eval_episodes}")
-        if n_workers is not None and n_workers < 1:
-            raise RefineError(f"n_workers: expected at least 1, got {n_workers}")
+        check_count("n_eval_episodes", n_eval_episodes, 2)
+        check_count("n_workers", 1 if n_workers is None else n_workers, 1)
+        check_count("seed", seed, 0)
         if not 0 < alpha < 1:
             raise RefineError(f"alpha: expected a number between 0 and 1, got {alpha}")
-        if seed < 0:
-            raise RefineError(f"seed: expected a non-negative integer, got {seed}")
         if isinstance(model, Agent) and env is not None:
             raise RefineError("env: an Agent brings its own environment; leave env out, or pass agent.model")
         self.agent = model if isinstance(model, Agent) else agent_from_model(model, env)
         self.parameters = PolicyParameters(self.model.policy, parameters)
-        self.seeds = EpisodeSeeds(seed)
         self.seed = seed
+        self._n_learned = 0
+        self._use_seed(seed)
         self.optimizer_name = optimizer
         self.optimizer_kwargs = optimizer_kwargs
         self.backend = backend
@@ -130,6 +143,9 @@ class Refiner:
         self.n_eval_episodes = n_eval_episodes
         self.alpha = alpha
         self.acceptance = acceptance
+        self.accelerator = accelerator
+        self.episode_timeout = episode_timeout
+        self.is_seeded = True
         self.tensorboard_log = tensorboard_log
         self.verbose = verbose
         self.result: Result | None = None
@@ -146,16 +162,18 @@ class Refiner:
         """Episodes an update."""
         return self._make_optimizer(np.zeros(1), n_updates=1).population_size
 
-    def try_pair(self) -> list[Episode]:
+    def try_pair(self) -> tuple[list[Episode], float]:
         """
         Run one antithetic pair in this process, to see that everything fits and how long it takes.
 
-        :return: the two episodes
+        :return: the two episodes, and the seconds they took
         """
         theta = self.parameters.get_vector()
         candidates = self._make_optimizer(theta, n_updates=1).ask()[:2]
         with SerialEvaluator(self._make_task()) as evaluator:
-            return evaluator.evaluate(theta, candidates, self._search_seeds(candidates))
+            start = time.perf_counter()
+            episodes = evaluator.evaluate(theta, candidates, self._search_seeds(candidates))
+            return episodes, time.perf_counter() - start
 
     def set_logger(self, logger: Logger) -> None:
         """
@@ -172,6 +190,10 @@ class Refiner:
         log_interval: int = 1,
         tb_log_name: str = "refine",
         progress_bar: bool = False,
+        time_limit: float | None = None,
+        checkpoint_folder: str | Path | None = None,
+        checkpoint_interval: int = 5,
+        resume: bool = False,
     ) -> Self:
         """
         Search from the model's parameters, judge the result on held-out seeds, and leave the better of the two in
@@ -183,38 +205,47 @@ class Refiner:
         :param callback: Stable-Baselines3 callback(s), called once an update; the current iterate is in ``model``
         :param log_interval: updates between two log entries
         :param tb_log_name: name of the run in TensorBoard
-        :param progress_bar: show a progress bar
+        :param progress_bar: show a progress bar over all episodes, the held-out ones included
+        :param time_limit: seconds after which the search ends, with time for the held-out episodes set aside
+        :param checkpoint_folder: where to keep the state of the search, or None
+        :param checkpoint_interval: updates between two checkpoints: the most that a kill can lose
+        :param resume: go on from the checkpoint, to the bits that the uninterrupted search would have given
         :return: self
+        :raises RefineError: when the settings are not those of the search to resume
+        :raises EpisodeError: when an episode fails, or too many return NaN
         """
-        start = time.perf_counter()
+        self.result = None
+        self._use_seed(self.seed if self._n_learned == 0 else _derived_seed(self.seed, self._n_learned))
+        self._n_learned += 1
         theta = self.parameters.get_vector()
-        optimizer = self._make_optimizer(theta, n_updates)
-        self._run = _Run(start, best=theta)
+        search = SearchState(self._make_optimizer(theta, n_updates), start=theta, best=theta)
+        checkpoint = Checkpoint(checkpoint_folder, {**self.settings, "n_updates": n_updates}, checkpoint_interval)
+        if resume:
+            checkpoint.load(search)
         logger = self._logger or configure_logger(self.verbose, self.tensorboard_log, tb_log_name, True)
-        callback = self._init_callback(callback, logger)
-        with self._make_evaluator() as evaluator:
+        with (
+            _lent(self.model, logger),
+            self._make_evaluator(search) as evaluator,
+            self._progress(search, progress_bar) as progress,
+        ):
             try:
-                baseline = self._evaluate(evaluator, theta)
-                callback.on_training_start(locals(), globals())
-                for _ in tqdm(range(n_updates), disable=not progress_bar, unit="update"):
-                    candidates = optimizer.ask()
-                    episodes = evaluator.evaluate(optimizer.mean, candidates, self._search_seeds(candidates))
-                    self._run.record(optimizer.mean, episodes)
-                    optimizer.tell(np.array([episode.episode_return for episode in episodes]))
-                    self.parameters.set_vector(optimizer.mean)
-                    if optimizer.n_updates_done % log_interval == 0:
-                        self._log(logger, episodes, evaluator)
-                    if not callback.on_step():
-                        break
-                callback.on_training_end()
-                refined = self._evaluate(evaluator, optimizer.mean)
-                self._conclude(evaluator, theta, baseline, refined)
+                if search.baseline is None:
+                    search.baseline = self._evaluate(search, evaluator, search.start, progress)
+                for episodes in self._search(search, evaluator, _as_callback(callback), time_limit):
+                    progress.update(len(episodes))
+                    checkpoint.take(search)
+                    if search.n_updates % log_interval == 0 or search.n_updates == n_updates:
+                        self._log(logger, search, episodes)
+                refined = self._evaluate(search, evaluator, search.optimizer.mean, progress)
+                self._conclude(search, refined)
             except KeyboardInterrupt:
-                self._conclude_early(evaluator)
+                self._conclude_early(search)
                 raise
             except BaseException:
-                self.parameters.set_vector(theta)
+                self.parameters.set_vector(search.start)
                 raise
+            finally:
+                checkpoint.write()
         return self
 
     def save(self, folder: str | Path = "refined-agents", run_folder: str | Path | None = None) -> Path:
@@ -235,20 +266,27 @@ class Refiner:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every setting that the search depends on."""
+        """Every setting that the result depends on."""
         optimizer = self._make_optimizer(np.zeros(1), n_updates=1)
         return {
+            "algo": self.agent.algo,
+            "env": self.agent.recipe.env_id or self.agent.env_name,
+            "env_kwargs": self.agent.recipe.env_kwargs,
+            "seed": self.seed,
             "optimizer": self.optimizer_name,
             **{name: getattr(optimizer, name) for name in _own_arguments(type(optimizer))},
             "objective": "return",
             "parameters": self.parameters.scope,
             "n_parameters": self.parameters.size,
-            "backend": self.backend,
-            "n_workers": self.n_workers,
             "n_eval_episodes": self.n_eval_episodes,
             "alpha": self.alpha,
             "acceptance": self.acceptance,
         }
+
+    def _use_seed(self, seed: int) -> None:
+        """A further ``learn()`` neither repeats the search before it nor is judged on seeds that chose its start."""
+        self.run_seed = seed
+        self.seeds = EpisodeSeeds(seed)
 
     def _make_optimizer(self, theta: np.ndarray, n_updates: int) -> Optimizer:
         cls = OPTIMIZERS[self.optimizer_name]
@@ -259,24 +297,46 @@ class Refiner:
                     f"{name}: neither an argument of Refiner nor of the optimizer "
                     f"{self.optimizer_name!r}{did_you_mean(name, known)}; the latter takes {', '.join(known)}"
                 )
-        return cls(theta, seed=self.seed, n_updates=n_updates, **self.optimizer_kwargs)
+        return cls(theta, seed=self.run_seed, n_updates=n_updates, **self.optimizer_kwargs)
 
     def _make_task(self) -> RolloutTask:
+        """What workers roll out: the environment in the form that the probe found to be reproducible."""
         agent = self.agent
         policy = rollout_policy(self.model, self.parameters, agent.vec_normalize, agent.observation_space)
-        return RolloutTask(agent.recipe, policy, self.seed)
+        found = probe(agent.recipe, policy, self.parameters.get_vector(), self.accelerator)
+        self.is_seeded = found.seeded
+        return RolloutTask(found.recipe, policy, self.run_seed)
 
-    def _make_evaluator(self) -> Evaluator:
-        return EVALUATORS[self.backend](self._make_task(), self.n_workers)
+    def _make_evaluator(self, search: SearchState) -> Evaluator:
+        evaluator = EVALUATORS[self.backend](self._make_task(), self.n_workers, self.episode_timeout)
+        evaluator.n_episodes, evaluator.n_env_steps = search.n_episodes, search.n_env_steps
+        return evaluator
 
-    def _init_callback(self, callback: MaybeCallback, logger: Logger) -> BaseCallback:
-        if isinstance(callback, list) or callback is None:
-            callback = CallbackList(callback or [])
-        elif not isinstance(callback, BaseCallback):
-            callback = ConvertCallback(callback)
-        self.model.set_logger(logger)
+    def _progress(self, search: SearchState, visible: bool) -> tqdm:
+        """A bar over all episodes to come: its remaining time includes the held-out ones."""
+        n_held_out = 2 * self.n_eval_episodes if self.acceptance else 0
+        total = search.optimizer.n_updates * search.optimizer.population_size + n_held_out
+        return tqdm(total=total, initial=search.n_episodes, disable=not visible, unit="episode", dynamic_ncols=True)
+
+    def _search(
+        self, search: SearchState, evaluator: Evaluator, callback: BaseCallback, time_limit: float | None
+    ) -> Iterator[list[Episode]]:
+        """The search itself: yields the episodes of each update."""
+        optimizer = search.optimizer
         callback.init_callback(self.model)
-        return callback
+        n_env_steps = self.model.num_timesteps
+        callback.on_training_start({"self": self, "total_timesteps": n_env_steps}, globals())
+        while optimizer.n_updates_done < optimizer.n_updates and not _is_late(search, time_limit):
+            mean, candidates = optimizer.mean, optimizer.ask()
+            episodes = evaluator.evaluate(mean, candidates, self._search_seeds(candidates))
+            search.record(mean, episodes, evaluator)
+            optimizer.tell(np.array([episode.episode_return for episode in episodes]))
+            self.parameters.set_vector(optimizer.mean)
+            self.model.num_timesteps = n_env_steps + search.n_env_steps
+            yield episodes
+            if not callback.on_step():
+                break
+        callback.on_training_end()
 
     def _search_seeds(self, candidates: list[Candidate]) -> list[int]:
         """One episode seed a direction: the candidates of an antithetic pair share it."""
@@ -284,92 +344,110 @@ class Refiner:
         seeds = self.seeds.take("search", n_directions, start=candidates[0].update * n_directions)
         return [seeds[candidate.pair] for candidate in candidates]
 
-    def _evaluate(self, evaluator: Evaluator, theta: np.ndarray) -> Evaluation | None:
+    def _evaluate(
+        self, search: SearchState, evaluator: Evaluator, theta: np.ndarray, progress: tqdm
+    ) -> Evaluation | None:
+        """The held-out episodes of one policy."""
         if not self.acceptance:
             return None
-        seeds = self.seeds.take("test", self.n_eval_episodes)
-        return Evaluation(tuple(seeds), tuple(evaluator.evaluate_mean(theta, seeds)))
+        # where seeds cannot be paired, a difference shows later
+        seeds = self.seeds.take("test", self.n_eval_episodes * (1 if self.is_seeded else 2))
+        episodes = evaluator.evaluate_mean(theta, seeds)
+        search.n_episodes, search.n_env_steps = evaluator.n_episodes, evaluator.n_env_steps
+        progress.update(len(episodes))
+        return Evaluation(tuple(seeds), tuple(episodes))
 
-    def _log(self, logger: Logger, episodes: list[Episode], evaluator: Evaluator) -> None:
-        returns = [episode.episode_return for episode in episodes]
-        elapsed = time.perf_counter() - self._run.start
-        logger.record("rollout/ep_rew_mean", safe_mean(returns))
+    def _log(self, logger: Logger, search: SearchState, episodes: list[Episode]) -> None:
+        returns = np.array([episode.episode_return for episode in episodes])
+        logger.record("rollout/ep_rew_mean", float(np.nanmean(returns)))
         logger.record("rollout/ep_len_mean", safe_mean([episode.length for episode in episodes]))
-        logger.record("refine/ep_rew_std", float(np.std(returns)))
-        logger.record("refine/ep_rew_max", max(returns))
-        logger.record("refine/failure_rate", safe_mean([episode.terminated for episode in episodes]))
-        logger.record("refine/n_updates", self._run.n_updates, exclude="tensorboard")
-        logger.record("refine/rollouts", evaluator.n_episodes, exclude="tensorboard")
-        logger.record("time/fps", int(evaluator.n_env_steps / elapsed))
-        logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
-        logger.record("time/total_timesteps", evaluator.n_env_steps, exclude="tensorboard")
-        logger.dump(step=evaluator.n_env_steps)
+        logger.record("refine/ep_rew_std", float(np.nanstd(returns)))
+        logger.record("refine/ep_rew_max", float(np.nanmax(returns)))
+        logger.record("refine/failure_rate", safe_mean([episode.failed for episode in episodes]))
+        logger.record("refine/n_updates", search.n_updates, exclude="tensorboard")
+        logger.record("refine/rollouts", search.n_episodes, exclude="tensorboard")
+        logger.record("refine/invalid_episodes", search.n_invalid, exclude="tensorboard")
+        logger.record("time/fps", int(search.n_env_steps / search.elapsed))
+        logger.record("time/time_elapsed", int(search.elapsed), exclude="tensorboard")
+        logger.record("time/total_timesteps", search.n_env_steps, exclude="tensorboard")
+        logger.dump(step=search.n_env_steps)
 
-    def _conclude(
-        self,
-        evaluator: Evaluator,
-        theta: np.ndarray,
-        baseline: Evaluation | None,
-        refined: Evaluation | None,
-    ) -> None:
+    def _conclude(self, search: SearchState, refined: Evaluation | None) -> None:
         """Judge, and leave the better of the two in the model."""
         difference = None
-        if baseline is None or refined is None:
+        if search.baseline is None or refined is None:
             decision = unchecked("the last iterate, not tested on held-out seeds (acceptance was switched off)")
         else:
-            difference = paired_difference(baseline, refined, self.alpha)
+            difference = paired_difference(search.baseline, refined, self.alpha, paired=self.is_seeded)
             decision = decide(difference)
             if decision.decision == ORIGINAL:
-                self.parameters.set_vector(theta)
-        self.result = self._run.result(decision, evaluator, baseline, refined, difference)
+                self.parameters.set_vector(search.start)
+        self.result = _result(search, decision, refined, difference)
 
-    def _conclude_early(self, evaluator: Evaluator) -> None:
-        """Interrupted: leave the best iterate so far."""
-        self.parameters.set_vector(self._run.best)
-        if self._run.n_updates:
-            decision = unchecked(
-                f"interrupted after {self._run.n_updates} updates; this is the best iterate so far "
-                f"(from before update {self._run.best_update + 1}), not tested on held-out seeds"
-            )
-            self.result = self._run.result(decision, evaluator)
+    def _conclude_early(self, search: SearchState) -> None:
+        """Interrupted: leave the last iterate if it was the last to come, else the best so far."""
+        if search.n_updates == search.optimizer.n_updates:
+            kept, which = search.optimizer.mean, "this is the last iterate"
+        else:
+            kept, which = search.best, f"this is the best iterate so far, that after update {search.best_update}"
+        self.parameters.set_vector(kept)
+        after = f"interrupted after {search.n_updates} of {search.optimizer.n_updates} updates"
+        if np.array_equal(kept, search.start):
+            decision = Decision(ORIGINAL, f"{after}: nothing better yet, this is the original")
+        else:
+            decision = unchecked(f"{after}: {which}, not tested on held-out seeds")
+        if search.n_updates:
+            self.result = _result(search, decision)
 
 
-class _Run:
-    """Counts and the best iterate of one ``learn()``."""
+@contextmanager
+def _lent(model: BaseAlgorithm, logger: Logger) -> Iterator[None]:
+    """Lend a model to callbacks: with our logger and our count of time steps, which it has no longer afterwards."""
+    names = ("_logger", "_custom_logger", "num_timesteps")
+    own = {name: vars(model)[name] for name in names if name in vars(model)}
+    model.set_logger(logger)
+    try:
+        yield
+    finally:
+        for name in names:
+            vars(model).pop(name, None)
+        vars(model).update(own)
 
-    def __init__(self, start: float, best: np.ndarray):
-        self.start = start
-        self.n_updates = 0
-        self.best = best
-        self.best_update = 0
-        self._best_return = -np.inf
 
-    def record(self, mean: np.ndarray, episodes: list[Episode]) -> None:
-        """The mean return of the population around an iterate says, without further episodes, how good it is."""
-        mean_return = float(np.mean([episode.episode_return for episode in episodes]))
-        if mean_return > self._best_return:
-            self.best, self.best_update, self._best_return = mean.copy(), self.n_updates, mean_return
-        self.n_updates += 1
+def _as_callback(callback: MaybeCallback) -> BaseCallback:
+    if isinstance(callback, list) or callback is None:
+        return CallbackList(callback or [])
+    return callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)
 
-    def result(
-        self,
-        decision: Decision,
-        evaluator: Evaluator,
-        baseline: Evaluation | None = None,
-        refined: Evaluation | None = None,
-        difference: PairedDifference | None = None,
-    ) -> Result:
-        return Result(
-            decision=decision.decision,
-            reason=decision.reason,
-            baseline=baseline,
-            refined=refined,
-            paired_difference=difference,
-            rollouts=evaluator.n_episodes,
-            env_steps=evaluator.n_env_steps,
-            wall_time_s=time.perf_counter() - self.start,
-            n_updates=self.n_updates,
-        )
+
+def _is_late(search: SearchState, time_limit: float | None) -> bool:
+    """Whether the time left is needed for the held-out episodes, at the pace of the episodes so far."""
+    if time_limit is None:
+        return False
+    n_held_out = 0 if search.baseline is None else len(search.baseline.seeds)
+    pace = search.elapsed / max(1, search.n_episodes)
+    return search.elapsed + pace * n_held_out >= time_limit
+
+
+def _result(
+    search: SearchState,
+    decision: Decision,
+    refined: Evaluation | None = None,
+    difference: PairedDifference | None = None,
+) -> Result:
+    return Result(
+        decision=decision.decision,
+        reason=decision.reason,
+        baseline=search.baseline,
+        refined=refined,
+        paired_difference=difference,
+        rollouts=search.n_episodes,
+        env_steps=search.n_env_steps,
+        n_invalid=search.n_invalid,
+        wall_time_s=search.elapsed,
+        n_updates=search.optimizer.n_updates,
+        n_updates_done=search.n_updates,
+    )
 
 
 def refine(
@@ -397,9 +475,13 @@ def _own_arguments(cls: type[Optimizer]) -> list[str]:
     return [name for name in inspect.signature(cls).parameters if name not in ("mean", "seed", "n_updates")]
 
 
-def _check_choice(argument: str, value: str, known: Mapping[str, Any]) -> None:
+def _check_choice(argument: str, value: str, known: Iterable[str]) -> None:
     if value not in known:
         raise RefineError(f"{argument}: unknown {value!r}{did_you_mean(value, known)}; choose from {', '.join(known)}")
+
+
+def _derived_seed(seed: int, n: int) -> int:
+    return int(np.random.SeedSequence(seed, spawn_key=(n,)).generate_state(1)[0])
 
 
 def _n_processors() -> int:

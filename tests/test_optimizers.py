@@ -67,10 +67,28 @@ def test_fitness_of_another_shape_is_refused(optimizer):
         optimizer.tell(np.zeros(3))
 
 
-def test_fitness_that_is_not_finite_is_refused(optimizer):
+def test_infinite_fitness_is_refused(optimizer):
     optimizer.ask()
-    with pytest.raises(ValueError, match="got NaN or inf"):
-        optimizer.tell(np.full(optimizer.population_size, np.nan))
+    with pytest.raises(ValueError, match="NaN to drop a candidate, got inf"):
+        optimizer.tell(np.full(optimizer.population_size, np.inf))
+
+
+def test_without_any_fitness_the_mean_stays(optimizer):
+    optimizer.ask()
+    optimizer.tell(np.full(optimizer.population_size, np.nan))
+    assert np.array_equal(optimizer.mean, np.zeros(N_PARAMETERS))
+    assert optimizer.n_updates_done == 1
+
+
+def test_state_round_trip(optimizer):
+    """A new optimizer that takes up the state goes on to the same bits."""
+    run(optimizer, 5)
+    twin = type(optimizer)(np.ones(N_PARAMETERS), seed=0, n_updates=150)
+    twin.load_state_dict(optimizer.state_dict())
+    for each in (optimizer, twin):
+        run(each, 3)
+    assert np.array_equal(optimizer.mean, twin.mean)
+    assert optimizer.n_updates_done == twin.n_updates_done == 8
 
 
 def test_equal_fitness_does_not_move_the_mean(optimizer):
@@ -106,6 +124,16 @@ def test_ars_steps_along_the_top_directions_only():
     assert np.allclose(ars.mean, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_ars_drops_a_pair_that_lost_a_candidate():
+    fitness = np.array([4.0, np.nan, -2.0, 5.0, 0.5, 0.0])
+    ars = ARS(np.zeros(N_PARAMETERS), seed=5, n_updates=10, n_delta=3, learning_rate=0.1, delta_std=0.3)
+    ars.ask()
+    ars.tell(fitness)
+    step = -7.0 * direction(5, 0, 1, N_PARAMETERS) + 0.5 * direction(5, 0, 2, N_PARAMETERS)
+    expected = 0.1 / (3 * np.std([-2.0, 5.0, 0.5, 0.0])) * step
+    assert np.allclose(ars.mean, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_ars_perturbs_in_antithetic_pairs():
     ars = ARS(np.zeros(N_PARAMETERS), seed=0, n_updates=10, n_delta=4, delta_std=0.3)
     candidates = ars.ask()
@@ -136,12 +164,14 @@ def test_directions_are_unit_normal_and_differ():
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ({"n_delta": 0}, "n_delta: expected at least 1, got 0"),
+        ({"n_delta": 0}, "n_delta: expected a whole number of at least 1, got 0"),
         ({"n_delta": 4, "n_top": 5}, "n_top: expected 1 to n_delta=4, got 5"),
         ({"learning_rate": -1.0}, "learning_rate: expected a positive number"),
         ({"delta_std": (0.1, 0.2, 0.3)}, "delta_std: expected a positive number or a start and an end"),
+        ({"delta_std": "0.1"}, "delta_std: expected a positive number or a start and an end, got '0.1'"),
+        ({"n_delta": 2.5}, "n_delta: expected a whole number of at least 1, got 2.5"),
         ({"delta_std": float("nan")}, "delta_std: expected a positive number"),
-        ({"n_updates": 0}, "n_updates: expected at least 1, got 0"),
+        ({"n_updates": 0}, "n_updates: expected a whole number of at least 1, got 0"),
     ],
 )
 def test_ars_refuses_arguments_out_of_range(arguments, line):

@@ -15,6 +15,7 @@ from sb3_refine import RefineError, Refiner, load_agent, refine
 from sb3_refine.candidates import Candidate
 from sb3_refine.cli import DEMO
 from sb3_refine.evaluation import paired_difference
+from sb3_refine.evaluators import SerialEvaluator
 from sb3_refine.refiner import PRESETS
 
 FAST = {"backend": "serial", "n_eval_episodes": 20, "n_delta": 8}
@@ -37,7 +38,7 @@ def test_a_better_agent_is_kept_with_its_proof(demo):
     before = refiner.parameters.get_vector()
     assert refiner.learn(n_updates=15) is refiner
     result = refiner.result
-    assert (result.decision, result.n_updates) == ("refined", 15)
+    assert (result.decision, result.n_updates_done) == ("refined", 15)
     assert result.paired_difference.ci_low > 0
     assert result.refined.summary()["mean_return"] > result.baseline.summary()["mean_return"]
     assert result.rollouts == 15 * 16 + 2 * 20
@@ -114,10 +115,13 @@ def test_a_model_in_memory_is_refined_in_place():
 
 
 def test_learn_can_be_called_again(demo):
+    """It goes on from where it was, with another search, judged on seeds that did not choose its start."""
     refiner = Refiner(demo, **FAST).learn(n_updates=8)
-    middle = refiner.result.refined.summary()["mean_return"]
+    first, middle = refiner.result, refiner.parameters.get_vector()
     refiner.learn(n_updates=8)
-    assert refiner.result.baseline.summary()["mean_return"] == middle
+    assert not set(first.baseline.seeds) & set(refiner.result.baseline.seeds)
+    with SerialEvaluator(refiner._make_task()) as evaluator:
+        assert tuple(evaluator.evaluate_mean(middle, refiner.result.baseline.seeds)) == refiner.result.baseline.episodes
 
 
 class Recorder(BaseCallback):
@@ -149,7 +153,7 @@ def test_callbacks_see_every_iterate(demo):
 
 def test_a_callback_can_stop_the_search(demo):
     refiner = Refiner(demo, **FAST).learn(n_updates=10, callback=[Recorder(stop_after=2)])
-    assert refiner.result.n_updates == 2
+    assert refiner.result.n_updates_done == 2
     assert refiner.result.decision in ("refined", "original")
 
 
@@ -186,7 +190,7 @@ def test_an_interrupt_leaves_the_best_so_far(demo):
 
     def interrupt(local, globals_):
         vectors.append(refiner.parameters.get_vector())
-        if len(vectors) == 6:
+        if len(vectors) == 7:
             raise KeyboardInterrupt
         return True
 
@@ -195,9 +199,44 @@ def test_an_interrupt_leaves_the_best_so_far(demo):
     with pytest.raises(KeyboardInterrupt):
         refiner.learn(n_updates=20, callback=interrupt)
     assert refiner.result.decision == "unchecked"
-    assert "interrupted after 5 updates" in refiner.result.reason
+    assert "interrupted after 6 of 20 updates: this is the best iterate so far" in refiner.result.reason
+    assert refiner.result.baseline is not None
     kept = refiner.parameters.get_vector()
     assert any(np.array_equal(kept, vector) for vector in vectors[1:])
+
+
+def test_an_interrupt_before_anything_better_leaves_the_original(demo):
+    def interrupt(local, globals_):
+        raise KeyboardInterrupt
+
+    refiner = Refiner(demo, **FAST)
+    before = refiner.parameters.get_vector()
+    with pytest.raises(KeyboardInterrupt):
+        refiner.learn(n_updates=20, callback=interrupt)
+    assert refiner.result.decision == "original"
+    assert "nothing better yet, this is the original" in refiner.result.reason
+    assert np.array_equal(refiner.parameters.get_vector(), before)
+
+
+def test_an_interrupt_after_the_search_leaves_the_last_iterate(demo, monkeypatch):
+    refiner = Refiner(demo, **FAST)
+    monkeypatch.setattr(refiner, "_conclude", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    recorder = Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        refiner.learn(n_updates=3, callback=recorder)
+    assert "this is the last iterate" in refiner.result.reason
+    assert th.equal(demo.model.policy.action_net.bias, recorder.vectors[-1])
+
+
+def test_the_model_gets_its_own_logger_and_count_back(tmp_path):
+    """It would log its further training where we logged the search."""
+    model = train("ppo")
+    n_env_steps = model.num_timesteps
+    Refiner(model, **FAST, acceptance=False).learn(2)
+    assert (model.num_timesteps, model._custom_logger) == (n_env_steps, False)
+    model.tensorboard_log = str(tmp_path)
+    model.learn(32)
+    assert list(tmp_path.iterdir())
 
 
 def test_save_writes_what_was_done(demo, tmp_path):
@@ -287,12 +326,12 @@ def test_the_papers_preset_is_the_paper():
         ({"optimizer": "arz"}, r"optimizer: unknown 'arz' \(did you mean ars\?\); choose from ars"),
         ({"backend": "proces"}, r"backend: unknown 'proces' \(did you mean process\?\)"),
         ({"n_deltas": 3}, r"n_deltas: neither an argument of Refiner nor of the optimizer.*did you mean n_delta"),
-        ({"n_delta": 0}, "n_delta: expected at least 1, got 0"),
+        ({"n_delta": 0}, "n_delta: expected a whole number of at least 1, got 0"),
         ({"parameters": "critic"}, "matches none of the parameters behind the action"),
         ({"alpha": 2}, "alpha: expected a number between 0 and 1, got 2"),
-        ({"n_eval_episodes": 1}, "n_eval_episodes: expected at least 2, got 1"),
-        ({"seed": -1}, "seed: expected a non-negative integer, got -1"),
-        ({"n_workers": -1}, "n_workers: expected at least 1, got -1"),
+        ({"n_eval_episodes": 1}, "n_eval_episodes: expected a whole number of at least 2, got 1"),
+        ({"seed": -1}, "seed: expected a whole number of at least 0, got -1"),
+        ({"n_workers": -1}, "n_workers: expected a whole number of at least 1, got -1"),
         ({"env": ENV_ID}, "env: an Agent brings its own environment"),
     ],
 )

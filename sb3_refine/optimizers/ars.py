@@ -3,7 +3,7 @@
 import numpy as np
 
 from sb3_refine.candidates import Candidate, direction
-from sb3_refine.errors import RefineError
+from sb3_refine.errors import RefineError, check_count
 from sb3_refine.optimizers.base import Optimizer, linear_schedule
 
 
@@ -38,15 +38,18 @@ class ARS(Optimizer):
         delta_std: float | tuple[float, float] = (0.025, 0.0025),
     ):
         super().__init__(mean, seed, n_updates)
-        if n_delta < 1:
-            raise RefineError(f"n_delta: expected at least 1, got {n_delta}")
-        if n_top is not None and not 1 <= n_top <= n_delta:
+        check_count("n_delta", n_delta, 1)
+        check_count("n_top", 1 if n_top is None else n_top, 1)
+        if n_top is not None and n_top > n_delta:
             raise RefineError(f"n_top: expected 1 to n_delta={n_delta}, got {n_top}")
         for name, value in (("learning_rate", learning_rate), ("delta_std", delta_std)):
-            if np.min(value) < 0 or np.max(value) <= 0 or np.size(value) > 2 or not np.isfinite(value).all():
+            numbers = np.asarray(value)
+            if numbers.dtype.kind not in "iuf" or numbers.size not in (1, 2) or not np.isfinite(numbers).all():
+                raise RefineError(f"{name}: expected a positive number or a start and an end, got {value!r}")
+            if numbers.min() < 0 or numbers.max() <= 0:
                 raise RefineError(f"{name}: expected a positive number or a start and an end, got {value}")
         self.n_delta = n_delta
-        self.n_top = n_delta if n_top is None else n_top
+        self.n_top = n_top
         self.learning_rate = learning_rate
         self.delta_std = delta_std
 
@@ -63,9 +66,13 @@ class ARS(Optimizer):
     def _tell(self, candidates: list[Candidate], fitness: np.ndarray) -> None:
         step = linear_schedule(self.learning_rate, self.n_updates_done / self.n_updates)
         plus, minus = fitness[0::2], fitness[1::2]
-        top = np.argsort(-np.maximum(plus, minus), kind="stable")[: self.n_top]
+        whole = np.isfinite(plus + minus)  # a pair that lost a candidate is dropped
+        if not whole.any():
+            return
+        sigma = np.concatenate([plus[whole], minus[whole]]).std()
+        top = np.argsort(np.where(whole, -np.maximum(plus, minus), np.inf), kind="stable")[: self.n_top or self.n_delta]
         # Algorithm 1's alpha / (n sigma_R); the code's 1e-6 keeps it finite when all returns are equal
-        weights = step / (self.n_delta * fitness.std() + 1e-6) * (plus - minus)
+        weights = step / (self.n_delta * sigma + 1e-6) * np.where(whole, plus - minus, 0.0)
         for index in sorted(top):
             delta = direction(self.seed, self.n_updates_done, int(index), self.mean.size)
             self.mean += np.float32(weights[index]) * delta

@@ -1,11 +1,12 @@
 """What every search method has in common."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 
 from sb3_refine.candidates import Candidate
-from sb3_refine.errors import RefineError
+from sb3_refine.errors import check_count
 
 
 class Optimizer(ABC):
@@ -19,8 +20,7 @@ class Optimizer(ABC):
     """
 
     def __init__(self, mean: np.ndarray, seed: int, n_updates: int):
-        if n_updates < 1:
-            raise RefineError(f"n_updates: expected at least 1, got {n_updates}")
+        check_count("n_updates", n_updates, 1)
         self.mean = np.array(mean, dtype=np.float32)
         self.seed = seed
         self.n_updates = n_updates
@@ -43,17 +43,26 @@ class Optimizer(ABC):
         """
         Move ``mean``.
 
-        :param fitness: of the candidates, in the order of :meth:`ask`; higher is better
+        :param fitness: of the candidates, in the order of :meth:`ask`; higher is better; NaN drops a candidate
         """
         if self._asked is None:
             raise RuntimeError("tell() was called before ask(): ask for candidates first")
         fitness = np.asarray(fitness, dtype=np.float64)
         if fitness.shape != (len(self._asked),):
             raise ValueError(f"fitness: expected shape ({len(self._asked)},), got {fitness.shape}")
-        if not np.isfinite(fitness).all():
-            raise ValueError("fitness: expected finite numbers, got NaN or inf")
+        if np.isinf(fitness).any():
+            raise ValueError("fitness: expected finite numbers, or NaN to drop a candidate, got inf")
         self._tell(self._asked, fitness)
         self.n_updates_done += 1
+        self._asked = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """:return: all that changes, to go on from later; subclasses add theirs"""
+        return {"mean": self.mean.copy(), "n_updates_done": self.n_updates_done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """:param state: what :meth:`state_dict` gave"""
+        self.mean, self.n_updates_done = state["mean"].copy(), state["n_updates_done"]
         self._asked = None
 
     @abstractmethod

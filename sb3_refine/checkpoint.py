@@ -1,0 +1,184 @@
+"""The state of a search, and how it outlives the process: written whole or not at all, resumed to the same bits."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_refine.errors import EpisodeError, RefineError
+from sb3_refine.evaluation import Evaluation
+from sb3_refine.evaluators import Evaluator
+from sb3_refine.files import atomic_path
+from sb3_refine.optimizers import Optimizer
+from sb3_refine.rollout import Episode
+
+FILE_NAME = "checkpoint.pt"
+MAX_INVALID_SHARE = 0.2  # of all episodes; more, and the search is not worth going on with
+
+
+@dataclass
+class SearchState:
+    """
+    All that changes during a search.
+
+    :param optimizer: has the current mean
+    :param start: parameters that the search started from
+    :param baseline: the original on the held-out seeds, once evaluated
+    """
+
+    optimizer: Optimizer
+    start: np.ndarray
+    baseline: Evaluation | None = None
+    best: np.ndarray = field(default_factory=lambda: np.empty(0))
+    best_update: int = 0
+    best_return: float = -np.inf
+    n_episodes: int = 0
+    n_env_steps: int = 0
+    n_invalid: int = 0
+    _started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def n_updates(self) -> int:
+        """Updates done."""
+        return self.optimizer.n_updates_done
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds spent, those before a resume included."""
+        return time.perf_counter() - self._started
+
+    def record(self, mean: np.ndarray, episodes: list[Episode], evaluator: Evaluator) -> None:
+        """
+        Note an update. The mean return of the population around an iterate says how good it is, at no further cost.
+
+        :param mean: the iterate that the episodes were perturbations of
+        :param episodes: of its population
+        :param evaluator: has the counts of all episodes so far
+        :raises EpisodeError: when too many episodes returned NaN
+        """
+        self.n_episodes, self.n_env_steps = evaluator.n_episodes, evaluator.n_env_steps
+        returns = np.array([episode.episode_return for episode in episodes])
+        self.n_invalid += int(np.isnan(returns).sum())
+        if self.n_invalid > MAX_INVALID_SHARE * self.n_episodes or np.isnan(returns).all():
+            raise EpisodeError(
+                f"{self.n_invalid} of {self.n_episodes} episodes had NaN or infinite rewards or observations; "
+                "mend the environment, or perturb less (delta_std)"
+            )
+        if np.nanmean(returns) > self.best_return:
+            self.best, self.best_return = mean.copy(), float(np.nanmean(returns))
+            self.best_update = self.optimizer.n_updates_done
+
+    def state_dict(self) -> dict[str, Any]:
+        """:return: a copy of everything, in types that ``torch.load(weights_only=True)`` reads"""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "start": self.start.copy(),
+            "best": self.best.copy(),
+            "best_update": self.best_update,
+            "best_return": self.best_return,
+            "n_episodes": self.n_episodes,
+            "n_env_steps": self.n_env_steps,
+            "n_invalid": self.n_invalid,
+            "elapsed": self.elapsed,
+            "baseline": None if self.baseline is None else _plain_evaluation(self.baseline),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """:param state: what :meth:`state_dict` gave"""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.start, self.best = state["start"], state["best"]
+        for name in ("best_update", "best_return", "n_episodes", "n_env_steps", "n_invalid"):
+            setattr(self, name, state[name])
+        self._started = time.perf_counter() - state["elapsed"]
+        if state["baseline"] is not None:
+            seeds, episodes = state["baseline"]
+            self.baseline = Evaluation(tuple(seeds), tuple(Episode(*episode) for episode in episodes))
+
+
+def _plain_evaluation(evaluation: Evaluation) -> tuple[list[int], list[list[Any]]]:
+    return list(evaluation.seeds), [list(episode) for episode in evaluation.episodes]
+
+
+class Checkpoint:
+    """
+    Keeps the state of a search in a file.
+
+    :param folder: where to; None keeps nothing
+    :param settings: that a resume must share
+    :param interval: updates between two writes: what a kill can lose
+    """
+
+    def __init__(self, folder: str | Path | None, settings: dict[str, Any], interval: int):
+        if interval < 1:
+            raise RefineError(f"checkpoint_interval: expected at least 1, got {interval}")
+        self.folder = None if folder is None else Path(folder)
+        self.settings = settings
+        self.interval = interval
+        self._state: dict[str, Any] | None = None
+
+    def take(self, search: SearchState) -> None:
+        """
+        Take the state between two updates, and write it when it is time.
+
+        :param search: what to take the state of
+        """
+        if self.folder is not None:
+            self._state = search.state_dict()
+            if search.optimizer.n_updates_done % self.interval == 0:
+                self.write()
+
+    def write(self) -> None:
+        """Write the state last taken. A kill at any moment leaves the file before."""
+        if self.folder is not None and self._state is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self.folder / FILE_NAME) as path:
+                th.save({"settings": self.settings, "state": _with_tensors(self._state)}, path)
+
+    def load(self, search: SearchState) -> None:
+        """
+        Go on from the file.
+
+        :param search: takes up the state
+        :raises RefineError: when there is no file, it is damaged, or of other settings, naming each difference
+        """
+        if self.folder is None:
+            raise RefineError("resume: name the folder of the interrupted search with checkpoint_folder")
+        settings, state = read_checkpoint(self.folder)
+        differences = [
+            f"{name} was {settings.get(name)!r}, is {self.settings.get(name)!r}"
+            for name in {**settings, **self.settings}
+            if settings.get(name) != self.settings.get(name)
+        ]
+        if differences:
+            raise RefineError(f"--resume: other settings than those of the interrupted run: {'; '.join(differences)}")
+        search.load_state_dict(state)
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    :param folder: where a :class:`Checkpoint` wrote
+    :return: the settings and the state
+    :raises RefineError: when there is none, or it is damaged
+    """
+    try:
+        content = th.load(folder / FILE_NAME, weights_only=True)
+        return content["settings"], _with_arrays(content["state"])
+    except FileNotFoundError:
+        raise RefineError(f"--resume: no checkpoint at {folder / FILE_NAME}") from None
+    except Exception as error:
+        raise RefineError(f"--resume: {folder / FILE_NAME} is damaged ({type(error).__name__})") from error
+
+
+def _with_tensors(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_tensors(item) for key, item in value.items()}
+    return th.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def _with_arrays(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_arrays(item) for key, item in value.items()}
+    return value.numpy() if isinstance(value, th.Tensor) else value

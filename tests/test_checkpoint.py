@@ -1,0 +1,150 @@
+"""A search that is interrupted goes on to the bits that it would have come to."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import ENV_ID, train
+
+from sb3_refine import RefineError, Refiner, load_agent
+from sb3_refine.checkpoint import FILE_NAME
+from sb3_refine.errors import EpisodeError
+
+FAST = {"backend": "serial", "n_eval_episodes": 5, "n_delta": 4, "seed": 3}
+
+
+def refiner_of(made_agents, **kwargs):
+    return Refiner(load_agent("ppo", ENV_ID, made_agents), **{**FAST, **kwargs})
+
+
+def stop_after(n_calls):
+    calls = []
+
+    def callback(local, globals_):
+        calls.append(1)
+        if len(calls) == n_calls:
+            raise KeyboardInterrupt
+        return True
+
+    return callback
+
+
+@pytest.mark.parametrize("n_calls", [1, 4, 6])
+def test_resumes_to_the_same_bits(made_agents, tmp_path, n_calls):
+    whole = refiner_of(made_agents, acceptance=True).learn(6)
+    with pytest.raises(KeyboardInterrupt):
+        refiner_of(made_agents).learn(6, callback=stop_after(n_calls), checkpoint_folder=tmp_path)
+    resumed = refiner_of(made_agents, backend="process", n_workers=2).learn(6, checkpoint_folder=tmp_path, resume=True)
+    assert np.array_equal(resumed.parameters.get_vector(), whole.parameters.get_vector())
+    assert resumed.result.refined == whole.result.refined
+    assert resumed.result.baseline == whole.result.baseline
+    assert (resumed.result.rollouts, resumed.result.env_steps) == (whole.result.rollouts, whole.result.env_steps)
+
+
+def test_other_settings_are_refused_with_the_difference(made_agents, tmp_path):
+    refiner_of(made_agents).learn(2, checkpoint_folder=tmp_path)
+    with pytest.raises(RefineError, match=r"n_delta was 4, is 5; n_updates was 2, is 3"):
+        refiner_of(made_agents, n_delta=5).learn(3, checkpoint_folder=tmp_path, resume=True)
+
+
+def test_nothing_to_resume_is_told(made_agents, tmp_path):
+    with pytest.raises(RefineError, match=rf"no checkpoint at .*{FILE_NAME}"):
+        refiner_of(made_agents).learn(2, checkpoint_folder=tmp_path, resume=True)
+    (tmp_path / FILE_NAME).write_bytes(b"rubbish")
+    with pytest.raises(RefineError, match="is damaged"):
+        refiner_of(made_agents).learn(2, checkpoint_folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("moment", [3, 7])
+def test_a_killed_run_resumes_to_the_same_agent(made_agents, tmp_path, moment):
+    """SIGKILL of the whole run, at any moment, loses at most the updates since the last checkpoint."""
+    command = [sys.executable, "-m", "sb3_refine.cli", "--algo", "a2c", "--env", ENV_ID, "-f", str(made_agents)]
+    command += ["--n-updates", "12", "--n-delta", "4", "--n-eval-episodes", "5", "--log-interval", "1"]
+    whole = subprocess.run([*command, "-o", str(tmp_path / "whole")], capture_output=True, check=False, text=True)
+    assert whole.returncode == 0, whole.stderr
+    command += ["--checkpoint-interval", "2", "-o", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run_folder = tmp_path / "killed" / "a2c" / f"{ENV_ID}_1"
+    progress = run_folder / "progress.csv"
+    deadline = time.time() + 60
+    while not (progress.exists() and progress.read_text().count("\n") >= moment) and time.time() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (run_folder / f"{ENV_ID}.zip").exists()
+    resume = [sys.executable, "-m", "sb3_refine.cli", "--resume", str(run_folder), "--verbose", "0", "--n-workers", "1"]
+    refused = subprocess.run([*resume, "--n-delta", "8"], capture_output=True, check=False, text=True)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "n_delta was 4, is 8" in refused.stderr
+    resumed = subprocess.run(resume, capture_output=True, check=False, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    ours, theirs = (
+        json.loads((tmp_path / name / "a2c" / f"{ENV_ID}_1" / "refinement.json").read_text())
+        for name in ("killed", "whole")
+    )
+    for key in ("decision", "baseline", "refined", "rollouts", "env_steps"):
+        assert ours[key] == theirs[key]
+
+
+class Poisoned(gym.Wrapper):
+    """Pendulum that returns NaN or infinity in the given share of its episodes."""
+
+    def __init__(self, what, share):
+        super().__init__(gym.make(ENV_ID))
+        self.what, self.share, self.ill = what, share, False
+
+    def reset(self, seed=None, **kwargs):
+        self.ill = seed is not None and (seed // 3) % 100 < 100 * self.share
+        return self.env.reset(seed=seed, **kwargs)
+
+    def step(self, action):
+        observation, reward, *rest = self.env.step(action)
+        if self.ill and self.what == "observation":
+            observation = np.full_like(observation, np.inf)
+        return observation, np.nan if self.ill and self.what == "reward" else reward, *rest
+
+
+@pytest.mark.parametrize("what", ["reward", "observation"])
+def test_invalid_pairs_are_dropped_and_counted(what):
+    refiner = Refiner(train("ppo"), lambda: Poisoned(what, 0.05), **{**FAST, "n_delta": 20, "acceptance": False})
+    refiner.learn(4)
+    assert 0 < refiner.result.n_invalid < 0.2 * refiner.result.rollouts
+    assert refiner.result.n_invalid % 2 == 0
+    assert np.isfinite(refiner.parameters.get_vector()).all()
+
+
+def test_too_many_invalid_episodes_stop_the_run():
+    refiner = Refiner(train("ppo"), lambda: Poisoned("reward", 0.5), **{**FAST, "n_delta": 20, "acceptance": False})
+    before = refiner.parameters.get_vector()
+    with pytest.raises(EpisodeError, match=r"\d+ of 40 episodes had NaN or infinite rewards or observations"):
+        refiner.learn(4)
+    assert np.array_equal(refiner.parameters.get_vector(), before)
+
+
+def test_a_time_limit_ends_the_search_in_time(made_agents):
+    refiner = refiner_of(made_agents)
+    start = time.perf_counter()
+    refiner.learn(100_000, time_limit=3.0)
+    assert 1.0 < time.perf_counter() - start < 6.0
+    assert 0 < refiner.result.n_updates_done < 100_000
+    assert refiner.result.decision in ("refined", "original")
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(made_agents, tmp_path, monkeypatch):
+    refiner_of(made_agents).learn(2, checkpoint_folder=tmp_path, checkpoint_interval=1)
+    good = (tmp_path / FILE_NAME).read_bytes()
+    shutil.copy(tmp_path / FILE_NAME, tmp_path / "copy.pt")
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("torch.save", full)
+    with pytest.raises(OSError, match="No space left"):
+        refiner_of(made_agents).learn(2, checkpoint_folder=tmp_path, checkpoint_interval=1)
+    assert (tmp_path / FILE_NAME).read_bytes() == good
