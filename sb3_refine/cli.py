@@ -2,9 +2,10 @@
 
 import argparse
 import ast
+import logging
+import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -12,7 +13,6 @@ from sb3_refine import __version__
 from sb3_refine.errors import EpisodeError, RefineError, did_you_mean
 
 if TYPE_CHECKING:
-    from sb3_refine.agents import Agent
     from sb3_refine.evaluation import Evaluation
     from sb3_refine.refiner import Refiner, Result
 
@@ -96,8 +96,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="default: 16 directions, 80 updates; paper: 64 directions, 200 updates, the paper's schedules",
     )
     search.add_argument("--optimizer", default="ars", help="search method (default: %(default)s)")
-    search.add_argument("--n-updates", type=_count, help="number of updates")
-    search.add_argument("--budget", type=_count, metavar="ROLLOUTS", help="episodes of the search, not --n-updates")
+    length = search.add_mutually_exclusive_group()
+    length.add_argument("--n-updates", type=_count, help="number of updates")
+    length.add_argument(
+        "--budget", type=_count, metavar="ROLLOUTS", help="episodes of the search, instead of a number of updates"
+    )
     search.add_argument("--n-delta", type=_count, help="directions an update, two episodes each")
     search.add_argument("--n-top", type=_count, help="directions that enter the update (default: all)")
     search.add_argument(
@@ -118,6 +121,25 @@ def make_parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--dry-run", action="store_true", help="load, check, run one pair, say what would run and how long"
     )
+    search.add_argument(
+        "--episode-timeout",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="give an episode up as hanging (default: %(default)s)",
+    )
+    search.add_argument("--no-accelerator", action="store_true", help="use the stock step of the environment")
+    search.add_argument(
+        "--time-limit", type=float, metavar="MIN", help="end the search in time, held-out episodes included"
+    )
+    search.add_argument(
+        "--checkpoint-interval",
+        type=_count,
+        default=5,
+        metavar="N",
+        help="updates between checkpoints (default: %(default)s)",
+    )
+    search.add_argument("--resume", metavar="DIR", help="go on with an interrupted run, OUTPUT/ALGO/ENV_K")
     verdict = parser.add_argument_group("the verdict")
     verdict.add_argument("--n-eval-episodes", type=_count, default=100, help="held-out episodes (default: %(default)s)")
     verdict.add_argument("--alpha", type=float, default=0.05, help="level of significance (default: %(default)s)")
@@ -129,9 +151,7 @@ def make_parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--log-interval", type=_count, default=10, help="updates between two log entries (default: %(default)s)"
     )
-    output.add_argument(
-        "--verbose", type=int, default=1, help="0: the verdict only, 1: tables on the way (default: %(default)s)"
-    )
+    output.add_argument("--verbose", type=int, help="0: the verdict only, 1: tables on the way (default: 1, with -P 0)")
     return parser
 
 
@@ -144,6 +164,9 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = make_parser()
     options = parser.parse_args(argv)
+    options.argv = argv
+    if options.demo and {"algo", "env", "folder", "model", "resume"} & set(vars(_explicit(argv))):
+        parser.error("--demo brings its own agent: leave --algo, --env, --folder, --model and --resume out")
     try:
         return _refine(options)
     except (RefineError, EpisodeError) as error:
@@ -152,30 +175,53 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _refine(options: argparse.Namespace) -> int:
-    from sb3_refine.agents import new_run_folder, remove_if_unused
-
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave the best so far, as Ctrl-C does
+    if options.verbose is None:
+        options.verbose = 0 if options.progress else 1
+    logging.basicConfig(format="%(message)s", level=logging.INFO if options.verbose >= 1 else logging.WARNING)
+    from sb3_refine.agents import save_agent
+    from sb3_refine.checkpoint import FILE_NAME as CHECKPOINT
+    from sb3_refine.zoo import new_run_folder, remove_if_unused
+
     if options.demo:
         options.algo, options.env, options.folder = DEMO["algo"], DEMO["env"], DEMO["folder"]
     refiner, n_updates = _make_refiner(options)
     agent = refiner.agent
     if options.dry_run:
         return _dry_run(refiner, n_updates)
-    run_folder = new_run_folder(options.output, agent.algo, agent.env_name)
+    run_folder = Path(options.resume or new_run_folder(options.output, agent.algo, agent.env_name))
+    state_folder = run_folder / "state"
     try:
+        if not options.resume:
+            save_agent(agent, state_folder)  # the original, to resume from
         refiner.set_logger(_make_logger(options, run_folder))
         _announce(refiner, n_updates)
-        try:
-            refiner.learn(n_updates, log_interval=options.log_interval, progress_bar=options.progress)
-        finally:
-            if refiner.result is not None:  # also after Ctrl-C
-                refiner.save(run_folder=run_folder)
-                _print_result(refiner.result, run_folder / f"{agent.env_name}.zip")
+        refiner.learn(
+            n_updates,
+            log_interval=options.log_interval,
+            progress_bar=options.progress,
+            time_limit=None if options.time_limit is None else 60 * options.time_limit,
+            checkpoint_folder=state_folder,
+            checkpoint_interval=options.checkpoint_interval,
+            resume=options.resume is not None,
+        )
+    except (EpisodeError, KeyboardInterrupt):
+        if (state_folder / CHECKPOINT).exists():
+            print(f"to go on from here: sb3-refine --resume {run_folder}", file=sys.stderr)
+        raise
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of the result
+        if refiner.result is not None:  # also after Ctrl-C
+            refiner.save(run_folder=run_folder)
+            _print_result(refiner.result, run_folder / f"{agent.env_name}.zip")
         remove_if_unused(run_folder)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return 0
 
 
@@ -183,6 +229,18 @@ def _make_refiner(options: argparse.Namespace) -> tuple["Refiner", int]:
     from sb3_refine.agents import load_agent
     from sb3_refine.refiner import PRESETS, Refiner
 
+    settings = dict(PRESETS[options.preset])
+    if options.resume:
+        settings = _resumed_settings(options)
+    for name in ("n_updates", "n_delta", "n_top", "learning_rate", "delta_std"):
+        value = getattr(options, name)
+        if value is not None:
+            settings[name] = _start_end(name, value) if isinstance(value, list) else value
+    n_updates = settings.pop("n_updates")
+    if options.budget is not None:
+        n_updates = options.budget // (2 * settings["n_delta"])
+        if n_updates == 0:
+            raise RefineError(f"--budget: one update takes {2 * settings['n_delta']} rollouts, got {options.budget}")
     agent = load_agent(
         options.algo,
         options.env,
@@ -198,14 +256,6 @@ def _make_refiner(options: argparse.Namespace) -> tuple["Refiner", int]:
         no_vec_normalize=options.no_vecnormalize,
         trust_remote_code=options.trust_remote_code,
     )
-    settings = dict(PRESETS[options.preset])
-    for name in ("n_updates", "n_delta", "n_top", "learning_rate", "delta_std"):
-        value = getattr(options, name)
-        if value is not None:
-            settings[name] = _start_end(name, value) if isinstance(value, list) else value
-    n_updates = settings.pop("n_updates")
-    if options.budget is not None:
-        n_updates = max(1, options.budget // (2 * settings["n_delta"]))
     refiner = Refiner(
         agent,
         optimizer=options.optimizer,
@@ -216,9 +266,42 @@ def _make_refiner(options: argparse.Namespace) -> tuple["Refiner", int]:
         n_eval_episodes=options.n_eval_episodes,
         alpha=options.alpha,
         acceptance=not options.no_acceptance,
+        accelerator=not options.no_accelerator,
+        episode_timeout=options.episode_timeout,
         **settings,
     )
     return refiner, n_updates
+
+
+def _resumed_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """
+    Fill the options not given with those of the interrupted run. Those that are given are held against them later.
+
+    :return: arguments of the optimizer, and ``n_updates``
+    """
+    from sb3_refine.checkpoint import read_checkpoint
+    from sb3_refine.legacy import read_zoo_yaml
+
+    state_folder = Path(options.resume) / "state"
+    settings, _ = read_checkpoint(state_folder)
+    given = vars(_explicit(options.argv))
+    for name in ("parameters", "seed", "n_eval_episodes", "alpha", "optimizer"):
+        if name not in given:
+            setattr(options, name, settings[name])
+    args = read_zoo_yaml(next(state_folder.glob("*/args.yml")))
+    options.gym_packages = options.gym_packages or list(args.get("gym_packages") or [])
+    options.no_acceptance = options.no_acceptance or not settings["acceptance"]
+    if options.model is None and options.algo is None and options.env is None:
+        options.model = next(state_folder.glob("*.zip"))
+    return {name: settings[name] for name in ("n_updates", "n_delta", "n_top", "learning_rate", "delta_std")}
+
+
+def _explicit(argv: list[str] | None) -> argparse.Namespace:
+    """Only the options that the user has given."""
+    parser = make_parser()
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return parser.parse_args(argv)
 
 
 def _start_end(name: str, values: list[float]) -> float | tuple[float, float]:
@@ -228,9 +311,9 @@ def _start_end(name: str, values: list[float]) -> float | tuple[float, float]:
 
 
 def _make_logger(options: argparse.Namespace, run_folder: Path) -> Any:
-    from stable_baselines3.common.logger import CSVOutputFormat, HumanOutputFormat, Logger, TensorBoardOutputFormat
+    from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
 
-    formats: list[Any] = [CSVOutputFormat(str(run_folder / "progress.csv"))]
+    formats: list[Any] = [_csv_format(run_folder / "progress.csv")]
     if options.verbose >= 1:
         formats.append(HumanOutputFormat(sys.stdout))
     if options.tensorboard_log is not None:
@@ -238,35 +321,51 @@ def _make_logger(options: argparse.Namespace, run_folder: Path) -> Any:
             formats.append(TensorBoardOutputFormat(str(Path(options.tensorboard_log) / run_folder.name)))
         except AssertionError as error:
             raise RefineError("--tensorboard-log: needs tensorboard; pip install 'sb3-refine[report]'") from error
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise RefineError(f"--tensorboard-log: cannot write to {options.tensorboard_log} ({reason})") from error
     return Logger(str(run_folder), formats)
 
 
+def _csv_format(path: Path) -> Any:
+    """SB3's format starts an empty file: a resumed run keeps the rows that it has."""
+    from stable_baselines3.common.logger import CSVOutputFormat
+
+    before = path.read_text() if path.exists() else ""
+    csv_format = CSVOutputFormat(str(path))
+    if before:
+        csv_format.file.write(before)
+        csv_format.keys = before.splitlines()[0].split(",")
+    return csv_format
+
+
 def _announce(refiner: "Refiner", n_updates: int) -> None:
-    print(_describe(refiner.agent, refiner.parameters.size, refiner.parameters.scope))
-    n_rollouts = n_updates * refiner.population_size
-    n_held_out = 2 * refiner.n_eval_episodes if refiner.acceptance else 0
+    agent, n_held_out = refiner.agent, 2 * refiner.n_eval_episodes if refiner.acceptance else 0
+    normalised = "normalised observations" if agent.vec_normalize is not None else "raw observations"
+    scope = refiner.parameters.scope
+    print(f"{agent.algo} on {agent.env_name}: {refiner.parameters.size:,} parameters ({scope}), {normalised}")
     print(
-        f"{n_updates} updates of {refiner.population_size} rollouts: {n_rollouts} rollouts, "
-        f"{n_held_out} held-out episodes, {refiner.n_workers} workers",
+        f"{_plural(n_updates, 'update')} of {refiner.population_size} rollouts: "
+        f"{_plural(n_updates * refiner.population_size, 'rollout')}, {_plural(n_held_out, 'held-out episode')}, "
+        f"{_plural(refiner.n_workers, 'worker')}",
         flush=True,
     )
 
 
-def _describe(agent: "Agent", n_parameters: int, scope: str) -> str:
-    normalised = "normalised observations" if agent.vec_normalize is not None else "raw observations"
-    return f"{agent.algo} on {agent.env_name}: {n_parameters:,} parameters ({scope}), {normalised}"
+def _plural(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _dry_run(refiner: "Refiner", n_updates: int) -> int:
     _announce(refiner, n_updates)
-    start = time.perf_counter()
-    episodes = refiner.try_pair()
-    seconds = (time.perf_counter() - start) / len(episodes)
+    episodes, seconds = refiner.try_pair()
     n_episodes = n_updates * refiner.population_size + (2 * refiner.n_eval_episodes if refiner.acceptance else 0)
     returns = " and ".join(f"{episode.episode_return:.1f}" for episode in episodes)
-    print(f"one pair: returns {returns}, {sum(e.length for e in episodes)} steps, {seconds:.2f} s an episode")
-    minutes = n_episodes * seconds / refiner.n_workers / 60
-    print(f"the whole run would take about {minutes:.1f} minutes; nothing was written")
+    n_steps = sum(episode.length for episode in episodes)
+    print(f"one pair of perturbed policies: returns {returns}, {n_steps} steps, {seconds / 2:.2f} s an episode")
+    total = n_episodes * seconds / 2 / refiner.n_workers
+    duration = f"{total / 60:.0f} minutes" if total > 120 else f"{total:.0f} seconds"
+    print(f"the whole run would take about {duration} at this pace; nothing was written")
     return 0
 
 

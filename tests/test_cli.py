@@ -37,6 +37,7 @@ def test_refines_an_agent_and_saves_it(made_agents, tmp_path, capsys):
         f"{ENV_ID}.zip",
         "progress.csv",
         "refinement.json",
+        "state",
     ]
     inner = sorted(path.name for path in (run_folder / ENV_ID).iterdir())
     assert inner == ["args.yml", "config.yml", "vecnormalize.pkl"]
@@ -69,8 +70,8 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(made_agents, tmp_path)
     done = run("--algo", "td3", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "80 updates of 32 rollouts: 2560 rollouts, 200 held-out episodes" in done.stdout
-    assert re.search(r"one pair: returns -?\d+\.\d and -?\d+\.\d, 400 steps", done.stdout)
-    assert re.search(r"would take about \d+\.\d minutes; nothing was written", done.stdout)
+    assert re.search(r"one pair of perturbed policies: returns -?\d+\.\d and -?\d+\.\d, 400 steps", done.stdout)
+    assert re.search(r"would take about \d+ (seconds|minutes) at this pace; nothing was written", done.stdout)
     assert not (tmp_path / "out").exists()
 
 
@@ -91,10 +92,13 @@ def test_a_plain_zip_needs_no_algo(made_agents, tmp_path):
 def test_tables_and_progress_go_where_sb3s_go(made_agents, tmp_path):
     pytest.importorskip("tensorboard")
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", *FAST[:-2]]
-    done = run(*arguments, "--log-interval", 1, "-P", "--tensorboard-log", tmp_path / "tb")
+    done = run(*arguments, "--log-interval", 1, "--tensorboard-log", tmp_path / "tb")
     assert "rollout/" in done.stdout
     assert "ep_rew_mean" in done.stdout
-    assert "3/3" in done.stderr  # the progress bar
+    assert done.stderr == ""
+    done = run(*arguments, "-P")
+    assert "ep_rew_mean" not in done.stdout  # a bar, or tables
+    assert "34/34" in done.stderr  # the progress bar counts all episodes, the held-out ones too
     assert list((tmp_path / "tb").glob("*/events.out.tfevents*"))
     assert len((tmp_path / "out" / "ppo" / f"{ENV_ID}_1" / "progress.csv").read_text().splitlines()) == 1 + 3
 
@@ -130,9 +134,10 @@ def test_ctrl_c_leaves_the_best_so_far_and_no_process(long_run, number):
     process.send_signal(number)
     shown, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert errors == "sb3-refine: interrupted\n"
-    assert "decision: unchecked (interrupted after" in shown
-    assert json.loads((run_folder / "refinement.json").read_text())["decision"] == "unchecked"
+    assert errors == f"to go on from here: sb3-refine --resume {run_folder}\nsb3-refine: interrupted\n"
+    decision = json.loads((run_folder / "refinement.json").read_text())["decision"]
+    assert decision in ("unchecked", "original")  # as long as nothing was better than the original
+    assert f"decision: {decision} (interrupted after" in shown
     assert (run_folder / f"{ENV_ID}.zip").exists()
     deadline = time.time() + 10
     while any(os.path.exists(f"/proc/{child}") for child in children) and time.time() < deadline:
@@ -144,7 +149,7 @@ def test_ctrl_c_leaves_the_best_so_far_and_no_process(long_run, number):
     ("arguments", "status", "line"),
     [
         (["--algo", "tqcc", "--env", ENV_ID], 1, r"--algo: unknown algorithm 'tqcc' \(did you mean tqc\?\)"),
-        (["--algo", "a2c", "--env", "Pendulum-v9"], 1, "no agent at .*Pendulum-v9"),
+        (["--algo", "a2c", "--env", "Pendulum-v9"], 1, "no agent a2c/Pendulum-v9 in .*did you mean Pendulum-v1"),
         (["--env", ENV_ID], 1, "--algo and --env: both are needed"),
         (["--algo", "ppo", "--env", ENV_ID, "--n-updats", "3"], 2, r"--n-updats.*did you mean --n-updates"),
         (["--algo", "ppo", "--env", ENV_ID, "--n-updates", "x"], 2, "argument --n-updates: invalid int value: 'x'"),
