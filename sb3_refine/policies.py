@@ -95,7 +95,8 @@ class Input:
         if vec_normalize is not None and obs_rms is not None:
             self._mean = np.array(obs_rms.mean).ravel()
             self._std = np.sqrt(obs_rms.var + vec_normalize.epsilon).ravel()
-            self._clip = float(vec_normalize.clip_obs)
+            self._high = np.full_like(self._std, vec_normalize.clip_obs)
+            self._low = -self._high
             self._work = np.empty_like(self._mean)
 
     def write(self, observation: Any, target: np.ndarray) -> None:
@@ -103,13 +104,15 @@ class Input:
         :param observation: the whole observation
         :param target: float32 view of the network's input, overwritten
         """
-        values = np.asarray(observation if self.key is None else observation[self.key], dtype=self.dtype).reshape(-1)
+        values = np.asarray(observation if self.key is None else observation[self.key], self.dtype)
+        if values.ndim != 1:
+            values = values.ravel()
         if self._std is not None:
             work = self._work
-            np.subtract(values, self._mean, out=work)
-            np.divide(work, self._std, out=work)
-            np.maximum(work, -self._clip, out=work)
-            values = np.minimum(work, self._clip, out=work)
+            np.subtract(values, self._mean, work)
+            np.divide(work, self._std, work)
+            np.maximum(work, self._low, work)
+            values = np.minimum(work, self._high, work)
         target[:] = values
 
 
@@ -123,6 +126,7 @@ class BoxAction:
     def __init__(self, policy: "BasePolicy"):
         assert isinstance(policy.action_space, spaces.Box)
         self.low, self.high = policy.action_space.low.ravel(), policy.action_space.high.ravel()
+        self._span = self.high - self.low
         self.shape = policy.action_space.shape
         self.squashed = policy.squash_output
 
@@ -133,10 +137,11 @@ class BoxAction:
         """
         action = output.numpy()
         if self.squashed:
-            bounded = self.low + (0.5 * (action + 1.0) * (self.high - self.low))
+            bounded = self.low + (0.5 * (action + 1.0) * self._span)
         else:
-            bounded = np.minimum(np.maximum(action, self.low), self.high)
-        return bounded if bounded.ndim == len(self.shape) else bounded.reshape(self.shape)
+            bounded = np.maximum(action, self.low)
+            np.minimum(bounded, self.high, bounded)
+        return bounded if len(self.shape) == 1 else bounded.reshape(self.shape)
 
 
 class GreedyAction:
@@ -159,7 +164,7 @@ class GreedyAction:
             output = output.view(-1, self.n_actions).mean(dim=0)
         elif self.kind == "logits":  # Categorical normalises them, and takes the most probable
             output = th.softmax(output - output.logsumexp(dim=-1, keepdim=True), dim=-1)
-        return np.int64(output.argmax().item())
+        return output.numpy().argmax()
 
 
 class ExactPolicy(DeterministicPolicy):

@@ -37,12 +37,13 @@ def rollout(policy: Callable[[Any], Any], env: gym.Env, seed: int) -> Episode:
     """
     observation, _ = env.reset(seed=seed)
     watch = _FiniteWatch(observation)
+    add = watch.add
     episode_return, length = 0.0, 0
     while True:
         observation, reward, terminated, truncated, info = env.step(policy(observation))
         episode_return += float(reward)
         length += 1
-        watch(observation)
+        add(observation)
         if terminated or truncated:
             if not (watch.all_finite() and math.isfinite(episode_return)):
                 episode_return = math.nan
@@ -55,14 +56,14 @@ class _FiniteWatch:
 
     def __init__(self, observation: Any):
         parts = observation if isinstance(observation, dict) else {None: observation}
-        self._sums = {
-            key: np.zeros(np.shape(part)) for key, part in parts.items() if np.asarray(part).dtype.kind == "f"
-        }
-        self(observation)
+        floats = {key: part for key, part in parts.items() if np.asarray(part).dtype.kind == "f"}
+        self._sums = {key: np.array(part, dtype=np.float64) for key, part in floats.items()}
+        # in the loop, a call that does the least
+        self.add = self._add_entries if isinstance(observation, dict) or not floats else self._sums[None].__iadd__
 
-    def __call__(self, observation: Any) -> None:
+    def _add_entries(self, observation: Any) -> None:
         for key, total in self._sums.items():
-            np.add(total, observation if key is None else observation[key], out=total)
+            np.add(total, observation[key], out=total)
 
     def all_finite(self) -> bool:
         return all(np.isfinite(total).all() for total in self._sums.values())

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import ENV_ID, train
 
-from sb3_refine import RefineError, Refiner, load_agent
+from sb3_refine import RefineError, Refiner, checkpoint, load_agent
 from sb3_refine.checkpoint import FILE_NAME
 from sb3_refine.errors import EpisodeError
 
@@ -144,7 +145,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(made_agents, tmp_path, monkeypatc
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("torch.save", full)
+    monkeypatch.setattr(checkpoint, "th", SimpleNamespace(save=full))
     with pytest.raises(OSError, match="No space left"):
         refiner_of(made_agents).learn(2, checkpoint_folder=tmp_path, checkpoint_interval=1)
     assert (tmp_path / FILE_NAME).read_bytes() == good
