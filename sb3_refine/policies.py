@@ -109,10 +109,10 @@ class Input:
             values = values.ravel()
         if self._std is not None:
             work = self._work
-            np.subtract(values, self._mean, work)
-            np.divide(work, self._std, work)
-            np.maximum(work, self._low, work)
-            values = np.minimum(work, self._high, work)
+            np.subtract(values, self._mean, out=work)
+            np.divide(work, self._std, out=work)
+            np.maximum(work, self._low, out=work)
+            values = np.minimum(work, self._high, out=work)
         target[:] = values
 
 
@@ -140,7 +140,7 @@ class BoxAction:
             bounded = self.low + (0.5 * (action + 1.0) * self._span)
         else:
             bounded = np.maximum(action, self.low)
-            np.minimum(bounded, self.high, bounded)
+            np.minimum(bounded, self.high, out=bounded)
         return bounded if len(self.shape) == 1 else bounded.reshape(self.shape)
 
 

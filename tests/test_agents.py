@@ -237,6 +237,13 @@ def test_a_schedule_of_its_authors_is_neither_run_nor_replaced(agents):
     assert load_agent("ppo", ENV_ID, agents).model.lr_schedule(0.5) == 0.002
 
 
+def test_environment_arguments_of_the_agent_and_over_them(agents):
+    args = agents / "ppo" / f"{ENV_ID}_1" / ENV_ID / "args.yml"
+    args.write_text("env_kwargs: {g: 3.0}\n")
+    assert load_agent("ppo", ENV_ID, agents).recipe.build().unwrapped.g == 3.0
+    assert load_agent("ppo", ENV_ID, agents, env_kwargs={"g": 4.0}).recipe.build().unwrapped.g == 4.0
+
+
 def test_a_file_cannot_have_modules_imported(agents):
     (agents / "ppo" / f"{ENV_ID}_1" / ENV_ID / "args.yml").write_text("gym_packages: [this]\n")
     with pytest.raises(RefineError, match="wants this imported.*if you trust its author, pass --gym-packages this"):

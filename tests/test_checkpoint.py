@@ -145,7 +145,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(made_agents, tmp_path, monkeypatc
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoint, "th", SimpleNamespace(save=full))
+    monkeypatch.setattr(checkpoint, "th", SimpleNamespace(**{**vars(checkpoint.th), "save": full}))
     with pytest.raises(OSError, match="No space left"):
         refiner_of(made_agents).learn(2, checkpoint_folder=tmp_path, checkpoint_interval=1)
     assert (tmp_path / FILE_NAME).read_bytes() == good

@@ -81,6 +81,22 @@ def test_a_budget_is_a_number_of_rollouts(made_agents):
     assert "200 updates of 128 rollouts" in run(*arguments, "--preset", "paper").stdout
 
 
+def test_options_reach_the_search(made_agents, tmp_path):
+    arguments = ["--algo", "a2c", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST, "--load-best"]
+    run_folder = made_agents / "a2c" / f"{ENV_ID}_1"
+    shutil.copy(run_folder / f"{ENV_ID}.zip", run_folder / "best_model.zip")
+    options = {"--alpha": 0.2, "--seed": 9, "--parameters": "head", "--n-top": 2, "--n-eval-episodes": 6}
+    done = run(*arguments, *(part for option in options.items() for part in option), "--learning-rate", 0.1, 0.01)
+    (run_folder / "best_model.zip").unlink()
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "a2c" / f"{ENV_ID}_1" / "refinement.json").read_text())
+    settings = {name.lstrip("-").replace("-", "_"): value for name, value in options.items()}
+    assert {name: written["settings"][name] for name in settings} == settings
+    assert written["settings"]["learning_rate"] == [0.1, 0.01]
+    assert written["paired_difference"]["confidence"] == 0.8
+    assert written["source"]["path"].endswith("best_model.zip")
+
+
 def test_a_plain_zip_needs_no_algo(made_agents, tmp_path):
     zip_path = made_agents / "ppo" / f"{ENV_ID}_1" / f"{ENV_ID}.zip"
     shutil.copy(zip_path, tmp_path / "mine.zip")

@@ -115,12 +115,12 @@ def test_ars_takes_the_step_of_its_equation():
 
 
 def test_ars_steps_along_the_top_directions_only():
-    """n_top directions by max(R+, R-); the divisor stays n_delta."""
-    fitness = np.array([4.0, 1.0, -2.0, 5.0, 0.5, 0.0])
+    """n_top directions by max(R+, R-), not by their difference; the divisor stays n_delta."""
+    fitness = np.array([-9.0, 4.0, 5.0, -2.0, 0.5, -30.0])
     ars = ARS(np.zeros(N_PARAMETERS), seed=5, n_updates=10, n_delta=3, n_top=1, learning_rate=0.1, delta_std=0.3)
     ars.ask()
     ars.tell(fitness)
-    expected = 0.1 / (3 * fitness.std()) * (-2.0 - 5.0) * direction(5, 0, 1, N_PARAMETERS)
+    expected = 0.1 / (3 * fitness.std()) * (5.0 + 2.0) * direction(5, 0, 1, N_PARAMETERS)
     assert np.allclose(ars.mean, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -151,6 +151,17 @@ def test_ars_schedules_are_linear_and_never_quite_reach_their_end():
         scales.append(candidates[0].scale)
         ars.tell(np.zeros(2))
     assert np.allclose(scales, [0.4, 0.3, 0.2, 0.1])
+
+
+def test_ars_step_size_is_scheduled_too():
+    ars = ARS(np.zeros(N_PARAMETERS), seed=0, n_updates=4, n_delta=1, learning_rate=(0.4, 0.0), delta_std=1.0)
+    steps = []
+    for _ in range(4):
+        before = ars.mean.copy()
+        ars.ask()
+        ars.tell(np.array([1.0, -1.0]))  # sigma_R is 1, so the step is 2 alpha delta
+        steps.append(np.linalg.norm(ars.mean - before) / np.linalg.norm(direction(0, len(steps), 0, N_PARAMETERS)))
+    assert np.allclose(steps, [0.8, 0.6, 0.4, 0.2], rtol=1e-4)
 
 
 def test_directions_are_unit_normal_and_differ():

@@ -185,6 +185,15 @@ def test_an_actor_that_is_no_plain_mlp_goes_through_its_own_predict(made_agents)
     assert_bit_equal(agent, policy, n_observations=20)
 
 
+def test_every_tensor_is_aligned(made_agents):
+    """MKL's gemv gives other bits for a weight matrix that is not aligned to 16 bytes."""
+    _, policy = policy_of(load_agent("ppo", "Pendulum-v1", made_agents))
+    assert len(policy._targets) == 6
+    assert any(target.size % 4 for target, _ in policy._targets)  # so that padding is needed
+    start = policy._buffer.data_ptr()
+    assert all((target.ctypes.data - start) % 16 == 0 for target, _ in policy._targets)
+
+
 @pytest.mark.parametrize("activation_fn", [nn.PReLU, nn.LeakyReLU, nn.SiLU])
 def test_activations_with_and_without_parameters(activation_fn):
     kwargs = {"policy_kwargs": {"activation_fn": activation_fn}, "buffer_size": 10, "device": "cpu"}

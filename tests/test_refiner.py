@@ -1,5 +1,6 @@
 """The refiner from Python: search, judge, keep the better, leave everything else alone."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -107,8 +108,10 @@ def test_a_model_in_memory_is_refined_in_place():
     model = train("a2c")
     statistics = model.get_vec_normalize_env().obs_rms
     mean, count = statistics.mean.copy(), statistics.count
+    before = model.policy.action_net.weight.detach().clone()
     refiner = refine(model, n_updates=2, n_delta=2, backend="serial", n_eval_episodes=5, acceptance=False)
     assert refiner.model is model
+    assert not th.equal(model.policy.action_net.weight, before)
     assert np.array_equal(statistics.mean, mean)  # frozen
     assert statistics.count == count
     model.learn(64)  # and it can be trained on
@@ -173,6 +176,30 @@ def test_the_log_has_sb3s_keys(demo, tmp_path):
     assert {"refine/n_updates", "refine/rollouts"} <= set(header.split(","))
 
 
+def test_the_log_is_of_the_population(demo, tmp_path):
+    refiner = Refiner(demo, **FAST, acceptance=False)
+    candidates = refiner._make_optimizer(refiner.parameters.get_vector(), 1).ask()
+    with SerialEvaluator(refiner._make_task()) as evaluator:
+        theta = refiner.parameters.get_vector()
+        episodes = evaluator.evaluate(theta, candidates, refiner._search_seeds(candidates))
+    refiner.set_logger(configure(str(tmp_path), ["csv"]))
+    refiner.learn(n_updates=1)
+    with (tmp_path / "progress.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    returns = [episode.episode_return for episode in episodes]
+    assert float(row["rollout/ep_rew_mean"]) == pytest.approx(np.mean(returns))
+    assert float(row["refine/ep_rew_max"]) == max(returns)
+    assert int(row["time/total_timesteps"]) == 16 * 200
+
+
+def test_alpha_is_one_minus_the_confidence(demo):
+    refiner = Refiner(demo, **FAST, alpha=0.2).learn(n_updates=1)
+    assert refiner.result.paired_difference.confidence == 0.8
+    narrow = refiner.result.paired_difference
+    wide = paired_difference(refiner.result.baseline, refiner.result.refined, alpha=0.01)
+    assert wide.ci_low < narrow.ci_low < narrow.ci_high < wide.ci_high
+
+
 def test_an_error_leaves_the_original(demo):
     def stumble(local, globals_):
         raise ArithmeticError("in a callback")
@@ -185,7 +212,7 @@ def test_an_error_leaves_the_original(demo):
     assert refiner.result is None
 
 
-def test_an_interrupt_leaves_the_best_so_far(demo):
+def test_an_interrupt_leaves_the_best_so_far(demo, tmp_path):
     vectors = []
 
     def interrupt(local, globals_):
@@ -195,6 +222,7 @@ def test_an_interrupt_leaves_the_best_so_far(demo):
         return True
 
     refiner = Refiner(demo, **FAST)
+    refiner.set_logger(configure(str(tmp_path), ["csv"]))
     vectors.append(refiner.parameters.get_vector())
     with pytest.raises(KeyboardInterrupt):
         refiner.learn(n_updates=20, callback=interrupt)
@@ -202,7 +230,9 @@ def test_an_interrupt_leaves_the_best_so_far(demo):
     assert "interrupted after 6 of 20 updates: this is the best iterate so far" in refiner.result.reason
     assert refiner.result.baseline is not None
     kept = refiner.parameters.get_vector()
-    assert any(np.array_equal(kept, vector) for vector in vectors[1:])
+    with (tmp_path / "progress.csv").open() as file:
+        population_means = [float(row["rollout/ep_rew_mean"]) for row in csv.DictReader(file)]
+    assert np.array_equal(kept, vectors[int(np.argmax(population_means))])
 
 
 def test_an_interrupt_before_anything_better_leaves_the_original(demo):
