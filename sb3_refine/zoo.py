@@ -151,7 +151,7 @@ def _nothing_there(folder: Path, algo: str, env_name: str, run_folder: Path, zip
         return f"no {zip_name} in {run_folder}; there are: {zips or 'no zips'}"
     same_env = sorted(str(path.relative_to(folder)) for path in folder.glob(f"*/{env_name}_[0-9]*"))
     if same_env:
-        return f"no agent {algo}/{env_name} with that experiment number in {folder}; there are: {', '.join(same_env)}"
+        return f"no such agent of {algo} in {folder}; there are: {', '.join(same_env)}"
     known = {re.sub(r"_\d+$", "", path.name) for path in folder.glob(f"{algo}/*_[0-9]*")}
     hint = did_you_mean(env_name, known) or (
         "" if known else f"; it has no agents of {algo}: is it the Zoo's log folder?"

@@ -123,7 +123,7 @@ def test_a_wrong_algo_is_refused_with_the_right_one(agents, algo):
         ({"algo": None}, "--algo and --env: both are needed"),
         ({"env": "Pendulun-v1"}, r"no agent ppo/Pendulun-v1 in .*\(did you mean Pendulum-v1\?\)"),
         ({"folder": "nowhere"}, "there is no folder nowhere; name the Zoo's log folder with -f"),
-        ({"exp_id": 7}, rf"no agent ppo/{ENV_ID} with that experiment number in .*; there are: .*ppo.{ENV_ID}_1"),
+        ({"exp_id": 7}, rf"no such agent of ppo in .*; there are: .*ppo.{ENV_ID}_1"),
         ({"load_best": True}, rf"no best_model.zip in .*; there are: {ENV_ID}.zip"),
         ({"load_last_checkpoint": True}, r"no rl_model_\*_steps.zip in .*; there are"),
         ({"model": "nowhere.zip"}, "--model: no file at nowhere.zip"),
