@@ -75,6 +75,8 @@ class EnvRecipe:
         :raises RefineError: for unknown ids, missing packages and wrong keyword arguments
         """
         with _quiet_native_output(1) if self._is_of_bullet() else nullcontext():
+            if self._is_of_bullet():
+                import_env_package(self.env_id or "")  # quietly, before gymnasium does
             for package in self.gym_packages:
                 _import_package(package, f"gym_packages: {package}")
             env = _call(self.make) if self.make is not None else _make(self.env_id or "", self.env_kwargs)

@@ -4,9 +4,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import ENV_ID
+from stable_baselines3 import SAC
 
 from sb3_refine import Refiner, load_agent
 from sb3_refine.accelerators import accelerate
+from sb3_refine.candidates import Candidate
 from sb3_refine.environments import EnvRecipe, is_failure
 from sb3_refine.evaluators import ProcessEvaluator, RolloutTask, SerialEvaluator
 from sb3_refine.reproducibility import FRESH_ENV, probe
@@ -59,6 +61,28 @@ def test_an_environment_with_a_history_is_built_anew_each_time(refiner):
         expected = serial.evaluate_mean(mean, [4, 5, 4, 5, 6])
         assert expected[:2] == expected[2:4]
         assert process.evaluate_mean(mean, [4, 5, 4, 5, 6]) == expected
+
+
+@pytest.mark.parametrize(
+    ("env_id", "remedy", "module"),
+    [
+        ("PandaPush-v3", "forget contacts", "panda_gym"),
+        ("PandaStack-v3", FRESH_ENV, "panda_gym"),
+        ("BipedalWalker-v3", "new Box2D world", "Box2D"),
+    ],
+)
+def test_environments_that_are_known_to_remember(env_id, remedy, module):
+    """Another order, another process, another history: the same episodes."""
+    pytest.importorskip(module)
+    policy = "MultiInputPolicy" if "Panda" in env_id else "MlpPolicy"
+    refiner = Refiner(SAC(policy, env_id, buffer_size=10, device="cpu", seed=0))
+    task, mean = refiner._make_task(), refiner.parameters.get_vector()
+    assert task.recipe.remedy == remedy
+    candidates = [Candidate(0, pair, sign * 0.3) for pair in range(4) for sign in (1, -1)]
+    seeds = [1, 1, 2, 2, 3, 3, 4, 4]
+    with SerialEvaluator(task) as serial, ProcessEvaluator(task, 2) as process:
+        expected = serial.evaluate(mean, candidates, seeds)
+        assert process.evaluate(mean, candidates[::-1], seeds[::-1]) == expected[::-1]
 
 
 def test_an_environment_that_ignores_its_seed_is_compared_unpaired(refiner, caplog):
