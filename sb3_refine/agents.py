@@ -179,7 +179,7 @@ def save_agent(agent: Agent, run_folder: str | Path) -> Path:
     Save an agent in the Zoo's layout, so that the Zoo's own tools and plain Stable-Baselines3 run on it.
 
     :param agent: what to save
-    :param run_folder: a folder made by :func:`new_run_folder`
+    :param run_folder: a folder, such as :func:`~sb3_refine.zoo.new_run_folder` makes
     :return: path of the zip
     """
     run_folder = Path(run_folder)

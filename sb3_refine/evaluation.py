@@ -38,6 +38,11 @@ class Evaluation:
         """Share of the episodes that ended by a termination that is a failure."""
         return float(np.mean([episode.failed for episode in self.episodes]))
 
+    @property
+    def n_invalid(self) -> int:
+        """Episodes with a NaN or an infinity among their rewards or observations."""
+        return int(np.isnan(self.returns).sum())
+
     def summary(self) -> dict[str, float]:
         """:return: the figures of ``refinement.json``; CVaR10 is the mean of the worst tenth of the returns"""
         returns = np.sort(self.returns)

@@ -24,7 +24,7 @@ from sb3_refine.acceptance import ORIGINAL, Decision, decide, unchecked
 from sb3_refine.agents import Agent, agent_from_model, save_agent
 from sb3_refine.candidates import Candidate
 from sb3_refine.checkpoint import Checkpoint, SearchState
-from sb3_refine.errors import RefineError, check_count, did_you_mean
+from sb3_refine.errors import EpisodeError, RefineError, check_count, did_you_mean
 from sb3_refine.evaluation import Evaluation, PairedDifference, paired_difference
 from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator
 from sb3_refine.optimizers import OPTIMIZERS, Optimizer
@@ -231,6 +231,7 @@ class Refiner:
             try:
                 if search.baseline is None:
                     search.baseline = self._evaluate(search, evaluator, search.start, progress)
+                    _check_valid(search.baseline)
                 for episodes in self._search(search, evaluator, _as_callback(callback), time_limit):
                     progress.update(len(episodes))
                     checkpoint.take(search)
@@ -253,7 +254,7 @@ class Refiner:
         Save the model in the Zoo's layout, with ``refinement.json`` beside it.
 
         :param folder: output folder; the agent goes to ``folder/ALGO/ENV_K``, K the next free number
-        :param run_folder: a folder made by :func:`~sb3_refine.agents.new_run_folder`, instead
+        :param run_folder: a folder made by :func:`~sb3_refine.zoo.new_run_folder`, instead
         :return: the run's folder
         :raises RefineError: before ``learn()``, and when the folder cannot be written
         """
@@ -377,11 +378,15 @@ class Refiner:
         difference = None
         if search.baseline is None or refined is None:
             decision = unchecked("the last iterate, not tested on held-out seeds (acceptance was switched off)")
+        elif refined.n_invalid:
+            n, of = refined.n_invalid, len(refined.seeds)
+            decision = Decision(ORIGINAL, f"{n} of its {of} held-out episodes had NaN or inf; the original is kept")
+            refined = None
         else:
             difference = paired_difference(search.baseline, refined, self.alpha, paired=self.is_seeded)
             decision = decide(difference)
-            if decision.decision == ORIGINAL:
-                self.parameters.set_vector(search.start)
+        if decision.decision == ORIGINAL:
+            self.parameters.set_vector(search.start)
         self.result = _result(search, decision, refined, difference)
 
     def _conclude_early(self, search: SearchState) -> None:
@@ -418,6 +423,14 @@ def _as_callback(callback: MaybeCallback) -> BaseCallback:
     if isinstance(callback, list) or callback is None:
         return CallbackList(callback or [])
     return callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)
+
+
+def _check_valid(baseline: Evaluation | None) -> None:
+    if baseline is not None and baseline.n_invalid:
+        raise EpisodeError(
+            f"{baseline.n_invalid} of the {len(baseline.seeds)} held-out episodes of the original had NaN or infinite "
+            "rewards or observations: there is nothing to compare with; mend the environment"
+        )
 
 
 def _is_late(search: SearchState, time_limit: float | None) -> bool:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -125,6 +126,32 @@ def test_too_many_invalid_episodes_stop_the_run():
     before = refiner.parameters.get_vector()
     with pytest.raises(EpisodeError, match=r"\d+ of 40 episodes had NaN or infinite rewards or observations"):
         refiner.learn(4)
+    assert np.array_equal(refiner.parameters.get_vector(), before)
+
+
+def test_an_agent_whose_own_episodes_are_invalid_is_told():
+    refiner = Refiner(train("ppo"), lambda: Poisoned("reward", 1.0), **{**FAST, "n_eval_episodes": 20})
+    with pytest.raises(EpisodeError, match=r"20 of the 20 held-out episodes of the original had NaN"):
+        refiner.learn(1)
+
+
+def test_a_find_with_invalid_held_out_episodes_gives_way_to_the_original(made_agents):
+    refiner = refiner_of(made_agents, n_eval_episodes=20)
+    evaluate, calls = refiner._evaluate, []
+
+    def second_is_ill(*arguments):
+        evaluation = evaluate(*arguments)
+        calls.append(1)
+        if len(calls) == 2:
+            ill = evaluation.episodes[0]._replace(episode_return=np.nan)
+            evaluation = replace(evaluation, episodes=(ill, *evaluation.episodes[1:]))
+        return evaluation
+
+    refiner._evaluate = second_is_ill
+    before = refiner.parameters.get_vector()
+    refiner.learn(2)
+    assert refiner.result.decision == "original"
+    assert "1 of its 20 held-out episodes had NaN" in refiner.result.reason
     assert np.array_equal(refiner.parameters.get_vector(), before)
 
 
