@@ -7,7 +7,7 @@ from conftest import ENV_ID
 from stable_baselines3 import SAC
 
 from sb3_refine import Refiner, load_agent
-from sb3_refine.accelerators import accelerate
+from sb3_refine.accelerators import accelerate, box2d
 from sb3_refine.candidates import Candidate
 from sb3_refine.environments import EnvRecipe, is_failure
 from sb3_refine.evaluators import ProcessEvaluator, RolloutTask, SerialEvaluator
@@ -98,7 +98,7 @@ def test_an_environment_that_ignores_its_seed_is_compared_unpaired(refiner, capl
 def test_the_accelerated_step_has_the_bits_of_the_stock_one(env_id):
     pytest.importorskip("pybullet_envs_gymnasium")
     stock, fast = (EnvRecipe(f"{env_id}BulletEnv-v0").build() for _ in range(2))
-    assert accelerate(fast) == "bullet"
+    assert accelerate(fast) == "bullet walker"
     for seed in range(4):
         rng = np.random.default_rng(seed)
         assert np.array_equal(stock.reset(seed=seed)[0], fast.reset(seed=seed)[0])
@@ -113,11 +113,68 @@ def test_the_accelerated_step_has_the_bits_of_the_stock_one(env_id):
                 break
 
 
+@pytest.mark.parametrize(
+    ("env_id", "name"),
+    [
+        ("LunarLander-v3", "box2d"),
+        ("LunarLanderContinuous-v3", "box2d"),
+        ("BipedalWalker-v3", "box2d"),
+        ("BipedalWalkerHardcore-v3", "box2d"),
+        ("PandaReach-v3", "panda"),
+        ("PandaPush-v3", "panda"),
+        ("PandaSlide-v3", "panda"),
+        ("PandaPickAndPlace-v3", "panda"),
+        ("PandaStack-v3", "panda"),
+        ("PandaReachJointsDense-v3", "panda"),
+        ("ReacherBulletEnv-v0", "bullet binding"),
+        ("InvertedDoublePendulumBulletEnv-v0", "bullet binding"),
+    ],
+)
+def test_an_accelerated_environment_has_the_trajectories_of_the_stock_one(env_id, name):
+    pytest.importorskip({"panda": "panda_gym", "box2d": "Box2D"}.get(name, "pybullet_envs_gymnasium"))
+    stock, fast = (EnvRecipe(env_id).build() for _ in range(2))
+    assert accelerate(fast) == name
+    for seed in range(3):
+        fast.action_space.seed(seed)
+        assert_same(stock.reset(seed=seed)[0], fast.reset(seed=seed)[0])
+        for _ in range(200):
+            action = fast.action_space.sample()
+            expected, got = stock.step(action), fast.step(action)
+            assert_same(expected[0], got[0])
+            assert expected[1:] == got[1:]
+            if expected[2] or expected[3]:
+                break
+
+
+def assert_same(expected, got):
+    for a, b in zip(*(x.values() if isinstance(x, dict) else (x,) for x in (expected, got)), strict=True):
+        assert a.dtype == b.dtype
+        assert a.tobytes() == b.tobytes()
+
+
+def test_scalar_functions_have_the_bits_of_numpy():
+    values = [*np.random.default_rng(0).normal(size=20), 0.0, -0.0, np.nan, np.inf, -np.inf, 1, -2]
+    for dtype in (np.float32, np.float64):
+        for x in np.array(values, dtype=dtype):
+            for ours, theirs in [
+                (box2d._clip(x, 0, 1), np.clip(x, 0, 1)),
+                (box2d._clip(x, -0.5, 1.0), np.clip(x, -0.5, 1.0)),
+                (box2d._sign(x), np.sign(x)),
+                (abs(x), np.abs(x)),
+            ]:
+                assert (type(ours), ours.tobytes()) == (type(theirs), theirs.tobytes())
+    array = np.array(values, dtype=np.float32)
+    assert np.array_equal(box2d._clip(array, -1, 1), np.clip(array, -1, 1), equal_nan=True)
+    assert box2d._sqrt(2.0) == np.sqrt(2.0)
+    with pytest.warns(RuntimeWarning):
+        assert np.isnan(box2d._sqrt(-1.0))
+
+
 def test_other_environments_are_not_accelerated():
     assert accelerate(gym.make(ENV_ID)) is None
 
 
-def test_a_walker_with_a_step_of_its_own_is_not_accelerated():
+def test_a_walker_with_a_step_of_its_own_keeps_it():
     envs = pytest.importorskip("pybullet_envs_gymnasium.gym_locomotion_envs")
 
     class Own(envs.HopperBulletEnv):
@@ -126,7 +183,8 @@ def test_a_walker_with_a_step_of_its_own_is_not_accelerated():
 
     env = Own()
     env.reset(seed=0)
-    assert accelerate(env) is None
+    assert accelerate(env) == "bullet binding"
+    assert "step" not in vars(env)
 
 
 @pytest.mark.parametrize(("algo", "env"), [("ddpg", "HopperBulletEnv-v0"), ("trpo", "Walker2DBulletEnv-v0")])

@@ -9,10 +9,13 @@ from collections.abc import Callable
 
 import gymnasium as gym
 
-from sb3_refine.accelerators import bullet
+from sb3_refine.accelerators import box2d, bullet_binding, bullet_walker, panda
 
 ACCELERATORS: dict[str, Callable[[gym.Env], bool]] = {
-    "bullet": bullet.accelerate,
+    "bullet walker": bullet_walker.accelerate,
+    "panda": panda.accelerate,
+    "bullet binding": bullet_binding.accelerate,
+    "box2d": box2d.accelerate,
 }
 
 
