@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -90,30 +90,44 @@ class Input:
 
     def __init__(self, key: str | None, space: spaces.Space, obs_rms: Any, vec_normalize: "VecNormalize | None"):
         assert isinstance(space, spaces.Box)
-        self.key, self.dtype, self.size = key, space.dtype, int(np.prod(space.shape))
-        self._std: np.ndarray | None = None
+        self._key, self._dtype, self._is_flat = key, space.dtype, len(space.shape) == 1
+        self.size = int(np.prod(space.shape))
+        self._statistics: tuple[np.ndarray, np.ndarray, float] | None = None
         if vec_normalize is not None and obs_rms is not None:
-            self._mean = np.array(obs_rms.mean).ravel()
-            self._std = np.sqrt(obs_rms.var + vec_normalize.epsilon).ravel()
-            self._high = np.full_like(self._std, vec_normalize.clip_obs)
-            self._low = -self._high
-            self._work = np.empty_like(self._mean)
+            std = np.sqrt(obs_rms.var + vec_normalize.epsilon).ravel()
+            self._statistics = np.array(obs_rms.mean).ravel(), std, vec_normalize.clip_obs
 
-    def write(self, observation: Any, target: np.ndarray) -> None:
+    def into(self, target: np.ndarray) -> Callable[[Any], None]:
         """
-        :param observation: the whole observation
-        :param target: float32 view of the network's input, overwritten
+        :param target: float32 view of the network's input
+        :return: a function of the whole observation that overwrites it
         """
-        values = np.asarray(observation if self.key is None else observation[self.key], self.dtype)
-        if values.ndim != 1:
-            values = values.ravel()
-        if self._std is not None:
-            work = self._work
-            np.subtract(values, self._mean, out=work)
-            np.divide(work, self._std, out=work)
-            np.maximum(work, self._low, out=work)
-            values = np.minimum(work, self._high, out=work)
-        target[:] = values
+        as_array = self._as_array()
+        if self._statistics is None:
+
+            def write(observation: Any) -> None:
+                target[...] = as_array(observation)
+
+            return write
+
+        mean, std, clip = self._statistics
+        high, work = np.full_like(std, clip), np.empty_like(mean)
+        low, subtract, divide, maximum, minimum = -high, np.subtract, np.divide, np.maximum, np.minimum
+
+        def write_normalised(observation: Any) -> None:
+            subtract(as_array(observation), mean, out=work)
+            divide(work, std, out=work)
+            maximum(work, low, out=work)
+            target[...] = minimum(work, high, out=work)
+
+        return write_normalised
+
+    def _as_array(self) -> Callable[[Any], np.ndarray]:
+        """The entry as a flat array of the space's dtype."""
+        key, as_array = self._key, partial(np.asarray, dtype=self._dtype)
+        if key is None:
+            return as_array if self._is_flat else lambda observation: as_array(observation).ravel()
+        return lambda observation: as_array(observation[key]).ravel()
 
 
 class BoxAction:
@@ -125,23 +139,30 @@ class BoxAction:
 
     def __init__(self, policy: "BasePolicy"):
         assert isinstance(policy.action_space, spaces.Box)
-        self.low, self.high = policy.action_space.low.ravel(), policy.action_space.high.ravel()
-        self._span = self.high - self.low
-        self.shape = policy.action_space.shape
-        self.squashed = policy.squash_output
+        self._low, self._high = policy.action_space.low.ravel(), policy.action_space.high.ravel()
+        self._shape = policy.action_space.shape
+        self._squashed = policy.squash_output
 
-    def __call__(self, output: th.Tensor) -> np.ndarray:
+    def of(self, output: th.Tensor) -> Callable[[], np.ndarray]:
         """
-        :param output: of the network
-        :return: a new array within the action space
+        :param output: the network's output, overwritten from step to step
+        :return: a function that makes a new array of it, within the action space
         """
-        action = output.numpy()
-        if self.squashed:
-            bounded = self.low + (0.5 * (action + 1.0) * self._span)
-        else:
-            bounded = np.maximum(action, self.low)
-            np.minimum(bounded, self.high, out=bounded)
-        return bounded if len(self.shape) == 1 else bounded.reshape(self.shape)
+        network, low, high = output.numpy(), self._low, self._high
+        add, multiply, maximum, minimum = np.add, np.multiply, np.maximum, np.minimum
+        one, half, span = np.ones_like(network), np.full_like(network, 0.5), high - low
+
+        def unscaled() -> np.ndarray:  # low + (0.5 * (network + 1.0) * span)
+            action = add(network, one)
+            scaled = multiply(multiply(half, action, out=action), span)  # in double precision if the bounds are
+            return add(low, scaled, out=scaled)
+
+        def clipped() -> np.ndarray:
+            bounded = maximum(network, low)
+            return minimum(bounded, high, out=bounded)
+
+        action = unscaled if self._squashed else clipped
+        return action if len(self._shape) == 1 else lambda: action().reshape(self._shape)
 
 
 class GreedyAction:
@@ -153,23 +174,26 @@ class GreedyAction:
     """
 
     def __init__(self, kind: str, n_actions: int):
-        self.kind, self.n_actions = kind, n_actions
+        self._kind, self._n_actions = kind, n_actions
 
-    def __call__(self, output: th.Tensor) -> np.int64:
+    def of(self, output: th.Tensor) -> Callable[[], np.int64]:
         """
-        :param output: of the network
-        :return: the action
+        :param output: the network's output, overwritten from step to step
+        :return: a function that makes the action of it
         """
-        if self.kind == "quantiles":
-            output = output.view(-1, self.n_actions).mean(dim=0)
-        elif self.kind == "logits":  # Categorical normalises them, and takes the most probable
-            output = th.softmax(output - output.logsumexp(dim=-1, keepdim=True), dim=-1)
-        return output.numpy().argmax()
+        if self._kind == "quantiles":
+            quantiles = output.view(-1, self._n_actions)
+            return lambda: quantiles.mean(dim=0).numpy().argmax()
+        if self._kind == "logits":  # Categorical normalises them, and takes the most probable
+            return lambda: th.softmax(output - output.logsumexp(dim=-1, keepdim=True), dim=-1).numpy().argmax()
+        return output.numpy().argmax
 
 
 class ExactPolicy(DeterministicPolicy):
     """
     An MLP actor as ``torch.addmv`` on views of one flat, padded buffer: the bits of ``predict`` at a tenth of its cost.
+
+    Every tensor from the input to the output is allocated once, so that a step is nothing but calls without arguments.
 
     :param inputs: entries of the observation, in the order in which they are concatenated
     :param layers: linear layers (their weights are copied) and elementwise activations, in order
@@ -185,26 +209,27 @@ class ExactPolicy(DeterministicPolicy):
         to_action: BoxAction | GreedyAction,
     ):
         self._arguments = (inputs, layers, slices, to_action)
-        self._to_action = to_action
         linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
         self._buffer = th.zeros(sum(map(_padded_size, linears)))
-        self._input = th.zeros(linears[0].in_features)
+        x = th.zeros(linears[0].in_features)
         ends = np.cumsum([entry.size for entry in inputs])
-        whole = self._input.numpy()
-        self._inputs = [(x.write, whole[end - x.size : end]) for x, end in zip(inputs, ends, strict=True)]
+        self._writes = [e.into(x.numpy()[end - e.size : end]) for e, end in zip(inputs, ends, strict=True)]
         self._targets = []
-        self._steps = []
+        self._steps: list[Callable[[], Any]] = []
         start = 0
         for layer in layers:
             if isinstance(layer, nn.Linear):
-                where = slices[linears.index(layer)]
-                self._steps.append(self._place_linear(layer, start, where))
+                step, x = self._place_linear(layer, start, slices[linears.index(layer)], x)
                 start += _padded_size(layer)
             else:
-                self._steps.append(_IN_PLACE.get(type(layer), layer.forward))
+                step = _in_place(layer, x)
+            self._steps.append(step)
+        self._action = to_action.of(x)
 
-    def _place_linear(self, layer: nn.Linear, start: int, where: tuple[slice | None, slice | None]) -> Any:
-        """Copy a layer into the buffer and return the call that evaluates it."""
+    def _place_linear(
+        self, layer: nn.Linear, start: int, where: tuple[slice | None, slice | None], x: th.Tensor
+    ) -> tuple[Callable[[], Any], th.Tensor]:
+        """Copy a layer into the buffer; return the call that evaluates it on ``x``, and its output."""
         tensors = []
         for values, searched in zip((layer.weight, layer.bias), where, strict=True):
             if values is None:
@@ -217,19 +242,18 @@ class ExactPolicy(DeterministicPolicy):
             start += _pad(values.numel())
         output = th.empty(layer.out_features)
         if layer.bias is None:
-            return partial(th.mv, tensors[0], out=output)
-        return partial(th.addmv, tensors[1], tensors[0], out=output)
+            return partial(th.mv, tensors[0], x, out=output), output
+        return partial(th.addmv, tensors[1], tensors[0], x, out=output), output
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._arguments
 
     def __call__(self, observation: Any) -> Any:
-        for write, target in self._inputs:
-            write(observation, target)
-        x = self._input
+        for write in self._writes:
+            write(observation)
         for step in self._steps:
-            x = step(x)
-        return self._to_action(x)
+            step()
+        return self._action()
 
 
 class GeneralPolicy(DeterministicPolicy):
@@ -389,7 +413,10 @@ def _input(key: str | None, space: spaces.Space, vec_normalize: "VecNormalize | 
     return Input(None, space, statistics, vec_normalize)
 
 
-_IN_PLACE = {nn.ReLU: th.relu_, nn.Tanh: th.tanh_}
+def _in_place(activation: nn.Module, x: th.Tensor) -> Callable[[], Any]:
+    if type(activation) in (nn.ReLU, nn.Tanh):
+        return partial(th.relu_ if type(activation) is nn.ReLU else th.tanh_, x)
+    return lambda: x.copy_(activation(x))
 
 
 def _same_actions(exact: ExactPolicy, general: GeneralPolicy, space: spaces.Space, n_observations: int = 64) -> bool:

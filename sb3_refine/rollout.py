@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -36,34 +37,27 @@ def rollout(policy: Callable[[Any], Any], env: gym.Env, seed: int) -> Episode:
     :return: the episode's return, length and end
     """
     observation, _ = env.reset(seed=seed)
-    watch = _FiniteWatch(observation)
-    add = watch.add
-    episode_return, length = 0.0, 0
-    while True:
-        observation, reward, terminated, truncated, info = env.step(policy(observation))
-        episode_return += float(reward)
-        length += 1
-        add(observation)
-        if terminated or truncated:
-            if not (watch.all_finite() and math.isfinite(episode_return)):
-                episode_return = math.nan
-            failed = bool(terminated) and is_failure(env.spec.id if env.spec else None, float(reward), info)
-            return Episode(episode_return, length, failed)
+    zero = _zero(observation)
+    episode_return, length, done = 0.0, 0, False
+    with np.errstate(invalid="ignore"):  # 0 times infinity
+        episode_return += float(zero(observation))
+        while not done:
+            observation, reward, terminated, truncated, info = env.step(policy(observation))
+            episode_return += float(reward) + float(zero(observation))
+            length += 1
+            done = terminated or truncated
+    if not math.isfinite(episode_return):
+        episode_return = math.nan
+    failed = bool(terminated) and is_failure(env.spec.id if env.spec else None, float(reward), info)
+    return Episode(episode_return, length, failed)
 
 
-class _FiniteWatch:
-    """Sums the observations of an episode: a NaN or an infinity stays in a sum. Integers cannot hold either."""
-
-    def __init__(self, observation: Any):
-        parts = observation if isinstance(observation, dict) else {None: observation}
-        floats = {key: part for key, part in parts.items() if np.asarray(part).dtype.kind == "f"}
-        self._sums = {key: np.array(part, dtype=np.float64) for key, part in floats.items()}
-        # in the loop, a call that does the least
-        self.add = self._add_entries if isinstance(observation, dict) or not floats else self._sums[None].__iadd__
-
-    def _add_entries(self, observation: Any) -> None:
-        for key, total in self._sums.items():
-            np.add(total, observation[key], out=total)
-
-    def all_finite(self) -> bool:
-        return all(np.isfinite(total).all() for total in self._sums.values())
+def _zero(observation: Any) -> Callable[[Any], Any]:
+    """A function that is 0 for finite observations and NaN for all others: 0 times NaN or infinity is NaN."""
+    if isinstance(observation, dict):
+        parts = {key: _zero(part) for key, part in observation.items()}
+        return lambda observation: sum(part(observation[key]) for key, part in parts.items())
+    values = np.asarray(observation)
+    if values.dtype.kind != "f":  # integers hold neither
+        return lambda observation: 0.0
+    return np.zeros_like(values).dot if values.ndim == 1 else partial(np.vdot, np.zeros_like(values))

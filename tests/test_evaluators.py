@@ -10,6 +10,7 @@ from functools import partial
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from conftest import BrokenEnv, train
 
 from sb3_refine import Refiner, load_agent
@@ -194,3 +195,21 @@ def test_a_model_in_memory_has_the_results_of_its_saved_self(made_agents):
     from_memory = episodes_of(task_of(model), "serial")
     from_disk = episodes_of(task_of(load_agent("a2c", "Pendulum-v1", made_agents)), "serial")
     assert from_memory == from_disk
+
+
+class Differentiating(gym.Wrapper):
+    """Its reward is a derivative."""
+
+    def step(self, action):
+        observation, _, *rest = self.env.step(action)
+        with torch.inference_mode(False), torch.enable_grad():
+            x = torch.tensor(float(observation[0]), requires_grad=True)
+            (x * x).backward()
+        return observation, float(x.grad), *rest
+
+
+def test_an_environment_may_differentiate_in_its_step(task):
+    recipe = EnvRecipe(None, make=lambda: Differentiating(gym.make("Pendulum-v1")))
+    episodes = episodes_of(RolloutTask(recipe, task.policy, task.seed), "process", 2)
+    assert episodes == episodes_of(RolloutTask(recipe, task.policy, task.seed), "serial")
+    assert all(np.isfinite(episode.episode_return) for episode in episodes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
+import torch as th
 from typing_extensions import Self
 
 from sb3_refine.candidates import Candidate, direction
@@ -36,6 +37,9 @@ class RolloutWorker:
     """
     Runs candidates one after the other. Every backend runs this, so all give the same episodes.
 
+    Episodes run in torch's inference mode. An environment that differentiates within its step leaves it for that, with
+    ``torch.inference_mode(False)``.
+
     :param task: what to roll out
     """
 
@@ -57,7 +61,9 @@ class RolloutWorker:
             delta = direction(self._task.seed, candidate.update, candidate.pair, mean.size)
             policy.set_parameters(mean, delta, candidate.scale)
         try:
-            return rollout(policy, self._episodes.next_env(), episode_seed)
+            env = self._episodes.next_env()
+            with th.inference_mode():
+                return rollout(policy, env, episode_seed)
         except Exception as error:
             what = f"the episode with seed {episode_seed} of {candidate} failed: {type(error).__name__}: {error}"
             raise EpisodeError(f"{what}\n{traceback.format_exc()}") from error
