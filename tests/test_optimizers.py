@@ -1,5 +1,8 @@
 """Contract of every optimizer in the registry, and ARS as its equation says."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -188,3 +191,21 @@ def test_directions_are_unit_normal_and_differ():
 def test_ars_refuses_arguments_out_of_range(arguments, line):
     with pytest.raises(RefineError, match=line):
         ARS(np.zeros(3), **{"seed": 0, "n_updates": 1, **arguments})
+
+
+def test_directions_are_the_same_in_every_process_and_not_to_be_written_to():
+    first = direction(3, 1, 2, 1000)
+    code = "from sb3_refine.candidates import direction; print(direction(3, 1, 2, 1000).tobytes().hex())"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == first.tobytes().hex()
+    with pytest.raises(ValueError, match="read-only"):
+        first += 1
+
+
+def test_directions_that_overlap_in_the_table_are_uncorrelated():
+    """Slices of one table of 4 million numbers: a search draws more of them than fit side by side."""
+    size = 200_000
+    stack = np.stack([direction(0, update, 0, size) for update in range(60)])
+    correlations = np.corrcoef(stack)[np.triu_indices(60, 1)]
+    assert np.abs(correlations).max() < 5 / np.sqrt(size)
+    assert abs(correlations.mean()) < 3 / np.sqrt(size * correlations.size)
