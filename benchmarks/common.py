@@ -1,4 +1,4 @@
-"""What the benchmarks share: the circumstances of a run, a table, a JSON file."""
+"""What the benchmarks share: the circumstances of a run, a table, a JSON file, an environment."""
 
 import argparse
 import json
@@ -8,12 +8,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from sb3_refine.refinement import versions
 
 ROOT = Path(__file__).parents[1]
+
+
+class EndsAtOnce(gym.Env):
+    """Free of charge, and over after one step."""
+
+    def __init__(self, observation_space: gym.Space, action_space: gym.Space):
+        self.observation_space, self.action_space = observation_space, action_space
+        self._observation = np.zeros(observation_space.shape, observation_space.dtype)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return self._observation, {}
+
+    def step(self, action: Any) -> Any:
+        return self._observation, float(action[0]), True, False, {}
 
 
 def parser(description: str) -> argparse.ArgumentParser:
