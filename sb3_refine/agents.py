@@ -4,6 +4,7 @@ import ast
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,47 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
+    VecEnvWrapper,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+    unwrap_vec_normalize,
+)
 
-from sb3_refine.environments import EnvRecipe, current_env_id, import_env_package, parse_wrappers
-from sb3_refine.errors import RefineError
+from sb3_refine.environments import (
+    EnvRecipe,
+    VecWrapper,
+    changes_since,
+    current_env_id,
+    import_env_package,
+    parse_wrappers,
+)
+from sb3_refine.errors import RefineError, check_count
 from sb3_refine.files import atomic_path, sha256
+from sb3_refine.hub import find_agent
 from sb3_refine.legacy import detached, read_model_data, read_vec_normalize, read_zoo_yaml
 from sb3_refine.models import (
     algo_of,
     check_algo,
-    check_kind,
+    fits,
+    identify,
     load_model,
     shape_of,
     trained_on_normalised_observations,
 )
-from sb3_refine.zoo import LAST_CHECKPOINT, AgentFiles, find_beside, find_in_folder, write_zoo_yaml
+from sb3_refine.zoo import (
+    LAST_CHECKPOINT,
+    AgentFiles,
+    ExpectedReturn,
+    expected_return,
+    find_beside,
+    read_args,
+    write_zoo_yaml,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +71,7 @@ class Agent:
     :param config: the Zoo's ``config.yml``
     :param args: the Zoo's ``args.yml``
     :param source: where it came from
+    :param expected_return: what its own ``evaluations.npz`` says of its mean return, or None
     """
 
     model: BaseAlgorithm
@@ -55,6 +83,12 @@ class Agent:
     config: dict[str, Any] = field(default_factory=dict)
     args: dict[str, Any] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
+    expected_return: ExpectedReturn | None = None
+
+    @property
+    def statistics(self) -> VecNormalize | None:
+        """What the policy has to normalise observations with: None where the recipe does it already."""
+        return _left_to_the_policy(self.vec_normalize, self.recipe)
 
 
 def load_agent(
@@ -72,10 +106,13 @@ def load_agent(
     gym_packages: tuple[str, ...] | list[str] = (),
     no_vec_normalize: bool = False,
     trust_remote_code: bool = False,
+    organization: str | None = None,
+    repo_name: str | None = None,
+    revision: str | None = None,
 ) -> Agent:
     """
-    Load a trained agent from a folder of the RL Zoo, or from a plain zip. Agents saved with the legacy ``gym`` load
-    without it, and nothing in their files is run.
+    Load a trained agent from a folder of the RL Zoo, from the Hub, or from a plain zip. Agents saved with the legacy
+    ``gym`` load without it, and nothing in their files is run.
 
     :param algo: the Zoo's name of the algorithm; may be left out with ``model``
     :param env: id of the environment it was trained on; may be left out with ``model`` inside a Zoo folder
@@ -90,28 +127,38 @@ def load_agent(
     :param gym_packages: modules to import first, to register environments
     :param no_vec_normalize: go on without the statistics that the agent's config asks for
     :param trust_remote_code: unpickle whatever the files hold; it can run any code
+    :param organization: pull from this organization on the Hub; None: from the Zoo's, if the folder has no such agent
+    :param repo_name: pull from this repo of the organization; None: ``ALGO-ENV``
+    :param revision: pull this branch, tag or commit; None: the newest
     :return: the agent
     :raises RefineError: with one line that says what is wrong and what to do
     """
     if algo is not None:
         check_algo(algo)
     if model is not None:
+        if organization or repo_name or revision:
+            raise RefineError(
+                "a zip named with --model is not pulled: leave out --organization, --repo-name, --revision"
+            )
         files = find_beside(Path(model), env, None if vec_normalize is None else Path(vec_normalize))
     elif algo is None or env is None:
         raise RefineError("--algo and --env: both are needed to find an agent in a folder; or name a zip with --model")
     else:
         zip_name = _zip_name(load_best, load_checkpoint, load_last_checkpoint)
-        files = find_in_folder(Path(folder), algo, env, exp_id, zip_name)
+        hub = {"organization": organization, "repo_name": repo_name, "revision": revision}
+        files = find_agent(Path(folder), algo, env, exp_id, zip_name, **hub)
         if vec_normalize is not None:
             files = replace(files, vec_normalize=Path(vec_normalize))
     config = read_zoo_yaml(files.config) if files.config else {}
-    args = read_zoo_yaml(files.args) if files.args else {}
+    args = read_args(files)
     recipe = _recipe(files.env, config, args, env_kwargs, gym_packages)
     data = read_model_data(files.model, trust_remote_code)
-    observation_space, action_space = _spaces_of(recipe)
-    algo, sb3_model = load_model(files.model, data, algo, config, observation_space)
+    algo = identify(files.model, data, algo)
     needs_statistics = trained_on_normalised_observations(data) or _normalizes_observations(config.get("normalize"))
     statistics = _load_statistics(files, needs_statistics, no_vec_normalize, trust_remote_code)
+    recipe = replace(recipe, vec_wrappers=_vec_wrappers(config, statistics))
+    observation_space, action_space = _spaces_of(recipe)
+    sb3_model = load_model(files.model, data, algo, config, observation_space)
     _check_fit(sb3_model, statistics, observation_space, action_space, recipe)
     return Agent(
         model=sb3_model,
@@ -120,14 +167,19 @@ def load_agent(
         recipe=recipe,
         observation_space=observation_space,
         vec_normalize=statistics,
-        config={**config, "normalize": (config.get("normalize") or True) if statistics is not None else False},
+        config={
+            **config,
+            **({"env_wrapper": [{name: kwargs} for name, kwargs in recipe.wrappers]} if recipe.wrappers else {}),
+            "normalize": (config.get("normalize") or True) if statistics is not None else False,
+        },
         args={
             **args,
             "env": recipe.env_id,
             "env_kwargs": recipe.env_kwargs or None,
             "gym_packages": list(recipe.gym_packages),
         },
-        source={"path": str(files.model), "sha256": sha256(files.model)},
+        source={**files.source, "path": str(files.model), "sha256": sha256(files.model)},
+        expected_return=expected_return(files),
     )
 
 
@@ -142,7 +194,6 @@ def agent_from_model(model: BaseAlgorithm, env: str | Callable[[], gym.Env] | Ve
     :raises RefineError: when the environment cannot be built again in another process
     """
     algo = algo_of(model)
-    check_kind(model.observation_space, model.action_space)
     source = model.get_env() if env is None else env
     statistics = unwrap_vec_normalize(source) if isinstance(source, VecEnv) else None
     if statistics is None:
@@ -256,15 +307,13 @@ def _recipe(
     env_kwargs: dict[str, Any] | None,
     gym_packages: tuple[str, ...] | list[str],
 ) -> EnvRecipe:
-    for key in ("frame_stack", "vec_env_wrapper"):
-        if config.get(key):
-            raise RefineError(f"config.yml: agents with {key} cannot be refined yet")
     stored = args.get("env_kwargs") or config.get("env_kwargs") or {}
     if not isinstance(stored, dict):
         raise RefineError(f"args.yml: env_kwargs: expected a mapping, got {stored!r}")
     env_id = current_env_id(env)
     if env_id != env:
         logger.info("%s is called %s today, and is saved under that name", env, env_id)
+    kwargs_then, wrappers_then = changes_since(env)
     wanted = [package for package in args.get("gym_packages") or () if package not in gym_packages]
     if wanted:
         raise RefineError(
@@ -273,8 +322,8 @@ def _recipe(
         )
     return EnvRecipe(
         env_id=env_id,
-        env_kwargs={**stored, **(env_kwargs or {})},
-        wrappers=parse_wrappers(config.get("env_wrapper")),
+        env_kwargs={**kwargs_then, **stored, **(env_kwargs or {})},
+        wrappers=wrappers_then + parse_wrappers(config.get("env_wrapper")),
         gym_packages=tuple(gym_packages),
     )
 
@@ -291,30 +340,99 @@ def _recipe_from_env(env: str | Callable[[], gym.Env] | VecEnv | gym.Env) -> Env
     raise RefineError(f"env: expected an id, a callable, a VecEnv or an environment, got {type(env).__name__}")
 
 
+_WAY_OUT = "pass a callable that makes the raw environment, or its id"
+_TIME_FEATURE = "sb3_contrib.common.wrappers.time_feature:TimeFeatureWrapper"
+_MONITOR = "stable_baselines3.common.monitor:Monitor"
+
+
 def _recipe_from_instance(env: VecEnv | gym.Env) -> EnvRecipe:
     """A recipe from a living environment, through the spec and the wrappers that gymnasium records."""
-    way_out = "pass a callable that makes the raw environment, or its id"
-    while isinstance(env, VecEnv) and not isinstance(env, DummyVecEnv):
-        if not isinstance(env, VecNormalize):
-            raise RefineError(f"env: a {type(env).__name__} cannot be built again in a worker; {way_out}")
+    vec_wrappers: list[Callable[[Any], Any]] = []
+    while isinstance(env, VecEnvWrapper):
+        if isinstance(env, VecNormalize):
+            vec_wrappers.insert(0, Normalised(_without_env(env)))
+        elif isinstance(env, VecFrameStack):
+            vec_wrappers.insert(0, _frame_stack(env.stacked_obs))
+        elif not isinstance(env, (VecTransposeImage, VecMonitor)):  # predict transposes itself
+            raise RefineError(f"env: a {type(env).__name__} cannot be built again in a worker; {_WAY_OUT}")
         env = env.venv
-    inner: Any = env.envs[0] if isinstance(env, DummyVecEnv) else env
-    wrappers: list[tuple[str, dict[str, Any]]] = []
-    while isinstance(inner, gym.Wrapper) and type(inner).__module__.split(".")[0] != "gymnasium":
-        name = f"{type(inner).__module__}.{type(inner).__qualname__}"
-        if name == "sb3_contrib.common.wrappers.time_feature.TimeFeatureWrapper":
-            wrappers.insert(0, (name, _time_feature_kwargs(inner)))
-        elif name != "stable_baselines3.common.monitor.Monitor":
-            raise RefineError(f"env: the wrapper {name} cannot be built again in a worker; {way_out}")
-        inner = inner.env
-    spec = inner.spec
+    if vec_wrappers and isinstance(vec_wrappers[-1], Normalised):  # left to the policy
+        vec_wrappers.pop()
+    spec = env.get_attr("spec", 0)[0] if isinstance(env, VecEnv) else env.spec
     if spec is None:
-        raise RefineError(f"env: {type(inner).__name__} was not made by gymnasium.make; {way_out}")
-    return EnvRecipe(spec.id, wrappers=tuple(wrappers), make=_SpecMaker(spec))
+        inner = env.get_attr("unwrapped", 0)[0] if isinstance(env, DummyVecEnv) else env
+        raise RefineError(f"env: {type(inner).__name__} was not made by gymnasium.make; {_WAY_OUT}")
+    return EnvRecipe(spec.id, vec_wrappers=tuple(vec_wrappers), make=_SpecMaker(_complete(spec, env)))
 
 
-def _time_feature_kwargs(wrapper: Any) -> dict[str, Any]:
-    return {"max_steps": wrapper._max_steps, "test_mode": wrapper._test_mode}
+def _frame_stack(stack: Any) -> Callable[[Any], VecFrameStack]:
+    """The same frame stack again, given what stacks the observations."""
+    parts = getattr(stack, "sub_stacked_observations", None)
+    if parts is None:
+        return partial(VecFrameStack, n_stack=stack.n_stack, channels_order=_order_of(stack))
+    order: Any = {key: _order_of(part) for key, part in parts.items()}
+    return partial(VecFrameStack, n_stack=next(iter(parts.values())).n_stack, channels_order=order)
+
+
+def _order_of(stack: Any) -> str:
+    return "first" if stack.channels_first else "last"
+
+
+def _complete(spec: Any, env: VecEnv | gym.Env) -> Any:
+    """The spec with the arguments of wrappers that gymnasium has not recorded, as far as we know them."""
+    wrappers = []
+    for wrapper in (w for w in spec.additional_wrappers if w.entry_point != _MONITOR):
+        kwargs = wrapper.kwargs
+        if kwargs is None and wrapper.entry_point == _TIME_FEATURE:
+            kwargs = {name: _attribute_of(env, f"_{name}") for name in ("max_steps", "test_mode")}
+        if kwargs is None:
+            name = wrapper.entry_point.replace(":", ".")
+            raise RefineError(f"env: the wrapper {name} cannot be built again in a worker; {_WAY_OUT}")
+        wrappers.append(replace(wrapper, kwargs=kwargs))
+    return replace(spec, additional_wrappers=tuple(wrappers))
+
+
+def _attribute_of(env: VecEnv | gym.Env, name: str) -> Any:
+    return env.get_attr(name, 0)[0] if isinstance(env, VecEnv) else env.get_wrapper_attr(name)
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """
+    Frozen observation normalisation as a ``VecEnv`` wrapper, for where another wrapper comes after it.
+
+    :param statistics: without their environment
+    """
+
+    statistics: VecNormalize
+
+    def __call__(self, vec_env: VecEnv) -> VecNormalize:
+        """
+        :param vec_env: what to wrap
+        :return: the wrapped one
+        """
+        wrapped = _without_env(detached(self.statistics))  # which may have come by pickle
+        wrapped.set_venv(vec_env)
+        wrapped.training = wrapped.norm_reward = False
+        return wrapped
+
+
+def _left_to_the_policy(statistics: VecNormalize | None, recipe: EnvRecipe) -> VecNormalize | None:
+    return None if any(isinstance(wrapper, Normalised) for wrapper in recipe.vec_wrappers) else statistics
+
+
+def _vec_wrappers(config: dict[str, Any], statistics: VecNormalize | None) -> tuple[Callable[[Any], Any], ...]:
+    """The Zoo's order: the agent's own wrappers, normalisation, frame stacking. Outermost, the policy normalises."""
+    wrappers: list[Callable[[Any], Any]] = [
+        VecWrapper(name, kwargs) for name, kwargs in parse_wrappers(config.get("vec_env_wrapper"), "vec_env_wrapper")
+    ]
+    n_stack = config.get("frame_stack")
+    if n_stack:
+        check_count("config.yml: frame_stack", n_stack, 1)
+        if statistics is not None and statistics.norm_obs:
+            wrappers.append(Normalised(statistics))
+        wrappers.append(partial(VecFrameStack, n_stack=n_stack))
+    return tuple(wrappers)
 
 
 @dataclass(frozen=True)
@@ -367,11 +485,12 @@ def _check_fit(
         ("observation", model.observation_space, observation_space),
         ("action", model.action_space, action_space),
     ):
-        if shape_of(ours) != shape_of(theirs):
+        if not fits(ours, theirs):
             raise RefineError(
                 f"--env: the agent's {name} space {ours} does not fit that of {recipe.env_id or 'the environment'}, "
                 f"{theirs}; is a wrapper (config.yml), an --env-kwargs or another version of the environment missing?"
             )
+    statistics = _left_to_the_policy(statistics, recipe)
     if statistics is not None and statistics.norm_obs:
         obs_rms: Any = statistics.obs_rms
         shape: Any = {**shape_of(observation_space)} if isinstance(obs_rms, dict) else obs_rms.mean.shape

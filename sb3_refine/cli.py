@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import json
 import logging
 import os
 import signal
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
     from sb3_refine.evaluation import Evaluation
     from sb3_refine.refiner import Refiner, Result
 
+_SOURCE = "source.json"
 DEMO = {"algo": "ppo", "env": "Pendulum-v1", "folder": Path(__file__).parent / "demo"}
+
+
+_FROM_HUB = ("organization", "repo_name", "revision")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -84,6 +89,7 @@ def make_parser() -> argparse.ArgumentParser:
     agent.add_argument(
         "--gym-packages", nargs="+", default=[], metavar="MODULE", help="modules that register environments"
     )
+    agent.add_argument("--device", default="auto", help="as the Zoo has it; rollouts run on the CPU (default: auto)")
     agent.add_argument(
         "--trust-remote-code", action="store_true", help="unpickle whatever the files hold; may run any code"
     )
@@ -146,12 +152,38 @@ def make_parser() -> argparse.ArgumentParser:
     verdict.add_argument("--no-acceptance", action="store_true", help="save the last iterate, untested")
     output = parser.add_argument_group("the output")
     output.add_argument("-o", "--output", default="refined-agents", help="output folder (default: %(default)s)")
+    _add_hub_options(agent, output)
     output.add_argument("-P", "--progress", action="store_true", help="show a progress bar")
     output.add_argument("--tensorboard-log", metavar="DIR", help="log for TensorBoard")
     output.add_argument(
         "--log-interval", type=_count, default=10, help="updates between two log entries (default: %(default)s)"
     )
     output.add_argument("--verbose", type=int, help="0: the verdict only, 1: tables on the way (default: 1, with -P 0)")
+    return parser
+
+
+def _add_hub_options(agent: argparse._ArgumentGroup, output: argparse._ArgumentGroup) -> None:
+    agent.add_argument(
+        "--organization", metavar="ORG", help="pull from ORG on the Hub (default: sb3, if the folder has no such agent)"
+    )
+    agent.add_argument("--repo-name", metavar="NAME", help="pull from this repo of ORG (default: ALGO-ENV)")
+    agent.add_argument("--revision", help="pull this branch, tag or commit (default: the newest)")
+    output.add_argument(
+        "--push-to-hub",
+        metavar="ORG",
+        help="push the result to the Hub, to ORG/ALGO-ENV, or to the repo ORG/NAME; "
+        "`sb3-refine push DIR --organization ORG` does so later",
+    )
+
+
+def make_push_parser() -> argparse.ArgumentParser:
+    """:return: the parser of ``sb3-refine push``"""
+    parser = _Parser(
+        prog="sb3-refine push", description="Push what a run has left to the Hugging Face Hub.", allow_abbrev=False
+    )
+    parser.add_argument("run_folder", metavar="DIR", help="folder of a finished run, OUTPUT/ALGO/ENV_K")
+    parser.add_argument("--organization", required=True, metavar="ORG", help="organization or user to push to")
+    parser.add_argument("--repo-name", metavar="NAME", help="name of the repo (default: ALGO-ENV)")
     return parser
 
 
@@ -162,12 +194,18 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: arguments; those of the process by default
     :return: exit status: 0 for a verdict, whatever it is; 1 for an error; 2 for a wrong option; 130 after Ctrl-C
     """
-    parser = make_parser()
-    options = parser.parse_args(argv)
-    options.argv = argv
-    if options.demo and {"algo", "env", "folder", "model", "resume"} & set(vars(_explicit(argv))):
-        parser.error("--demo brings its own agent: leave --algo, --env, --folder, --model and --resume out")
+    argv = sys.argv[1:] if argv is None else argv
+    parser = make_push_parser() if argv[:1] == ["push"] else make_parser()
     try:
+        if argv[:1] == ["push"]:
+            return _push(parser.parse_args(argv[1:]))
+        options = parser.parse_args(argv)
+        options.argv = argv
+        if options.demo and {"algo", "env", "folder", "model", "resume", *_FROM_HUB} & set(vars(_explicit(argv))):
+            parser.error(
+                "--demo brings its own agent: leave --algo, --env, --folder, --model, --resume, --organization, "
+                "--repo-name and --revision out"
+            )
         return _refine(options)
     except (RefineError, EpisodeError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
@@ -184,13 +222,20 @@ def _refine(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave the best so far, as Ctrl-C does
     if options.verbose is None:
         options.verbose = 0 if options.progress else 1
-    logging.basicConfig(format="%(message)s", level=logging.INFO if options.verbose >= 1 else logging.WARNING)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("sb3_refine").setLevel(logging.INFO if options.verbose >= 1 else logging.WARNING)
+    if options.device not in ("auto", "cpu"):
+        logging.getLogger("sb3_refine").warning(
+            "--device %s: rollouts run on the CPU, which is the faster device for one observation at a time",
+            options.device,
+        )
     from sb3_refine.agents import save_agent
     from sb3_refine.checkpoint import FILE_NAME as CHECKPOINT
     from sb3_refine.zoo import new_run_folder, remove_if_unused
 
     if options.demo:
         options.algo, options.env, options.folder = DEMO["algo"], DEMO["env"], DEMO["folder"]
+    destination = _destination(options.push_to_hub)
     refiner, n_updates = _make_refiner(options)
     agent = refiner.agent
     if options.dry_run:
@@ -200,6 +245,7 @@ def _refine(options: argparse.Namespace) -> int:
     try:
         if not options.resume:
             save_agent(agent, state_folder)  # the original, to resume from
+        agent.source = _original_source(agent.source, state_folder)
         refiner.set_logger(_make_logger(options, run_folder))
         _announce(refiner, n_updates)
         refiner.learn(
@@ -222,6 +268,35 @@ def _refine(options: argparse.Namespace) -> int:
             _print_result(refiner.result, run_folder / f"{agent.env_name}.zip")
         remove_if_unused(run_folder)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if destination is not None:
+        _push(argparse.Namespace(run_folder=run_folder, **destination))
+    return 0
+
+
+def _original_source(source: dict[str, Any], state_folder: Path) -> dict[str, Any]:
+    """Where the agent came from in the first place, also when it is loaded from the state of an interrupted run."""
+    path = state_folder / _SOURCE
+    if path.exists():
+        return json.loads(path.read_text())
+    path.write_text(json.dumps(source))
+    return source
+
+
+def _destination(push_to_hub: str | None) -> dict[str, str | None] | None:
+    """Where ``--push-to-hub`` says, after a look at what would stop it: not only when the search is over."""
+    if push_to_hub is None:
+        return None
+    from sb3_refine.hub import check_push
+
+    organization, _, repo_name = push_to_hub.partition("/")
+    check_push(organization, repo_name or None)
+    return {"organization": organization, "repo_name": repo_name or None}
+
+
+def _push(options: argparse.Namespace) -> int:
+    from sb3_refine.hub import push
+
+    print(f"pushed to {push(options.run_folder, options.organization, options.repo_name)}")
     return 0
 
 
@@ -255,6 +330,9 @@ def _make_refiner(options: argparse.Namespace) -> tuple["Refiner", int]:
         gym_packages=options.gym_packages,
         no_vec_normalize=options.no_vecnormalize,
         trust_remote_code=options.trust_remote_code,
+        organization=options.organization,
+        repo_name=options.repo_name,
+        revision=options.revision,
     )
     refiner = Refiner(
         agent,

@@ -15,18 +15,27 @@ import gymnasium as gym
 
 from sb3_refine.accelerators import accelerate
 from sb3_refine.errors import RefineError, did_you_mean
+from sb3_refine.wrappers import TrueReturn, Vectorised, counts_true_return
 
 RENAMED = {
     r"LunarLander(Continuous)?-v2": "-v3",
     r"(Ant|HalfCheetah|Hopper|Humanoid|HumanoidStandup|InvertedDoublePendulum|InvertedPendulum|Pusher|Reacher|Swimmer|Walker2d)-v[23]": "-v4",  # noqa: E501
     r"Panda(Reach|Push|Slide|PickAndPlace|Stack|Flip)(Dense|Joints|JointsDense)?-v[12]": "-v3",
+    r"Fetch(Reach|Push|Slide|PickAndPlace)(Dense)?-v[123]": "-v4",
 }
 """Environments that today's packages call otherwise: pattern of the old id, the version that replaces it."""
+
+CHANGED: dict[str, tuple[dict[str, Any], str]] = {
+    r"Ant-v[23]": ({"use_contact_forces": True}, "sb3_refine.wrappers.ZeroContactForces"),
+}
+"""Renamed environments that differ from what they were: the keyword arguments and the wrapper that bring that back."""
 
 _FAMILIES = (
     # pattern of the id, modules that it needs and that register it, extra that installs them
     (r".*BulletEnv-v\d+", ("pybullet", "pybullet_envs_gymnasium"), "bullet"),
     (r"Panda.*-v\d+", ("pybullet", "panda_gym"), "panda"),
+    (r"(Fetch|HandReach|HandManipulate).*-v\d+", ("mujoco", "gymnasium_robotics"), "robotics"),
+    (r"(ALE/.*|.*NoFrameskip)-v\d+", ("ale_py",), "atari"),
 )
 
 _GOAL = r"(MountainCar(Continuous)?|Acrobot)-v\d+"
@@ -45,6 +54,9 @@ _MOVED_WRAPPERS = {
     "rl_zoo3.wrappers.TimeFeatureWrapper": "sb3_contrib.common.wrappers.TimeFeatureWrapper",
 }
 
+_OBSERVES_ONLY = {"sb3_contrib.common.wrappers.TimeFeatureWrapper", "sb3_refine.wrappers.ZeroContactForces"}
+"""Wrappers that leave rewards and ends as they are."""
+
 
 @dataclass(frozen=True)
 class EnvRecipe:
@@ -54,6 +66,7 @@ class EnvRecipe:
     :param env_id: gymnasium id, or None where ``make`` is given
     :param env_kwargs: keyword arguments of the environment
     :param wrappers: the Zoo's ``env_wrapper``: dotted names and keyword arguments, innermost first
+    :param vec_wrappers: from one ``VecEnv`` to the next, around all others, innermost first
     :param gym_packages: modules to import first, to register environments
     :param make: a callable that makes the raw environment, instead of an id
     :param remedy: what makes its episodes reproducible, see :mod:`sb3_refine.reproducibility`
@@ -63,6 +76,7 @@ class EnvRecipe:
     env_id: str | None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     wrappers: tuple[tuple[str, dict[str, Any]], ...] = ()
+    vec_wrappers: tuple[Callable[[Any], Any], ...] = ()
     gym_packages: tuple[str, ...] = ()
     make: Callable[[], gym.Env] | None = None
     remedy: str | None = None
@@ -80,9 +94,14 @@ class EnvRecipe:
             for package in self.gym_packages:
                 _import_package(package, f"gym_packages: {package}")
             env = _call(self.make) if self.make is not None else _make(self.env_id or "", self.env_kwargs)
+            if not _OBSERVES_ONLY.issuperset(name for name, _ in self.wrappers):
+                env = TrueReturn(env)
             for name, kwargs in self.wrappers:
                 env = _wrap(env, name, kwargs)
-            env.reset(seed=0)
+            if self.vec_wrappers:
+                env = Vectorised(env, self.vec_wrappers)
+            if not counts_true_return(env):  # a wrapper that ends episodes early may swallow the reset after this
+                env.reset(seed=0)
             if self.accelerated:
                 accelerate(env)
         return env
@@ -140,11 +159,24 @@ def import_env_package(env_id: str) -> None:
         )
 
 
-def parse_wrappers(env_wrapper: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
+def changes_since(env_id: str) -> tuple[dict[str, Any], tuple[tuple[str, dict[str, Any]], ...]]:
+    """
+    :param env_id: id that an agent was trained on
+    :return: what makes today's environment the one it was: keyword arguments, and wrappers as :class:`EnvRecipe` has
+        them
+    """
+    for pattern, (kwargs, wrapper) in CHANGED.items():
+        if re.fullmatch(pattern, env_id):
+            return kwargs, ((wrapper, {}),)
+    return {}, ()
+
+
+def parse_wrappers(env_wrapper: Any, key: str = "env_wrapper") -> tuple[tuple[str, dict[str, Any]], ...]:
     """
     Read the Zoo's ``env_wrapper``: a dotted name, a ``{name: kwargs}`` mapping, or a list of these.
 
     :param env_wrapper: the value in ``config.yml``
+    :param key: its name there
     :return: names and keyword arguments, innermost wrapper first
     :raises RefineError: for anything else
     """
@@ -158,7 +190,7 @@ def parse_wrappers(env_wrapper: Any) -> tuple[tuple[str, dict[str, Any]], ...]:
             name, kwargs = next(iter(item.items()))
             wrappers.append((str(name), dict(kwargs or {})))
         else:
-            raise RefineError(f"config.yml: env_wrapper: expected a dotted name or {{name: kwargs}}, got {item!r}")
+            raise RefineError(f"config.yml: {key}: expected a dotted name or {{name: kwargs}}, got {item!r}")
     return tuple((_MOVED_WRAPPERS.get(name, name), kwargs) for name, kwargs in wrappers)
 
 
@@ -178,7 +210,9 @@ def _make(env_id: str, env_kwargs: dict[str, Any]) -> gym.Env:
         reason = _one_line(error).partition(" was raised from the environment creator")[0]
         if isinstance(error, TypeError) and "unexpected keyword argument" in reason:
             raise RefineError(f"env_kwargs: {env_id}: {reason}") from error
-        raise RefineError(f"env: {env_id} cannot be made: {type(error).__name__}: {reason}") from error
+        versions = next((f"; pip install 'sb3-refine[{x}]'" for p, _, x in _FAMILIES if re.fullmatch(p, env_id)), "")
+        hint = versions and f"{versions} has the versions that are known to work"
+        raise RefineError(f"env: {env_id} cannot be made: {type(error).__name__}: {reason}{hint}") from error
 
 
 def _call(make: Callable[[], gym.Env]) -> gym.Env:
@@ -202,25 +236,47 @@ def _import_package(package: str, wanted_by: str, extra: str | None = None) -> N
         raise RefineError(f"{wanted_by} needs the module {error.name!r}, which is missing; {remedy}") from error
 
 
-def _wrap(env: gym.Env, name: str, kwargs: dict[str, Any]) -> gym.Env:
-    wrapper = _wrapper_class(name)
+def _wrap(env: Any, name: str, kwargs: dict[str, Any], key: str = "env_wrapper", base: type = gym.Wrapper) -> Any:
+    wrapper = _wrapper_class(name, key, base)
     try:
         return wrapper(env, **kwargs)
     except Exception as error:
-        raise RefineError(f"config.yml: env_wrapper: {name}({kwargs}): {_one_line(error)}") from error
+        raise RefineError(f"config.yml: {key}: {name}({kwargs}): {_one_line(error)}") from error
 
 
-def _wrapper_class(name: str) -> type[gym.Wrapper]:
+def _wrapper_class(name: str, key: str, base: type) -> Any:
     module, _, attribute = name.rpartition(".")
     try:
         wrapper = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise RefineError(
-            f"config.yml: env_wrapper: cannot import {name!r} ({_one_line(error)}); install the package that has it"
+            f"config.yml: {key}: cannot import {name!r} ({_one_line(error)}); install the package that has it"
         ) from error
-    if not (isinstance(wrapper, type) and issubclass(wrapper, gym.Wrapper)):
-        raise RefineError(f"config.yml: env_wrapper: {name!r} is not a gymnasium.Wrapper")
+    if not (isinstance(wrapper, type) and issubclass(wrapper, base)):
+        raise RefineError(f"config.yml: {key}: {name!r} is not a {base.__module__.split('.')[0]} {base.__name__}")
     return wrapper
+
+
+@dataclass(frozen=True)
+class VecWrapper:
+    """
+    A ``VecEnvWrapper`` by its name, as ``config.yml`` has it.
+
+    :param name: dotted name
+    :param kwargs: keyword arguments
+    """
+
+    name: str
+    kwargs: dict[str, Any]
+
+    def __call__(self, vec_env: Any) -> Any:
+        """
+        :param vec_env: what to wrap
+        :return: the wrapped one
+        """
+        from stable_baselines3.common.vec_env import VecEnvWrapper
+
+        return _wrap(vec_env, self.name, self.kwargs, "vec_env_wrapper", VecEnvWrapper)
 
 
 @contextmanager

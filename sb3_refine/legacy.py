@@ -32,9 +32,12 @@ _ALLOWED = {
     "numpy._core.multiarray": {"scalar"},
     "numpy._core.numeric": {"_frombuffer"},
     "sb3_contrib.ars.policies": {"ARSPolicy", "ARSLinearPolicy"},
+    "sb3_contrib.common.maskable.buffers": {"MaskableRolloutBuffer", "MaskableDictRolloutBuffer"},
     "sb3_contrib.common.maskable.policies": {
         "MaskableActorCriticPolicy", "MaskableActorCriticCnnPolicy", "MaskableMultiInputActorCriticPolicy",
     },
+    "sb3_contrib.common.recurrent.buffers": {"RecurrentRolloutBuffer", "RecurrentDictRolloutBuffer"},
+    "sb3_contrib.common.recurrent.type_aliases": {"RNNStates"},
     "sb3_contrib.common.recurrent.policies": {
         "RecurrentActorCriticPolicy", "RecurrentActorCriticCnnPolicy", "RecurrentMultiInputActorCriticPolicy",
     },
@@ -221,6 +224,8 @@ _REPLACED: dict[tuple[str, str], Any] = {
     ("numpy.random.bit_generator", "SeedSequence"): _Opaque,
     ("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence"): _Opaque,
     ("rl_zoo3.utils", "SimpleLinearSchedule"): _ZooLinearSchedule,
+    ("torch._utils", "_rebuild_tensor_v2"): _Opaque,  # ARS's copy of its parameters
+    ("torch.storage", "_load_from_bytes"): _Opaque,  # which would unpickle more
     **{
         (f"{gym}.spaces.{module}", space.__name__.lstrip("_")): space
         for gym in ("gym", "gymnasium")

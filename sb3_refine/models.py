@@ -7,20 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecTransposeImage
 
 from sb3_refine.errors import RefineError, did_you_mean
 from sb3_refine.legacy import UnreadableSchedule
 
 ALGOS = {
     "a2c": "stable_baselines3.A2C",
+    "ars": "sb3_contrib.ARS",
+    "crossq": "sb3_contrib.CrossQ",
     "ddpg": "stable_baselines3.DDPG",
     "dqn": "stable_baselines3.DQN",
     "ppo": "stable_baselines3.PPO",
+    "ppo_lstm": "sb3_contrib.RecurrentPPO",
+    "ppo_mask": "sb3_contrib.MaskablePPO",
     "qrdqn": "sb3_contrib.QRDQN",
     "sac": "stable_baselines3.SAC",
     "td3": "stable_baselines3.TD3",
@@ -32,44 +39,47 @@ ALGOS = {
 HER = "her"
 """The Zoo once filed all agents with hindsight experience replay under this name, whatever their algorithm."""
 
-NOT_YET = ("ars", "crossq", "ppo_lstm", "ppo_mask")
-"""The Zoo's other algorithms, which cannot be refined yet."""
-
 
 def check_algo(algo: str) -> None:
     """
     :param algo: the Zoo's name of an algorithm
-    :raises RefineError: when there is none of that name, or it cannot be refined
+    :raises RefineError: when there is none of that name
     """
-    if algo in NOT_YET:
-        raise RefineError(f"--algo: {algo} agents cannot be refined yet; choose from {', '.join(ALGOS)}")
     if algo not in ALGOS and algo != HER:
         raise RefineError(
             f"--algo: unknown algorithm {algo!r}{did_you_mean(algo, ALGOS)}; choose from {', '.join(ALGOS)}"
         )
 
 
+def identify(path: Path, data: dict[str, Any], algo: str | None) -> str:
+    """
+    :param path: the zip
+    :param data: what :func:`~sb3_refine.legacy.read_model_data` read from it
+    :param algo: the Zoo's name of the algorithm that it should be, or None
+    :return: the Zoo's name of the algorithm that saved it
+    :raises RefineError: when that is another one
+    """
+    inferred = _infer_algo(path, data)
+    if algo not in (None, HER, inferred):
+        raise RefineError(f"--algo: {path} holds a {inferred} agent, not {algo}; pass --algo {inferred}")
+    return inferred
+
+
 def load_model(
-    path: Path, data: dict[str, Any], algo: str | None, config: dict[str, Any], observation_space: spaces.Space
-) -> tuple[str, BaseAlgorithm]:
+    path: Path, data: dict[str, Any], algo: str, config: dict[str, Any], observation_space: spaces.Space
+) -> BaseAlgorithm:
     """
     Load a model with attributes that have been read already, so that Stable-Baselines3 unpickles none itself.
 
     :param path: the zip
     :param data: what :func:`~sb3_refine.legacy.read_model_data` read from it
-    :param algo: the Zoo's name of the algorithm that it should be, or None
+    :param algo: the Zoo's name of its algorithm
     :param config: the Zoo's ``config.yml``, for schedules that the zip has lost
     :param observation_space: of the environment as it is today; its bounds may differ from those in the zip
-    :return: the Zoo's name of the algorithm, and the model
-    :raises RefineError: when it is of another algorithm, cannot be refined, or is damaged
+    :return: the model
+    :raises RefineError: when it is damaged
     """
-    inferred = _infer_algo(data)
-    if inferred not in ALGOS:
-        raise RefineError(f"{path}: a {inferred} agent, which cannot be refined yet; choose from {', '.join(ALGOS)}")
-    if algo not in (None, HER, inferred):
-        raise RefineError(f"--algo: {path} holds a {inferred} agent, not {algo}; pass --algo {inferred}")
-    check_kind(data["observation_space"], data["action_space"])
-    cls = _algo_class(inferred)
+    cls = _algo_class(algo)
     data = dict(data)
     _restore_schedules(path, data, config, cls)
     _modernise(data)
@@ -88,10 +98,11 @@ def load_model(
             f"{path}: Stable-Baselines3 cannot load it ({type(error).__name__}: {reason}); download or save it again"
         ) from error
     vars(model).update(replay_buffer)
+    sync_copies(model)
     broken = [name for name, p in model.policy.named_parameters() if not bool(p.isfinite().all())]
     if broken:
         raise RefineError(f"{path}: NaN or inf in {', '.join(broken)}; choose another checkpoint")
-    return inferred, model
+    return model
 
 
 def algo_of(model: BaseAlgorithm) -> str:
@@ -103,22 +114,35 @@ def algo_of(model: BaseAlgorithm) -> str:
     for algo in ALGOS:
         if type(model) is _algo_class(algo):
             return algo
-    raise RefineError(f"model: {type(model).__name__} cannot be refined yet; choose from {', '.join(ALGOS)}")
+    raise RefineError(f"model: {type(model).__name__} is none of the algorithms {', '.join(ALGOS)}; load it as one")
 
 
-def check_kind(observation_space: spaces.Space, action_space: spaces.Space) -> None:
+def sync_copies(model: BaseAlgorithm) -> None:
     """
-    :param observation_space: of the model
-    :param action_space: of the model
-    :raises RefineError: when agents with these cannot be refined yet
+    ARS keeps its parameters twice, and goes on training from the copy: bring that up to date.
+
+    :param model: a model whose policy has changed
     """
-    if not isinstance(action_space, (spaces.Box, spaces.Discrete)):
-        name = type(action_space).__name__
-        raise RefineError(f"agents with {name} actions cannot be refined yet; Box and Discrete can")
-    parts = observation_space.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
-    for part in parts:
-        if not isinstance(part, spaces.Box) or len(part.shape) > 1:
-            raise RefineError(f"agents that observe {part} cannot be refined yet; vectors, and Dicts of them, can")
+    if type(model).__name__ == "ARS":
+        model.weights = th.nn.utils.parameters_to_vector(model.policy.parameters()).detach()  # type: ignore[attr-defined]
+
+
+def fits(space: spaces.Space, env_space: spaces.Space) -> bool:
+    """
+    :param space: of a model
+    :param env_space: of an environment
+    :return: whether they have the same shapes; bounds may differ, and images may have their channels first or last
+    """
+    if isinstance(space, spaces.Dict) and isinstance(env_space, spaces.Dict):
+        same_keys = space.spaces.keys() == env_space.spaces.keys()
+        return same_keys and all(fits(part, env_space[key]) for key, part in space.spaces.items())
+    return shape_of(_channels_first(space)) == shape_of(_channels_first(env_space))
+
+
+def _channels_first(space: spaces.Space) -> spaces.Space:
+    if isinstance(space, spaces.Box) and is_image_space(space) and not is_image_space_channels_first(space):
+        return VecTransposeImage.transpose_space(space)
+    return space
 
 
 def shape_of(space: spaces.Space) -> Any:
@@ -128,6 +152,8 @@ def shape_of(space: spaces.Space) -> Any:
     """
     if isinstance(space, spaces.Dict):
         return {key: shape_of(part) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.MultiDiscrete):
+        return tuple(space.nvec.ravel().tolist())
     return int(space.n) if isinstance(space, spaces.Discrete) else space.shape
 
 
@@ -140,9 +166,9 @@ def trained_on_normalised_observations(data: dict[str, Any]) -> bool:
     seen, original = data.get("_last_obs"), data.get("_last_original_obs")
     if "gae_lambda" not in data or seen is None or original is None:
         return False
-    if isinstance(seen, dict):
-        return any(not np.allclose(seen[key], original[key]) for key in seen)
-    return not np.allclose(seen, original)
+    pairs = [(seen[key], original[key]) for key in seen] if isinstance(seen, dict) else [(seen, original)]
+    # other shapes: stacked or transposed after it
+    return any(np.shape(a) == np.shape(b) and not np.allclose(a, b) for a, b in pairs)
 
 
 def _modernise(data: dict[str, Any]) -> None:
@@ -189,7 +215,7 @@ def _zoo_schedule(value: Any) -> Any:
     return value if callable(value) else float(value)
 
 
-def _infer_algo(data: dict[str, Any]) -> str:
+def _infer_algo(path: Path, data: dict[str, Any]) -> str:
     """Which algorithm saved a zip: its attributes tell, and the module of its policy where they do not."""
     policy_module = getattr(data.get("policy_class"), "__module__", "")
     for part, algo in (("recurrent", "ppo_lstm"), ("maskable", "ppo_mask"), ("crossq", "crossq"), ("qrdqn", "qrdqn")):
@@ -211,4 +237,4 @@ def _infer_algo(data: dict[str, Any]) -> str:
         n_critics = (data.get("policy_kwargs") or {}).get("n_critics", 2)
         plain = data.get("policy_delay") == 1 and data.get("target_noise_clip") == 0
         return "ddpg" if plain and n_critics == 1 else "td3"
-    raise RefineError("this zip was saved by no algorithm of stable-baselines3 or sb3-contrib that is known here")
+    raise RefineError(f"{path}: saved by none of the algorithms {', '.join(ALGOS)}; save it again with one of them")

@@ -93,6 +93,10 @@ def action_scores(policy: Any, observation: th.Tensor | dict[str, th.Tensor]) ->
     :return: the action itself for ``Box`` action spaces, before it is rescaled or clipped to the space; values or
         logits for discrete ones, where the action is their argmax
     """
+    if hasattr(policy, "lstm_actor"):
+        zeros = th.zeros(policy.lstm_hidden_state_shape, device=policy.device)
+        distribution, _ = policy.get_distribution(observation, (zeros, zeros), th.ones(1, device=policy.device))
+        return _scores(distribution, policy.action_space)
     if isinstance(policy.action_space, spaces.Box):
         return policy._predict(observation, deterministic=True)
     if hasattr(policy, "q_net"):
@@ -101,9 +105,14 @@ def action_scores(policy: Any, observation: th.Tensor | dict[str, th.Tensor]) ->
         return policy.quantile_net(observation)
     if isinstance(getattr(policy, "action_net", None), nn.Sequential):  # sb3-contrib's ARS
         return policy.action_net(policy.extract_features(observation, policy.features_extractor))
-    distribution = policy.get_distribution(observation).distribution
-    parts = distribution if isinstance(distribution, list) else [distribution]
-    return th.cat([part.logits for part in parts], dim=-1)
+    return _scores(policy.get_distribution(observation), policy.action_space)
+
+
+def _scores(distribution: Any, action_space: spaces.Space) -> th.Tensor:
+    if isinstance(action_space, spaces.Box):
+        return distribution.get_actions(deterministic=True)
+    inner = distribution.distribution if hasattr(distribution, "distribution") else distribution.distributions
+    return th.cat([part.logits for part in (inner if isinstance(inner, list) else [inner])], dim=-1)
 
 
 def _influential_parameters(policy: BasePolicy) -> dict[str, nn.Parameter]:

@@ -1,5 +1,6 @@
 """Deterministic policies for rollouts, whose searched parameters can be overwritten at the cost of a copy."""
 
+import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle
+import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -59,6 +61,13 @@ class DeterministicPolicy(ABC):
         :param observation: one observation of the raw environment
         :return: the maximum-likelihood action, as ``model.predict(..., deterministic=True)`` gives it for the
             normalised observation
+        """
+
+    def begin_episode(self, env: gym.Env) -> None:  # noqa: B027
+        """
+        Told of every episode after its reset. Policies with a memory forget.
+
+        :param env: the raw environment
         """
 
     def set_parameters(self, mean: np.ndarray, direction: np.ndarray | None = None, scale: float = 0.0) -> None:
@@ -285,8 +294,43 @@ class GeneralPolicy(DeterministicPolicy):
         observation = _as_vec_env_would(observation, self._space)
         if self._vec_normalize is not None:
             observation = self._vec_normalize.normalize_obs(observation)
-        action = self._policy.predict(observation, deterministic=True)[0]
+        action = np.asarray(self._predict(observation))
         return action if action.ndim else action[()]
+
+    def _predict(self, observation: Any) -> Any:
+        return self._policy.predict(observation, deterministic=True)[0]
+
+
+class RecurrentPolicy(GeneralPolicy):
+    """sb3-contrib's recurrent policies: the state of the LSTM runs through the episode."""
+
+    _state: Any = None
+
+    def begin_episode(self, env: gym.Env) -> None:
+        self._state = None
+
+    def _predict(self, observation: Any) -> Any:
+        start = np.array([self._state is None])
+        predict: Any = self._policy.predict
+        action, self._state = predict(observation, state=self._state, episode_start=start, deterministic=True)
+        return action
+
+
+class MaskedPolicy(GeneralPolicy):
+    """sb3-contrib's maskable policies: the environment says which actions are valid, if it can."""
+
+    _masks: Callable[[], Any] | None = None
+
+    def begin_episode(self, env: gym.Env) -> None:
+        try:
+            self._masks = env.get_wrapper_attr("action_masks")
+        except AttributeError:
+            self._masks = None
+
+    def _predict(self, observation: Any) -> Any:
+        masks = None if self._masks is None else self._masks()
+        predict: Any = self._policy.predict
+        return predict(observation, deterministic=True, action_masks=masks)[0]
 
 
 def _as_vec_env_would(observation: Any, space: spaces.Space) -> Any:
@@ -313,7 +357,9 @@ def rollout_policy(
     """
     if vec_normalize is not None and not vec_normalize.norm_obs:
         vec_normalize = None
-    general = GeneralPolicy(_copy_on_cpu(model.policy), parameters.slices(), vec_normalize, observation_space)
+    general = _general_class(model.policy)(
+        _copy_on_cpu(model.policy), parameters.slices(), vec_normalize, observation_space
+    )
     network = _network_of(model.policy)
     if network is None:
         logger.info("general policy: the actor is no plain MLP")
@@ -334,6 +380,12 @@ def rollout_policy(
         logger.warning("general policy: the exact one differs from model.predict on this machine")
         return general
     return exact
+
+
+def _general_class(policy: "BasePolicy") -> type[GeneralPolicy]:
+    if hasattr(policy, "lstm_actor"):
+        return RecurrentPolicy
+    return MaskedPolicy if "action_masks" in inspect.signature(policy.predict).parameters else GeneralPolicy
 
 
 def _copy_on_cpu(policy: "BasePolicy") -> "BasePolicy":
@@ -394,8 +446,11 @@ def _is_mlp_layer(layer: nn.Module) -> bool:
 
 def _plain_keys(extractor: nn.Module, space: spaces.Space) -> list[str | None] | None:
     """The entries of the observation in the order in which they are concatenated, or None if more is done to them."""
+    from stable_baselines3.common.preprocessing import is_image_space
     from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 
+    if any(is_image_space(part) for part in (space.values() if isinstance(space, spaces.Dict) else [space])):
+        return None
     if type(extractor) is FlattenExtractor and isinstance(space, spaces.Box):
         return [None]
     if type(extractor) is CombinedExtractor and isinstance(space, spaces.Dict):

@@ -1,6 +1,7 @@
 """The refiner: a trained agent in, a better one of the same kind out."""
 
 import inspect
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +28,7 @@ from sb3_refine.checkpoint import Checkpoint, SearchState
 from sb3_refine.errors import EpisodeError, RefineError, check_count, did_you_mean
 from sb3_refine.evaluation import Evaluation, PairedDifference, paired_difference
 from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator
+from sb3_refine.models import sync_copies
 from sb3_refine.optimizers import OPTIMIZERS, Optimizer
 from sb3_refine.parameters import PolicyParameters
 from sb3_refine.policies import rollout_policy
@@ -35,6 +37,8 @@ from sb3_refine.reproducibility import probe
 from sb3_refine.rollout import Episode
 from sb3_refine.seeding import EpisodeSeeds
 from sb3_refine.zoo import new_run_folder
+
+logger = logging.getLogger(__name__)
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {"n_updates": 80, "n_delta": 16, "learning_rate": (0.02, 0.002), "delta_std": (0.025, 0.0025)},
@@ -232,6 +236,7 @@ class Refiner:
                 if search.baseline is None:
                     search.baseline = self._evaluate(search, evaluator, search.start, progress)
                     _check_valid(search.baseline)
+                    _warn_if_unexpected(self.agent, search.baseline)
                 for episodes in self._search(search, evaluator, _as_callback(callback), time_limit):
                     progress.update(len(episodes))
                     checkpoint.take(search)
@@ -246,6 +251,7 @@ class Refiner:
                 self.parameters.set_vector(search.start)
                 raise
             finally:
+                sync_copies(self.model)
                 checkpoint.write()
         return self
 
@@ -303,7 +309,7 @@ class Refiner:
     def _make_task(self) -> RolloutTask:
         """What workers roll out: the environment in the form that the probe found to be reproducible."""
         agent = self.agent
-        policy = rollout_policy(self.model, self.parameters, agent.vec_normalize, agent.observation_space)
+        policy = rollout_policy(self.model, self.parameters, agent.statistics, agent.observation_space)
         found = probe(agent.recipe, policy, self.parameters.get_vector(), self.accelerator)
         self.is_seeded = found.seeded
         return RolloutTask(found.recipe, policy, self.run_seed)
@@ -431,6 +437,18 @@ def _check_valid(baseline: Evaluation | None) -> None:
             f"{baseline.n_invalid} of the {len(baseline.seeds)} held-out episodes of the original had NaN or infinite "
             "rewards or observations: there is nothing to compare with; mend the environment"
         )
+
+
+def _warn_if_unexpected(agent: Agent, baseline: Evaluation | None) -> None:
+    """An environment that is no longer the one the agent knew would make any search one for a new agent."""
+    expected = agent.expected_return
+    if baseline is None or expected is None or expected.low <= baseline.returns.mean() <= expected.high:
+        return
+    logger.warning(
+        "THE AGENT DOES NOT DO WHAT IT DID: its mean return is %.4g, whereas its own evaluations.npz says %.4g "
+        "(%.4g to %.4g around its end): is %s, with these wrappers and arguments, still the environment it knew?",
+        *(baseline.returns.mean(), expected.last, expected.low, expected.high, agent.env_name),
+    )
 
 
 def _is_late(search: SearchState, time_limit: float | None) -> bool:

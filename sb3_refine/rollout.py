@@ -9,6 +9,8 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_refine.environments import is_failure
+from sb3_refine.policies import DeterministicPolicy
+from sb3_refine.wrappers import RETURN_KEY, counts_true_return
 
 
 class Episode(NamedTuple):
@@ -27,7 +29,7 @@ class Episode(NamedTuple):
     failed: bool
 
 
-def rollout(policy: Callable[[Any], Any], env: gym.Env, seed: int) -> Episode:
+def rollout(policy: DeterministicPolicy, env: gym.Env, seed: int) -> Episode:
     """
     Run one episode from a seeded reset until it terminates or is truncated.
 
@@ -37,17 +39,29 @@ def rollout(policy: Callable[[Any], Any], env: gym.Env, seed: int) -> Episode:
     :return: the episode's return, length and end
     """
     observation, _ = env.reset(seed=seed)
-    zero = _zero(observation)
+    policy.begin_episode(env)
+    zero, counted = _zero(observation), counts_true_return(env)
     episode_return, length, done = 0.0, 0, False
     with np.errstate(invalid="ignore"):  # 0 times infinity
         episode_return += float(zero(observation))
-        while not done:
-            observation, reward, terminated, truncated, info = env.step(policy(observation))
-            episode_return += float(reward) + float(zero(observation))
-            length += 1
-            done = terminated or truncated
+        try:
+            while not done:
+                while not done:
+                    observation, reward, terminated, truncated, info = env.step(policy(observation))
+                    episode_return += float(reward) + float(zero(observation))
+                    length += 1
+                    done = terminated or truncated
+                if counted and RETURN_KEY not in info:  # a wrapper ended it, such as when a life is lost
+                    observation, _ = env.reset()
+                    done = False
+        except Exception:
+            if math.isfinite(episode_return):
+                raise
+            return Episode(math.nan, length, False)  # choked on what came of its own NaN
     if not math.isfinite(episode_return):
         episode_return = math.nan
+    elif counted:
+        episode_return = info[RETURN_KEY]
     failed = bool(terminated) and is_failure(env.spec.id if env.spec else None, float(reward), info)
     return Episode(episode_return, length, failed)
 

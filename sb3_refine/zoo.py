@@ -3,12 +3,14 @@
 import re
 import shutil
 import tempfile
+import zipfile
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import yaml
 
 from sb3_refine.environments import current_env_id
@@ -29,6 +31,9 @@ class AgentFiles:
     :param config: its ``config.yml``, or None
     :param args: its ``args.yml``, or None
     :param vec_normalize: its ``vecnormalize.pkl``, or None
+    :param env_kwargs: its ``env_kwargs.yml``, or None
+    :param source: of an agent from the Hub: ``repo`` and ``revision``
+    :param evaluations: the ``evaluations.npz`` of its training, or None
     """
 
     model: Path
@@ -36,6 +41,13 @@ class AgentFiles:
     config: Path | None
     args: Path | None
     vec_normalize: Path | None
+    env_kwargs: Path | None = None
+    source: dict[str, str] = field(default_factory=dict)
+    evaluations: Path | None = None
+
+
+class NoSuchAgent(RefineError):
+    """A folder has nothing at all under that algorithm and environment."""
 
 
 def find_in_folder(folder: Path, algo: str, env: str, exp_id: int = 0, zip_name: str | None = None) -> AgentFiles:
@@ -51,7 +63,7 @@ def find_in_folder(folder: Path, algo: str, env: str, exp_id: int = 0, zip_name:
     :raises RefineError: when there is no such agent, saying what there is
     """
     if not folder.is_dir():
-        raise RefineError(f"folder: there is no folder {folder}; name the Zoo's log folder with -f")
+        raise NoSuchAgent(f"folder: there is no folder {folder}; name the Zoo's log folder with -f")
     parent = folder / algo
     env_name = env.replace("/", "-")
     if exp_id >= 0 and not _experiments(parent, env_name):
@@ -61,7 +73,7 @@ def find_in_folder(folder: Path, algo: str, env: str, exp_id: int = 0, zip_name:
     run_folder = parent / f"{env_name}_{exp_id}" if exp_id > 0 else parent
     zips = sorted(run_folder.glob(zip_name or f"{env_name}.zip"), key=_n_steps)
     if not zips:
-        raise RefineError(_nothing_there(folder, algo, env_name, run_folder, zip_name or f"{env_name}.zip"))
+        raise _nothing_there(folder, algo, env_name, run_folder, zip_name or f"{env_name}.zip")
     return _with_neighbours(zips[-1], env, run_folder / env_name)
 
 
@@ -85,6 +97,21 @@ def find_beside(zip_path: Path, env: str | None = None, vec_normalize: Path | No
     args = _if_file(zip_path.parent / names[0] / "args.yml")
     env = env or str(read_zoo_yaml(args).get("env", names[0]) if args else names[0])
     return _with_neighbours(zip_path, env, zip_path.parent / names[0], vec_normalize)
+
+
+def read_args(files: AgentFiles) -> dict[str, Any]:
+    """
+    :param files: of an agent
+    :return: its ``args.yml``; the environment's keyword arguments also from the ``env_kwargs.yml`` beside it, but for
+        the ``render_mode`` that the Zoo adds there to film the agent
+    :raises RefineError: when they cannot be read
+    """
+    args = read_zoo_yaml(files.args) if files.args else {}
+    env_kwargs = read_zoo_yaml(files.env_kwargs) if files.env_kwargs else {}
+    env_kwargs.pop("render_mode", None)
+    if env_kwargs and isinstance(args.get("env_kwargs") or {}, dict):
+        args["env_kwargs"] = {**(args.get("env_kwargs") or {}), **env_kwargs}
+    return args
 
 
 def new_run_folder(folder: str | Path, algo: str, env_name: str) -> Path:
@@ -141,22 +168,65 @@ def _with_neighbours(zip_path: Path, env: str, inner: Path, vec_normalize: Path 
         config=_if_file(inner / "config.yml"),
         args=_if_file(inner / "args.yml"),
         vec_normalize=vec_normalize or _if_file(inner / "vecnormalize.pkl"),
+        env_kwargs=_if_file(inner / "env_kwargs.yml"),
+        evaluations=_if_file(zip_path.parent / "evaluations.npz"),
     )
 
 
-def _nothing_there(folder: Path, algo: str, env_name: str, run_folder: Path, zip_name: str) -> str:
+class ExpectedReturn(NamedTuple):
+    """
+    What an agent's own evaluations lead one to expect of its mean return.
+
+    :param low: least mean return of the evaluations next to the one that was saved, less one standard deviation
+    :param high: highest, plus one standard deviation
+    :param last: mean return of the evaluation of what was saved
+    """
+
+    low: float
+    high: float
+    last: float
+
+
+def expected_return(files: AgentFiles) -> ExpectedReturn | None:
+    """
+    :param files: of an agent
+    :return: what its ``evaluations.npz`` says of the zip: the best evaluation for ``best_model.zip``, that of its time
+        step for a checkpoint, the last for any other; None without a readable one
+    """
+    if files.evaluations is None:
+        return None
+    try:
+        with np.load(files.evaluations, allow_pickle=False) as content:
+            results = content["results"].reshape(len(content["results"]), -1).astype(np.float64)
+            time_steps = content["timesteps"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    if results.size == 0 or not np.isfinite(results).all():
+        return None
+    means = results.mean(axis=1)
+    at = len(means) - 1
+    if files.model.name == "best_model.zip":
+        at = int(means.argmax())
+    elif _n_steps(files.model):
+        at = int(np.abs(time_steps - _n_steps(files.model)).argmin())
+    near = slice(max(0, at - 4), at + 1)
+    std = float(results[near].std(axis=1).mean())
+    return ExpectedReturn(float(means[near].min()) - std, float(means[near].max()) + std, float(means[at]))
+
+
+def _nothing_there(folder: Path, algo: str, env_name: str, run_folder: Path, zip_name: str) -> RefineError:
     """What to say when an agent is not found: what is there instead."""
     if run_folder.is_dir() and run_folder != folder / algo:
         zips = ", ".join(sorted(path.name for path in run_folder.glob("*.zip")))
-        return f"no {zip_name} in {run_folder}; there are: {zips or 'no zips'}"
+        return RefineError(f"no {zip_name} in {run_folder}; there are: {zips or 'no zips'}")
     same_env = sorted(str(path.relative_to(folder)) for path in folder.glob(f"*/{env_name}_[0-9]*"))
     if same_env:
-        return f"no such agent of {algo} in {folder}; there are: {', '.join(same_env)}"
+        return NoSuchAgent(f"no such agent of {algo} in {folder}; there are: {', '.join(same_env)}")
     known = {re.sub(r"_\d+$", "", path.name) for path in folder.glob(f"{algo}/*_[0-9]*")}
     hint = did_you_mean(env_name, known) or (
         "" if known else f"; it has no agents of {algo}: is it the Zoo's log folder?"
     )
-    return f"no agent {algo}/{env_name} in {folder}{hint}"
+    return NoSuchAgent(f"no agent {algo}/{env_name} in {folder}{hint}")
 
 
 def _experiments(parent: Path, env_name: str) -> list[int]:

@@ -1,6 +1,9 @@
 """Agents to test on: real ones where they lie beside the checkout, and small ones made in the test run."""
 
 import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read on import: no test asks the Hub, but for those with a server of their own
+
 from copy import deepcopy
 from pathlib import Path
 

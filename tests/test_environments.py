@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from sb3_contrib.common.wrappers import TimeFeatureWrapper
 
-from sb3_refine import RefineError
+from sb3_refine import RefineError, load_agent
+from sb3_refine.agents import save_agent
 from sb3_refine.environments import EnvRecipe, current_env_id, parse_wrappers
+from sb3_refine.zoo import new_run_folder
 
 
 def first_steps(env, seed=3):
@@ -122,3 +124,25 @@ def test_the_first_episode_is_like_any_other():
 def test_gym_make_is_undisturbed():
     EnvRecipe("Pendulum-v1").build()
     assert "sb3_refine" not in str(gym.make("Pendulum-v1"))
+
+
+def test_ant_of_old_has_111_numbers_with_contact_forces_of_zero(zoo_agents):
+    pytest.importorskip("mujoco")
+    agent = load_agent("trpo", "Ant-v3", zoo_agents)
+    assert agent.recipe.env_kwargs["use_contact_forces"] is True
+    env = agent.recipe.build()
+    observation, _ = env.reset(seed=0)
+    assert observation.shape == (111,)
+    for _ in range(20):
+        observation, *_ = env.step(env.action_space.sample())
+    assert np.abs(env.get_wrapper_attr("unwrapped").contact_forces).max() > 0
+    assert (observation[27:] == 0).all()
+    assert np.abs(observation[:27]).max() > 0
+
+
+def test_a_renamed_environment_with_its_wrapper_is_saved_so_that_it_loads_again(zoo_agents, tmp_path):
+    pytest.importorskip("mujoco")
+    agent = load_agent("trpo", "Ant-v3", zoo_agents)
+    save_agent(agent, new_run_folder(tmp_path, "trpo", agent.env_name))
+    again = load_agent("trpo", "Ant-v4", tmp_path)
+    assert again.recipe == agent.recipe

@@ -213,3 +213,21 @@ def test_an_environment_may_differentiate_in_its_step(task):
     episodes = episodes_of(RolloutTask(recipe, task.policy, task.seed), "process", 2)
     assert episodes == episodes_of(RolloutTask(recipe, task.policy, task.seed), "serial")
     assert all(np.isfinite(episode.episode_return) for episode in episodes)
+
+
+class Choking(gym.Wrapper):
+    """Shows an infinite observation once, and cannot bear the action that comes of it."""
+
+    def step(self, action):
+        assert np.isfinite(action).all(), "what an action"
+        observation, *rest = self.env.step(action)
+        self.n = getattr(self, "n", 0) + 1
+        return observation + np.float32(np.inf if self.n == 5 else 0), *rest
+
+
+def test_an_environment_that_chokes_on_its_own_nan_drops_the_episode(task):
+    recipe = EnvRecipe(None, make=lambda: Choking(gym.make("Pendulum-v1")))
+    with SerialEvaluator(RolloutTask(recipe, task.policy, task.seed)) as evaluator:
+        invalid, sound = evaluator.evaluate_mean(np.zeros(task.policy.n_parameters), [1, 1])
+    assert np.isnan(invalid.episode_return)
+    assert np.isfinite(sound.episode_return)

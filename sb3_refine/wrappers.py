@@ -1,0 +1,131 @@
+"""Environment wrappers: what evaluations count, vectorised wrappers around a single environment, old observations."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+RETURN_KEY = "sb3_refine_return"
+"""Entry of the last ``info`` of an episode: the return that :class:`TrueReturn` has seen."""
+
+
+class TrueReturn(gym.Wrapper):
+    """
+    Counts what Stable-Baselines3's ``Monitor`` counts where the Zoo puts it: inside all other wrappers.
+
+    A wrapper outside may clip rewards, skip frames, or end an episode when a life is lost; ``evaluate_policy`` goes on
+    until the true end, and reports the true return.
+
+    :param env: the environment before any wrapper of the agent's
+    """
+
+    _total = 0.0
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """:return: of the environment"""
+        self._total = 0.0
+        return self.env.reset(**kwargs)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """:return: of the environment, with the return in the last ``info`` of an episode"""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._total += float(reward)
+        if terminated or truncated:
+            info = {**info, RETURN_KEY: self._total}
+        return observation, reward, terminated, truncated, info
+
+
+def counts_true_return(env: gym.Env) -> bool:
+    """
+    :param env: any environment
+    :return: whether a :class:`TrueReturn` is among its wrappers
+    """
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, TrueReturn):
+            return True
+        env = env.env
+    return False
+
+
+class Vectorised(gym.Wrapper):
+    """
+    A single environment seen through ``VecEnv`` wrappers, such as ``VecFrameStack``.
+
+    :param env: the environment
+    :param wrappers: from one ``VecEnv`` to the next, innermost first
+    """
+
+    def __init__(self, env: gym.Env, wrappers: Sequence[Callable[[Any], Any]]):
+        super().__init__(env)
+        self._vec_env: Any = _vec_env_of(env)
+        for wrapper in wrappers:
+            self._vec_env = wrapper(self._vec_env)
+        self.observation_space = self._vec_env.observation_space
+        self.action_space = self._vec_env.action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """:return: the first observation"""
+        self._vec_env.seed(seed)
+        return _first(self._vec_env.reset()), {}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """:return: one step"""
+        observations, rewards, dones, infos = self._vec_env.step(np.asarray(action)[None])
+        done, truncated = bool(dones[0]), bool(infos[0]["TimeLimit.truncated"])
+        return _first(observations), rewards[0], done and not truncated, truncated, infos[0]
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._vec_env.close()
+
+
+def _vec_env_of(env: gym.Env) -> Any:
+    """
+    A ``DummyVecEnv`` that resets itself where an episode goes on, as after a lost life, but not at its true end: the
+    next reset is to be the seeded one.
+    """
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    counted = counts_true_return(env)
+
+    class Single(DummyVecEnv):
+        def step_wait(self) -> Any:
+            observation, self.buf_rews[0], terminated, truncated, info = self.envs[0].step(self.actions[0])
+            info = {**info, "TimeLimit.truncated": truncated and not terminated}
+            done = terminated or truncated
+            if done:
+                info["terminal_observation"] = observation
+                if counted and RETURN_KEY not in info:
+                    observation, _ = self.envs[0].reset()
+                    done = False
+            self._save_obs(0, observation)
+            return self._obs_from_buf(), np.copy(self.buf_rews), np.array([done]), [info]
+
+    return Single([lambda: env])
+
+
+def _first(observations: Any) -> Any:
+    if isinstance(observations, dict):
+        return {key: part[0] for key, part in observations.items()}
+    return observations[0]
+
+
+class ZeroContactForces(gym.ObservationWrapper):
+    """
+    Ant as agents of 2021 knew it: 111 numbers, of which the 84 contact forces were always 0.
+
+    mujoco-py 2.1 left them at 0, whereas today's MuJoCo computes them.
+
+    :param env: ``Ant-v4`` with ``use_contact_forces=True``
+    """
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        assert isinstance(env.observation_space, spaces.Box)
+        self.n_others = env.observation_space.shape[0] - 84
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        """:return: the observation with its contact forces set to 0"""
+        return np.concatenate([observation[: self.n_others], np.zeros(84, dtype=observation.dtype)])

@@ -1,0 +1,197 @@
+"""Every kind of agent: load, refine, save, load again; and the returns are those that evaluate_policy shows."""
+
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import sb3_contrib
+import stable_baselines3
+import toy_envs  # registers its environments
+import yaml
+from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_maskable_policy
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNormalize
+
+from sb3_refine import RefineError, Refiner, load_agent, refine
+from sb3_refine.evaluators import SerialEvaluator
+from sb3_refine.policies import ExactPolicy, one_thread
+
+ON = {"n_steps": 32, "device": "cpu", "seed": 0}
+PPO = {**ON, "batch_size": 32, "n_epochs": 1}
+OFF = {"learning_starts": 20, "buffer_size": 500, "batch_size": 16, "device": "cpu", "seed": 0}
+NET = {"policy_kwargs": {"net_arch": [16]}}
+CNN = {"policy_kwargs": {"features_extractor_kwargs": {"features_dim": 16}, "net_arch": [16]}}
+MULTI = {"policy_kwargs": {"features_extractor_kwargs": {"cnn_output_dim": 8}, "net_arch": [16]}}
+LSTM = {"policy_kwargs": {"lstm_hidden_size": 8, "net_arch": [16]}}
+ARS = {"n_delta": 2, "device": "cpu", "seed": 0}
+
+KINDS = {
+    # name: (algorithm, class, policy, environment, arguments, config.yml)
+    "ars": ("ars", "ARS", "MlpPolicy", "Pendulum-v1", {**ARS, **NET}, {}),
+    "ars linear": ("ars", "ARS", "LinearPolicy", "Pendulum-v1", {**ARS, "zero_policy": False}, {"normalize": True}),
+    "crossq": ("crossq", "CrossQ", "MlpPolicy", "Pendulum-v1", {**OFF, **NET}, {}),
+    "lstm": ("ppo_lstm", "RecurrentPPO", "MlpLstmPolicy", "Pendulum-v1", {**PPO, **LSTM}, {"normalize": True}),
+    "lstm, discrete": ("ppo_lstm", "RecurrentPPO", "MlpLstmPolicy", "CartPole-v1", {**PPO, **LSTM}, {}),
+    "masked": ("ppo_mask", "MaskablePPO", "MlpPolicy", "MaskedToy-v0", {**PPO, **NET}, {}),
+    "image": ("ppo", "PPO", "CnnPolicy", "ImageToy-v0", {**PPO, **CNN}, {}),
+    "image, dqn": ("dqn", "DQN", "CnnPolicy", "ImageToy-v0", {**OFF, **CNN}, {}),
+    "image, qrdqn": ("qrdqn", "QRDQN", "CnnPolicy", "ImageToy-v0", {**OFF, **CNN}, {}),
+    "frame stack": ("ppo", "PPO", "CnnPolicy", "ImageToy-v0", {**PPO, **CNN}, {"frame_stack": 3}),
+    "frame stack, normalised": (
+        *("a2c", "A2C", "MlpPolicy", "Pendulum-v1", {**ON, **NET}, {"frame_stack": 2, "normalize": True}),
+    ),
+    "vec_env_wrapper": (
+        "a2c",
+        "A2C",
+        "MlpPolicy",
+        "Pendulum-v1",
+        ON,
+        {"vec_env_wrapper": {"toy_envs.Halved": {"by": 4}}},
+    ),
+    "dict with image": ("sac", "SAC", "MultiInputPolicy", "DictToy-v0", {**OFF, **MULTI}, {}),
+    "multi-discrete": ("a2c", "A2C", "MlpPolicy", "MultiDiscreteToy-v0", ON, {"normalize": True}),
+    "multi-binary": ("ppo", "PPO", "MlpPolicy", "MultiBinaryToy-v0", PPO, {}),
+    "discrete observations": ("ppo", "PPO", "MlpPolicy", "DiscreteToy-v0", PPO, {}),
+    "lives": ("ppo", "PPO", "MlpPolicy", "LivesToy-v0", PPO, {"env_wrapper": ["toy_envs.Lives"]}),
+    "lives, frame stack": (
+        *("ppo", "PPO", "MlpPolicy", "LivesToy-v0", PPO, {"env_wrapper": ["toy_envs.Lives"], "frame_stack": 3}),
+    ),
+    "gSDE": ("ppo", "PPO", "MlpPolicy", "Pendulum-v1", {**PPO, "use_sde": True}, {}),
+    "shared extractor": ("a2c", "A2C", "CnnPolicy", "ImageToy-v0", {**ON, **CNN}, {}),
+    "extractors apart": (
+        *("ppo", "PPO", "CnnPolicy", "ImageToy-v0"),
+        *({**PPO, "policy_kwargs": {**CNN["policy_kwargs"], "share_features_extractor": False}}, {}),
+    ),
+    "squashed": (
+        "a2c",
+        "A2C",
+        "MlpPolicy",
+        "Pendulum-v1",
+        {**ON, "use_sde": True, "policy_kwargs": {"squash_output": True}},
+        {},
+    ),
+}
+
+SEEDS = [11, 12, 13, 14]
+
+
+def vec_env_of(env_id, config, **kwargs):
+    """As the Zoo builds it."""
+    wrapper = toy_envs.Lives if config.get("env_wrapper") else None
+    env = make_vec_env(env_id, seed=0, wrapper_class=wrapper, **kwargs)
+    if config.get("vec_env_wrapper"):
+        env = toy_envs.Halved(env, by=4)
+    if config.get("normalize"):
+        env = VecNormalize(env)
+    return VecFrameStack(env, config["frame_stack"]) if config.get("frame_stack") else env
+
+
+def make(kind, folder):
+    """Train for a few steps and save in the Zoo's layout."""
+    algo, name, policy, env_id, kwargs, config = KINDS[kind]
+    env = vec_env_of(env_id, config)
+    cls = getattr(sb3_contrib, name, None) or getattr(stable_baselines3, name)
+    kwargs = {**kwargs, "policy_kwargs": dict(kwargs.get("policy_kwargs", {}))}  # SB3 writes into it
+    model = cls(policy, env, **kwargs).learn(64)
+    run_folder = folder / algo / f"{env_id}_1"
+    (run_folder / env_id).mkdir(parents=True)
+    model.save(run_folder / f"{env_id}.zip")
+    (run_folder / env_id / "config.yml").write_text(yaml.safe_dump({"policy": policy, **config}))
+    (run_folder / env_id / "args.yml").write_text(yaml.safe_dump({"env": env_id, "gym_packages": ["toy_envs"]}))
+    if config.get("normalize"):
+        model.get_vec_normalize_env().save(str(run_folder / env_id / "vecnormalize.pkl"))
+    return algo, env_id, config
+
+
+def load(folder, algo, env_id):
+    return load_agent(algo, env_id, folder, gym_packages=["toy_envs"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_goes_through_load_refine_save_and_load(kind, tmp_path):
+    algo, env_id, config = make(kind, tmp_path / "in")
+    agent = load(tmp_path / "in", algo, env_id)
+    assert agent.algo == algo
+    refiner = Refiner(agent, n_delta=2, n_eval_episodes=3, acceptance=False, n_workers=2, delta_std=0.1)
+    before = refiner.parameters.get_vector()
+    refiner.learn(2)
+    assert not np.array_equal(refiner.parameters.get_vector(), before)
+    refiner.save(tmp_path / "out")
+    again = load(tmp_path / "out", algo, env_id)
+    space = refiner.model.observation_space
+    space.seed(0)
+    for _ in range(10):
+        observation = space.sample()
+        ours, theirs = (x.predict(observation, deterministic=True)[0] for x in (refiner.model, again.model))
+        assert np.array_equal(ours, theirs)
+    assert {k: again.config.get(k) for k in config} == {k: agent.config.get(k) for k in config}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_return_for_a_seed_is_that_of_evaluate_policy(kind, tmp_path):
+    algo, env_id, config = make(kind, tmp_path)
+    agent = load(tmp_path, algo, env_id)
+    refiner = Refiner(agent, backend="serial")
+    with SerialEvaluator(refiner._make_task()) as evaluator:
+        ours = [e.episode_return for e in evaluator.evaluate_mean(refiner.parameters.get_vector(), SEEDS)]
+    evaluate = evaluate_maskable_policy if algo == "ppo_mask" else evaluate_policy
+    theirs = []
+    with one_thread():
+        for seed in SEEDS:
+            env = vec_env_of(env_id, config)  # one that is used again may not heed its seed, after a lost life
+            if config.get("normalize"):
+                normalize = env.venv if isinstance(env, VecFrameStack) else env
+                normalize.obs_rms, normalize.training, normalize.norm_reward = agent.vec_normalize.obs_rms, False, False
+            env.seed(seed)
+            theirs += evaluate(agent.model, env, 1, return_episode_rewards=True, warn=False)[0]
+    assert ours == pytest.approx(theirs, abs=1e-5)  # Monitor rounds
+    assert len(set(ours)) > 1
+
+
+def test_which_kinds_run_on_the_exact_policy(tmp_path):
+    exact = {"ars", "ars linear", "vec_env_wrapper", "frame stack, normalised", "gSDE", "squashed", "lives"}
+    for kind in sorted(exact):
+        algo, env_id, _ = make(kind, tmp_path / kind.replace(" ", "-"))
+        agent = load(tmp_path / kind.replace(" ", "-"), algo, env_id)
+        assert type(Refiner(agent)._make_task().policy) is ExactPolicy, kind
+
+
+def test_ars_trains_on_from_the_refined_parameters(tmp_path):
+    algo, env_id, _ = make("ars linear", tmp_path)
+    refiner = refine(load(tmp_path, algo, env_id), n_updates=1, n_delta=2, acceptance=False, n_workers=1)
+    assert np.array_equal(refiner.model.weights.numpy(), refiner.parameters.get_vector())
+
+
+@pytest.mark.parametrize("subproc", [False, True])
+def test_a_model_in_memory_with_its_vec_envs(subproc):
+    env = make_vec_env("Pendulum-v1", 2, vec_env_cls=SubprocVecEnv if subproc else None)
+    env = VecFrameStack(VecNormalize(env), 2)
+    try:
+        model = stable_baselines3.A2C("MlpPolicy", env, **ON).learn(64)
+        refiner = refine(model, n_updates=1, n_delta=2, n_eval_episodes=2, n_workers=1)
+    finally:
+        env.close()
+    assert refiner.agent.vec_normalize.obs_rms.mean.shape == (3,)
+    assert refiner.agent.observation_space.shape == (6,)
+    assert refiner.agent.env_name == "Pendulum-v1"
+
+
+def test_images_in_memory():
+    env = VecFrameStack(make_vec_env("ImageToy-v0", 1), 2)
+    model = stable_baselines3.PPO("CnnPolicy", env, **{**PPO, **CNN, "policy_kwargs": dict(CNN["policy_kwargs"])})
+    refiner = refine(model, n_updates=1, n_delta=1, n_eval_episodes=2, n_workers=1)
+    assert refiner.result.rollouts == 6
+    assert refiner.agent.observation_space.shape == (36, 36, 2)
+
+
+def test_what_cannot_be_built_again_is_refused_with_the_way_out():
+    model = stable_baselines3.PPO("MlpPolicy", make_vec_env("Pendulum-v1", wrapper_class=toy_envs.Lives), **PPO)
+    with pytest.raises(RefineError, match="toy_envs.Lives cannot be built again in a worker; pass a callable"):
+        Refiner(model)
+    model = stable_baselines3.PPO("MlpPolicy", toy_envs.Halved(make_vec_env("Pendulum-v1")), **PPO)
+    with pytest.raises(RefineError, match="a Halved cannot be built again in a worker; pass a callable"):
+        Refiner(model)
+    make_env = partial(gym.make, "Pendulum-v1")
+    assert Refiner(model, make_env).agent.env_name == "Pendulum-v1"
