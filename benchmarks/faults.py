@@ -79,15 +79,16 @@ class Pool:
     def __init__(self, options: Any):
         refiner = Refiner(load_agent("ddpg", "HopperBulletEnv-v0", options.agents))
         self.task, self.mean = refiner._make_task(), refiner.parameters.get_vector()
-        start = time.perf_counter()
         self.expected = self.run(self.task)
-        self.duration = time.perf_counter() - start
 
     def run(self, task: RolloutTask, disturb: Callable[[ProcessEvaluator], None] | None = None) -> list[Episode]:
         with ProcessEvaluator(task, 2, EPISODE_TIMEOUT) as evaluator:
             if disturb is not None:
                 threading.Thread(target=disturb, args=(evaluator,), daemon=True).start()
-            return evaluator.evaluate(self.mean, CANDIDATES, SEEDS)
+            start = time.perf_counter()
+            episodes = evaluator.evaluate(self.mean, CANDIDATES, SEEDS)
+            self.duration = time.perf_counter() - start
+            return episodes
 
     def faulty(self, fault: str, marker: Path | None = None) -> RolloutTask:
         i = random.randrange(len(SEEDS))
@@ -100,11 +101,19 @@ class Pool:
 def signalled(pool: Pool, number: int) -> bool:
     """A worker gets a signal at a random moment; SIGSTOP makes it hang."""
 
-    def disturb(evaluator: ProcessEvaluator) -> None:
-        time.sleep(random.uniform(0, 0.8 * pool.duration))
-        os.kill(random.choice(evaluator._workers).process.pid, number)
+    struck = []
 
-    return pool.run(pool.task, disturb) == pool.expected
+    def disturb(evaluator: ProcessEvaluator) -> None:
+        workers = list(evaluator._workers)
+        time.sleep(random.uniform(0, 0.5 * pool.duration))
+        process = random.choice(workers).process
+        if process.is_alive():
+            os.kill(process.pid, number)
+            struck.append(process.pid)
+
+    while not struck:  # it may have been too late
+        same = pool.run(pool.task, disturb) == pool.expected
+    return same
 
 
 def exits(pool: Pool, folder: Path) -> bool:
@@ -133,15 +142,13 @@ class Runs:
     """The command line on the demo agent."""
 
     command = (
-        *(sys.executable, "-m", "sb3_refine.cli", "--demo", "--n-updates", "24", "--n-delta", "4"),
+        *(sys.executable, "-m", "sb3_refine.cli", "--demo", "--n-updates", "60", "--n-delta", "4"),
         *("--n-eval-episodes", "10", "--checkpoint-interval", "2", "--log-interval", "1", "--verbose", "0"),
     )
 
     def __init__(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            start = time.perf_counter()
             subprocess.run([*self.command, "-o", folder], check=True, capture_output=True)
-            self.duration = time.perf_counter() - start
             self.expected = self.outcome(self.run_folder(folder))
 
     @staticmethod
@@ -160,24 +167,25 @@ class Runs:
         process = subprocess.Popen(
             [*self.command, "-o", str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        while not any(folder.glob("*/*_1/progress.csv")):
+        while not any(folder.glob("*/*_1/state/checkpoint.pt")):
             time.sleep(0.01)
-        time.sleep(random.uniform(0, 0.3 * self.duration))
+        time.sleep(random.uniform(0, 1.0))
         process.send_signal(number)
         return process.wait()
 
     def killed_and_resumed(self, folder: Path) -> bool:
-        if self.interrupted(folder, signal.SIGKILL) == 0:  # it had ended before
-            return self.outcome(self.run_folder(folder)) == self.expected
+        if self.interrupted(folder, signal.SIGKILL) == 0:
+            raise RuntimeError("the run ended before it was killed: make it longer")
         resume = [*self.command[:3], "--resume", str(self.run_folder(folder)), "--verbose", "0"]
-        if not any(folder.glob("*/*_1/state/*")):  # before the first checkpoint: all is lost, which is 2 updates
-            return True
-        subprocess.run(resume, check=True, capture_output=True)
+        resumed = subprocess.run(resume, check=False, capture_output=True, text=True)
+        if resumed.returncode != 0:
+            print(resumed.stderr, file=sys.stderr)
+            return False
         return self.outcome(self.run_folder(folder)) == self.expected
 
     def stopped(self, folder: Path, number: int) -> bool:
         status = self.interrupted(folder, number)
-        return status in (0, 130) and any(folder.glob("*/*_1/*.zip"))
+        return status == 130 and any(folder.glob("*/*_1/*.zip"))
 
 
 def left_behind() -> list[str]:

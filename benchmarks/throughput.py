@@ -1,7 +1,7 @@
 """
 Environment steps per second of CPU time of one core, ours and peers', on whole episodes of real agents.
 
-Contestants run the same agent in one process on one thread, in turn, round by round; ratios are medians over rounds.
+Contestants run the same agent in one process on one thread, episode by episode in turn; ratios are medians of rounds.
 
 - ours: ``RolloutWorker``, as every backend runs it
 - evaluate_policy: Stable-Baselines3's, on the Zoo's VecEnv with Monitor
@@ -171,14 +171,17 @@ def compare(algo: str, env: str, options: Any) -> dict[str, Any]:
     running = {name: run for name, run in contestants.items() if run is not None}
     speeds: dict[str, list[float]] = {name: [] for name in running}
     for round_ in range(options.rounds + 1):
-        for name, run in running.items():
-            start, n_steps = time.process_time(), 0
-            for seed in SEEDS:
-                n_steps += run(seed)
-            while n_steps < options.min_steps:  # short episodes: more of them
-                n_steps += run(SEEDS[0])
-            if round_ > 0:  # the first warms up
-                speeds[name].append(n_steps / (time.process_time() - start))
+        n_steps, seconds = dict.fromkeys(running, 0), dict.fromkeys(running, 0.0)
+        for seed in SEEDS:  # in turn by the episode: the machine's pace changes from second to second
+            for name, run in running.items():
+                start, target = time.process_time(), n_steps[name] + options.min_steps / len(SEEDS)
+                n_steps[name] += run(seed)
+                while n_steps[name] < target:  # short episodes: more of them
+                    n_steps[name] += run(seed)
+                seconds[name] += time.process_time() - start
+        if round_ > 0:  # the first warms up
+            for name in running:
+                speeds[name].append(n_steps[name] / seconds[name])
     ratios = {
         name: statistics.median(a / b for a, b in zip(speeds["ours"], others, strict=True))
         for name, others in speeds.items()
