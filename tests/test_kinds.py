@@ -9,12 +9,14 @@ import sb3_contrib
 import stable_baselines3
 import toy_envs  # registers its environments
 import yaml
+from conftest import ZOO_AGENTS
 from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_maskable_policy
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNormalize
 
 from sb3_refine import RefineError, Refiner, load_agent, refine
+from sb3_refine.agents import Normalised
 from sb3_refine.evaluators import SerialEvaluator
 from sb3_refine.policies import ExactPolicy, one_thread
 
@@ -195,3 +197,31 @@ def test_what_cannot_be_built_again_is_refused_with_the_way_out():
         Refiner(model)
     make_env = partial(gym.make, "Pendulum-v1")
     assert Refiner(model, make_env).agent.env_name == "Pendulum-v1"
+
+
+ZOO = sorted(path for path in ZOO_AGENTS.glob("*/*_1/*.zip") if path.stem == path.parent.name.removesuffix("_1"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ZOO, ids=lambda path: f"{path.parent.parent.name} {path.stem}")
+def test_the_return_for_a_seed_is_that_of_evaluate_policy_on_every_zoo_agent(path):
+    """The whole way: exact policy, accelerated step, remedies, against the Zoo's VecEnv with Monitor."""
+    try:
+        agent = load_agent(path.parent.parent.name, model=path)
+    except RefineError as error:
+        pytest.skip(str(error))  # a package of its environment is missing
+    refiner = Refiner(agent, backend="serial")
+    task = refiner._make_task()
+    assert type(task.policy) is ExactPolicy
+    with SerialEvaluator(task) as evaluator:
+        ours = [e.episode_return for e in evaluator.evaluate_mean(refiner.parameters.get_vector(), SEEDS[:2])]
+    theirs = []
+    with one_thread():
+        for seed in SEEDS[:2]:
+            env = make_vec_env(agent.recipe.build)
+            if agent.vec_normalize is not None:
+                env = Normalised(agent.vec_normalize)(env)
+            env.seed(seed)
+            theirs += evaluate_policy(agent.model, env, 1, return_episode_rewards=True, warn=False)[0]
+            env.close()
+    assert ours == pytest.approx(theirs, abs=1e-5)  # Monitor rounds
