@@ -218,6 +218,7 @@ def main() -> None:
     options.add_argument("--only", nargs="*", help="faults whose name contains one of these")
     options = options.parse_args()
     random.seed(0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # runs in the background inherit that it is ignored
     os.environ[TAG] = str(os.getpid())  # which every process that is started from here on carries
     pool, runs = Pool(options), Runs()
     faults: dict[str, Callable[[Path], bool]] = {
