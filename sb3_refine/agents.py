@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import WrapperSpec
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -42,7 +42,7 @@ from sb3_refine.models import (
     identify,
     load_model,
     shape_of,
-    trained_on_normalised_observations,
+    trained_under_vec_normalize,
 )
 from sb3_refine.zoo import (
     LAST_CHECKPOINT,
@@ -148,18 +148,20 @@ def load_agent(
         hub = {"organization": organization, "repo_name": repo_name, "revision": revision}
         files = find_agent(Path(folder), algo, env, exp_id, zip_name, **hub)
         if vec_normalize is not None:
-            files = replace(files, vec_normalize=Path(vec_normalize))
+            files = replace(files, vec_normalize=Path(vec_normalize), chosen_statistics=True)
     config = read_zoo_yaml(files.config) if files.config else {}
     args = read_args(files)
     recipe = _recipe(files.env, config, args, env_kwargs, gym_packages)
     data = read_model_data(files.model, trust_remote_code)
     algo = identify(files.model, data, algo)
-    needs_statistics = trained_on_normalised_observations(data) or _normalizes_observations(config.get("normalize"))
-    statistics = _load_statistics(files, needs_statistics, no_vec_normalize, trust_remote_code)
+    statistics = _load_statistics(files, data, config, no_vec_normalize, trust_remote_code)
     recipe = replace(recipe, vec_wrappers=_vec_wrappers(config, statistics))
     observation_space, action_space = _spaces_of(recipe)
     sb3_model = load_model(files.model, data, algo, config, observation_space)
     _check_fit(sb3_model, statistics, observation_space, action_space, recipe)
+    if statistics is not None and fits(statistics.observation_space, sb3_model.observation_space):
+        # so that both accept the environment of today for further training
+        statistics.observation_space, statistics.action_space = sb3_model.observation_space, sb3_model.action_space
     return Agent(
         model=sb3_model,
         algo=algo,
@@ -214,11 +216,8 @@ def agent_from_model(model: BaseAlgorithm, env: str | Callable[[], gym.Env] | Ve
             recipe=recipe,
             observation_space=built.observation_space,
             vec_normalize=statistics,
-            config=_minimal_config(model, spec, statistics),
-            args={
-                "env": spec.id if spec is not None else None,
-                "env_kwargs": _plain(dict(spec.kwargs)) if spec is not None and spec.kwargs else None,
-            },
+            config=_minimal_config(model, spec, statistics, recipe),
+            args={"env": spec.id if spec is not None else None, "env_kwargs": _env_kwargs(spec)},
             source={"path": None, "sha256": None},
         )
     finally:
@@ -258,14 +257,21 @@ def _zip_name(load_best: bool, load_checkpoint: int | None, load_last_checkpoint
 
 
 def _load_statistics(
-    files: AgentFiles, needed: bool, no_vec_normalize: bool, trust_remote_code: bool
+    files: AgentFiles, data: dict[str, Any], config: dict[str, Any], no_vec_normalize: bool, trust_remote_code: bool
 ) -> VecNormalize | None:
+    if no_vec_normalize or (config.get("normalize") is False and not files.chosen_statistics):
+        return None
     if files.vec_normalize is not None:
         return read_vec_normalize(files.vec_normalize, trust_remote_code)
-    if needed and not no_vec_normalize:
+    if _normalizes_observations(config.get("normalize")):
         raise RefineError(
             f"{files.model}: it was trained on normalised observations, but there is no vecnormalize.pkl; name it with "
             "--vecnormalize, or go on without it with --no-vecnormalize"
+        )
+    if not config and trained_under_vec_normalize(data):
+        raise RefineError(
+            f"{files.model}: it was trained under VecNormalize, but there is no vecnormalize.pkl; name it with "
+            "--vecnormalize, or if it normalised no observations, go on without it with --no-vecnormalize"
         )
     return None
 
@@ -307,9 +313,12 @@ def _recipe(
     env_kwargs: dict[str, Any] | None,
     gym_packages: tuple[str, ...] | list[str],
 ) -> EnvRecipe:
-    stored = args.get("env_kwargs") or config.get("env_kwargs") or {}
-    if not isinstance(stored, dict):
-        raise RefineError(f"args.yml: env_kwargs: expected a mapping, got {stored!r}")
+    stored: dict[str, Any] = {}
+    for name, content in (("config.yml", config), ("args.yml", args)):
+        kwargs = content.get("env_kwargs") or {}
+        if not isinstance(kwargs, dict):
+            raise RefineError(f"{name}: env_kwargs: expected a mapping, got {kwargs!r}")
+        stored.update(kwargs)
     env_id = current_env_id(env)
     if env_id != env:
         logger.info("%s is called %s today, and is saved under that name", env, env_id)
@@ -343,6 +352,8 @@ def _recipe_from_env(env: str | Callable[[], gym.Env] | VecEnv | gym.Env) -> Env
 _WAY_OUT = "pass a callable that makes the raw environment, or its id"
 _TIME_FEATURE = "sb3_contrib.common.wrappers.time_feature:TimeFeatureWrapper"
 _MONITOR = "stable_baselines3.common.monitor:Monitor"
+_TRUE_RETURN = "sb3_refine.wrappers:TrueReturn"
+_VECTORISED = "sb3_refine.wrappers:Vectorised"
 
 
 def _recipe_from_instance(env: VecEnv | gym.Env) -> EnvRecipe:
@@ -358,7 +369,10 @@ def _recipe_from_instance(env: VecEnv | gym.Env) -> EnvRecipe:
         env = env.venv
     if vec_wrappers and isinstance(vec_wrappers[-1], Normalised):  # left to the policy
         vec_wrappers.pop()
-    spec = env.get_attr("spec", 0)[0] if isinstance(env, VecEnv) else env.spec
+    specs = env.get_attr("spec") if isinstance(env, VecEnv) else [env.spec]
+    if any(spec != specs[0] for spec in specs):
+        raise RefineError(f"env: its {len(specs)} environments differ; {_WAY_OUT}")
+    spec = specs[0]
     if spec is None:
         inner = env.get_attr("unwrapped", 0)[0] if isinstance(env, DummyVecEnv) else env
         raise RefineError(f"env: {type(inner).__name__} was not made by gymnasium.make; {_WAY_OUT}")
@@ -381,7 +395,10 @@ def _order_of(stack: Any) -> str:
 def _complete(spec: Any, env: VecEnv | gym.Env) -> Any:
     """The spec with the arguments of wrappers that gymnasium has not recorded, as far as we know them."""
     wrappers = []
-    for wrapper in (w for w in spec.additional_wrappers if w.entry_point != _MONITOR):
+    for wrapper in spec.additional_wrappers:
+        if wrapper.entry_point == _MONITOR:  # which counts the rewards that come from within
+            wrappers.append(WrapperSpec("TrueReturn", _TRUE_RETURN, {}))
+            continue
         kwargs = wrapper.kwargs
         if kwargs is None and wrapper.entry_point == _TIME_FEATURE:
             kwargs = {name: _attribute_of(env, f"_{name}") for name in ("max_steps", "test_mode")}
@@ -389,6 +406,8 @@ def _complete(spec: Any, env: VecEnv | gym.Env) -> Any:
             name = wrapper.entry_point.replace(":", ".")
             raise RefineError(f"env: the wrapper {name} cannot be built again in a worker; {_WAY_OUT}")
         wrappers.append(replace(wrapper, kwargs=kwargs))
+    if all(wrapper.entry_point in (_TRUE_RETURN, _TIME_FEATURE) for wrapper in wrappers):  # nothing alters rewards
+        wrappers = [wrapper for wrapper in wrappers if wrapper.entry_point != _TRUE_RETURN]
     return replace(spec, additional_wrappers=tuple(wrappers))
 
 
@@ -445,26 +464,43 @@ class _SpecMaker:
         return gym.make(self.spec)
 
 
-def _minimal_config(model: BaseAlgorithm, spec: Any, statistics: VecNormalize | None) -> dict[str, Any]:
+def _env_kwargs(spec: Any) -> dict[str, Any] | None:
+    """Arguments of ``gymnasium.make`` that an environment was made with."""
+    if spec is None:
+        return None
+    kwargs = dict(spec.kwargs)
+    registered = gym.registry.get(spec.id)
+    if registered is None or registered.max_episode_steps != spec.max_episode_steps:
+        kwargs["max_episode_steps"] = spec.max_episode_steps
+    return kwargs or None
+
+
+def _minimal_config(
+    model: BaseAlgorithm, spec: Any, statistics: VecNormalize | None, recipe: EnvRecipe
+) -> dict[str, Any]:
     """The part of the Zoo's ``config.yml`` that its tools need to run an agent."""
     aliases = {cls: name for name, cls in model.policy_aliases.items()}
     config: dict[str, Any] = {
         "policy": aliases.get(type(model.policy), "MlpPolicy"),
         "normalize": statistics is not None,
     }
-    wrappers = (
-        [] if spec is None else [(w.entry_point.replace(":", "."), _plain(w.kwargs)) for w in spec.additional_wrappers]
-    )
+    recorded = () if spec is None else spec.additional_wrappers
+    wrappers = [
+        (w.entry_point.replace(":", "."), w.kwargs)
+        for w in recorded
+        if w.entry_point not in (_TRUE_RETURN, _VECTORISED)  # ours, made again of what is said here
+    ]
     if wrappers and all(kwargs is not None for _, kwargs in wrappers):
         config["env_wrapper"] = [{name: kwargs} for name, kwargs in wrappers]
+    stacks = [wrapper for wrapper in recipe.vec_wrappers if isinstance(wrapper, partial)]
+    if stacks:
+        config["frame_stack"] = stacks[0].keywords["n_stack"]
+        if statistics is not None and _left_to_the_policy(statistics, recipe) is not None:
+            raise RefineError(
+                "env: a VecNormalize around a VecFrameStack cannot be written in the Zoo's config.yml; have them the "
+                "other way round, as the Zoo does"
+            )
     return config
-
-
-def _plain(value: Any) -> Any:
-    """numpy's numbers and arrays as YAML's own."""
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 def _spaces_of(recipe: EnvRecipe) -> tuple[spaces.Space, spaces.Space]:

@@ -54,6 +54,8 @@ _MOVED_WRAPPERS = {
     "rl_zoo3.wrappers.TimeFeatureWrapper": "sb3_contrib.common.wrappers.TimeFeatureWrapper",
 }
 
+_WRITES_FILES = {"Monitor", "VecMonitor", "RecordVideo", "VecVideoRecorder"}
+
 _OBSERVES_ONLY = {"sb3_contrib.common.wrappers.TimeFeatureWrapper", "sb3_refine.wrappers.ZeroContactForces"}
 """Wrappers that leave rewards and ends as they are."""
 
@@ -252,6 +254,8 @@ def _wrapper_class(name: str, key: str, base: type) -> Any:
         raise RefineError(
             f"config.yml: {key}: cannot import {name!r} ({_one_line(error)}); install the package that has it"
         ) from error
+    if attribute in _WRITES_FILES:
+        raise RefineError(f"config.yml: {key}: {name} writes files, and is not for rollouts; take it out")
     if not (isinstance(wrapper, type) and issubclass(wrapper, base)):
         raise RefineError(f"config.yml: {key}: {name!r} is not a {base.__module__.split('.')[0]} {base.__name__}")
     return wrapper

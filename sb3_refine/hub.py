@@ -122,7 +122,9 @@ def _snapshot(repo: str, revision: str | None, zip_names: list[str]) -> Path:
             return _cached_snapshot(repo, revision, wanted, error)
         _check_zip(repo, zip_names, [file.rfilename for file in info.siblings or ()])
         try:
-            snapshot = Path(hub.snapshot_download(repo, revision=revision, allow_patterns=wanted))
+            # the zip last: where the cache has it, it has the rest too
+            for names in (_PULLED, zip_names):
+                snapshot = Path(hub.snapshot_download(repo, revision=revision, allow_patterns=[*names]))
         except (hub.errors.HTTPError, OSError) as error:
             if not is_unreachable(error):
                 raise pull_refusal(repo, revision, error) from error

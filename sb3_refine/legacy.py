@@ -66,9 +66,15 @@ _ALLOWED = {
     "stable_baselines3.td3.policies": {"TD3Policy", "CnnPolicy", "MultiInputPolicy"},
     "torch": {"device"},
     "torch.nn.modules.activation": {
-        "CELU", "ELU", "GELU", "Hardswish", "Hardtanh", "LeakyReLU", "Mish", "ReLU", "ReLU6", "SELU", "SiLU",
-        "Sigmoid", "Softplus", "Softsign", "Tanh",
+        "CELU", "ELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "Mish",
+        "PReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink",
     },
+    "torch.nn.modules.linear": {"Identity"},
+    "torch.optim.adadelta": {"Adadelta"},
+    "torch.optim.adagrad": {"Adagrad"},
+    "torch.optim.adamax": {"Adamax"},
+    "torch.optim.nadam": {"NAdam"},
+    "torch.optim.radam": {"RAdam"},
     "torch.optim.adam": {"Adam"},
     "torch.optim.adamw": {"AdamW"},
     "torch.optim.rmsprop": {"RMSprop"},
@@ -115,7 +121,7 @@ class _StoredFunction:
         values = [cell.value if isinstance(cell, _Cell) else cell for cell in self.closure]
         value = values[0] if len(values) == 1 else None
         match self.qualified_name, value:
-            case "linear_schedule.<locals>.func", float() | int():  # rl_zoo3.utils
+            case "linear_schedule.<locals>.func", float() | int() if self._multiplies_only():  # rl_zoo3.utils
                 return LinearSchedule(float(value), 0.0, 1.0)
             case "constant_fn.<locals>.func", float() | int():  # stable_baselines3.common.utils
                 return float(value)
@@ -126,12 +132,21 @@ class _StoredFunction:
         constant = self._constant()
         return UnreadableSchedule(self.qualified_name or "a function") if constant is None else constant
 
+    def _multiplies_only(self) -> bool:
+        """Whether the code has no numbers and no names of its own: others call their schedules the same."""
+        constants, names, _ = self._constants_names_arguments()
+        return not names and not any(isinstance(constant, (int, float)) for constant in constants)
+
+    def _constants_names_arguments(self) -> tuple[Any, Any, Any]:
+        """What follows the byte code among the arguments of a code object, whatever the version of Python."""
+        start = next((i for i, part in enumerate(self.code) if isinstance(part, bytes)), None)
+        return self.code[start + 1 : start + 4] if start is not None else ((), ("none",), ())
+
     def _constant(self) -> float | None:
         """The value of ``lambda _: value``, which the Zoo passes to run an agent."""
-        start = next((i for i, part in enumerate(self.code) if isinstance(part, bytes)), None)
-        if start is None or self.closure:
+        if self.closure:
             return None
-        constants, names, arguments = self.code[start + 1 : start + 4]
+        constants, names, arguments = self._constants_names_arguments()
         numbers = [constant for constant in constants if isinstance(constant, float)]
         return numbers[0] if len(numbers) == 1 and not names and tuple(arguments) == ("_",) else None
 
@@ -250,7 +265,19 @@ def _plain_dtype(name: Any, *_: Any) -> np.dtype:
 _REPLACED.update({("numpy", "dtype"): _plain_dtype, ("numpy", "ndarray"): _Opaque})
 _REPLACED.update({(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct_array for core in ("core", "_core")})
 
-_CALLABLE_CLASSES = {"TrainFreq", "TrainFrequencyUnit", "device", "OrderedDict", "deque", "defaultdict"}
+_CALLABLE_CLASSES = {
+    "TrainFreq", "TrainFrequencyUnit", "GoalSelectionStrategy", "device", "OrderedDict", "deque", "defaultdict",
+}  # fmt: skip
+
+_SCHEDULES = (
+    "learning_rate",
+    "lr_schedule",
+    "clip_range",
+    "clip_range_vf",
+    "exploration_schedule",
+    "delta_std_schedule",
+)
+"""Attributes whose functions are read by their name and code, and run only where they are trusted and no known ones."""
 
 
 _PythonUnpickler: Any = pickle._Unpickler  # the C one cannot be taught more than find_class
@@ -273,6 +300,8 @@ class _SafeUnpickler(_PythonUnpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         module = _MOVED_MODULES.get(module, module)
+        if self._trusted and module.split(".")[0] in ("cloudpickle", "torch"):  # classes and functions that come whole
+            return super().find_class(module, name)
         if (module, name) in _REPLACED:
             return _REPLACED[module, name]
         if name in _ALLOWED.get(module, ()):
@@ -290,10 +319,14 @@ class _SafeUnpickler(_PythonUnpickler):
         super().load_reduce()
 
     def load_build(self) -> None:
-        target = self.stack[-2]
-        if (isinstance(target, type) or callable(target)) and not self._trusted and not _is_schedule(target):
+        target, state = self.stack[-2:]
+        if not self._trusted and not _may_become(target, state):
             raise self._refusal(f"change {target!r} while unpickling")
         super().load_build()
+
+    def _instantiate(self, klass: Any, args: Any) -> None:
+        """Of pickles older than any agent: calls classes without a look at them."""
+        raise self._refusal(f"call {klass!r} while unpickling")
 
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build
@@ -305,10 +338,23 @@ class _SafeUnpickler(_PythonUnpickler):
         )
 
 
-def _is_schedule(target: Any) -> bool:
-    """Instances that are callable all the same."""
+def _may_become(target: Any, state: Any) -> bool:
+    """
+    Whether a state may be set: of instances, not of types or functions; no attribute that Python or numpy would take
+    for more than a value, such as ``__array_interface__``, which is an address; and no other size for a dtype, which
+    arrays that exist already would read beyond their end with.
+    """
+    if isinstance(target, np.dtype):
+        _, _, subdtype, names, fields, size, *_ = state
+        return subdtype is None and names is None and fields is None and size in (-1, target.itemsize)
     schedules = (FloatSchedule, LinearSchedule, ConstantSchedule, _ZooLinearSchedule, ActionNoise)
-    return isinstance(target, schedules)
+    if isinstance(target, type) or (callable(target) and not isinstance(target, schedules)):
+        return False
+    if isinstance(target, np.ndarray):
+        return True  # its own __setstate__ checks
+    parts = state if isinstance(state, tuple) else (state,)
+    names = [name for part in parts if isinstance(part, dict) for name in part]
+    return not any(str(name).startswith("__") for name in names)
 
 
 def _attribute(module: str, name: str) -> Any:
@@ -360,7 +406,8 @@ def read_model_data(path: Path, trust_remote_code: bool = False) -> dict[str, An
     for key, value in stored.items():
         if isinstance(value, dict) and ":serialized:" in value:
             pickled = base64.b64decode(str(value[":serialized:"]))
-            data[key] = _plain_schedule(safe_unpickle(pickled, f"{path}: {key}", trust_remote_code))
+            trusted = trust_remote_code and key not in _SCHEDULES
+            data[key] = _plain_schedule(safe_unpickle(pickled, f"{path}: {key}", trusted))
             if isinstance(data[key], UnreadableSchedule) and trust_remote_code:
                 data[key] = _load_function(pickled, f"{path}: {key}")
         else:
@@ -412,12 +459,18 @@ def detached(vec_normalize: VecNormalize) -> VecNormalize:
 
 
 class _ZooLoader(yaml.SafeLoader):
-    """The Zoo's YAML uses one Python tag."""
+    """The Zoo's YAML uses two Python tags."""
 
 
 _ZooLoader.add_constructor(
     "tag:yaml.org,2002:python/object/apply:collections.OrderedDict",
     lambda loader, node: OrderedDict(loader.construct_sequence(cast(yaml.SequenceNode, node), deep=True)[0]),
+)
+
+
+_ZooLoader.add_constructor(
+    "tag:yaml.org,2002:python/tuple",
+    lambda loader, node: tuple(loader.construct_sequence(cast(yaml.SequenceNode, node), deep=True)),
 )
 
 

@@ -1,6 +1,8 @@
 """Stable-Baselines3 models out of zips of any age: nothing unpickled unchecked, fit to be trained on."""
 
 import inspect
+import logging
+import math
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -13,11 +15,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
-from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecTransposeImage
 
 from sb3_refine.errors import RefineError, did_you_mean
 from sb3_refine.legacy import UnreadableSchedule
+
+logger = logging.getLogger(__name__)
 
 ALGOS = {
     "a2c": "stable_baselines3.A2C",
@@ -38,6 +42,10 @@ ALGOS = {
 
 HER = "her"
 """The Zoo once filed all agents with hindsight experience replay under this name, whatever their algorithm."""
+
+
+_MAX_BUFFER_GB = 1.0
+"""A larger replay buffer is not allocated: no search needs one."""
 
 
 def check_algo(algo: str) -> None:
@@ -83,11 +91,11 @@ def load_model(
     data = dict(data)
     _restore_schedules(path, data, config, cls)
     _modernise(data)
-    if shape_of(data["observation_space"]) == shape_of(observation_space):
+    if _differ_in_bounds_only(data["observation_space"], observation_space):
         data["observation_space"] = observation_space  # so that SB3 accepts the environment for further training
-    replay_buffer: dict[str, Any] = {k: data[k] for k in ("replay_buffer_class", "replay_buffer_kwargs") if k in data}
-    if replay_buffer:  # HER's asks for an environment, and no search needs one
-        data.update(replay_buffer_class=None, replay_buffer_kwargs={})
+    instead = _without_buffer(data)
+    own = {name: data[name] for name in instead if name in data}
+    data.update(instead)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "You are probably loading a", UserWarning)  # and SB3 mends it
@@ -97,7 +105,7 @@ def load_model(
         raise RefineError(
             f"{path}: Stable-Baselines3 cannot load it ({type(error).__name__}: {reason}); download or save it again"
         ) from error
-    vars(model).update(replay_buffer)
+    vars(model).update(own)
     sync_copies(model)
     broken = [name for name, p in model.policy.named_parameters() if not bool(p.isfinite().all())]
     if broken:
@@ -136,7 +144,8 @@ def fits(space: spaces.Space, env_space: spaces.Space) -> bool:
     if isinstance(space, spaces.Dict) and isinstance(env_space, spaces.Dict):
         same_keys = space.spaces.keys() == env_space.spaces.keys()
         return same_keys and all(fits(part, env_space[key]) for key, part in space.spaces.items())
-    return shape_of(_channels_first(space)) == shape_of(_channels_first(env_space))
+    as_it_is = shape_of(space) == shape_of(env_space)
+    return as_it_is or shape_of(_channels_first(space)) == shape_of(_channels_first(env_space))
 
 
 def _channels_first(space: spaces.Space) -> spaces.Space:
@@ -157,22 +166,44 @@ def shape_of(space: spaces.Space) -> Any:
     return int(space.n) if isinstance(space, spaces.Discrete) else space.shape
 
 
-def trained_on_normalised_observations(data: dict[str, Any]) -> bool:
+def trained_under_vec_normalize(data: dict[str, Any]) -> bool:
     """
     :param data: attributes of a saved model
-    :return: whether its last observation differs from what the environment had shown: VecNormalize stood between them;
-        False for off-policy algorithms, whose two observations are of different steps
+    :return: whether VecNormalize stood between it and its environment, as far as the zip shows: on-policy algorithms
+        note the original observation then, and only then; off-policy ones always do, so False for them
     """
-    seen, original = data.get("_last_obs"), data.get("_last_original_obs")
-    if "gae_lambda" not in data or seen is None or original is None:
-        return False
-    pairs = [(seen[key], original[key]) for key in seen] if isinstance(seen, dict) else [(seen, original)]
-    # other shapes: stacked or transposed after it
-    return any(np.shape(a) == np.shape(b) and not np.allclose(a, b) for a, b in pairs)
+    return "gae_lambda" in data and data.get("_last_original_obs") is not None
+
+
+def _without_buffer(data: dict[str, Any]) -> dict[str, Any]:
+    """Attributes to load a model with, instead of its own, where its replay buffer is too much to ask for."""
+    if "HerReplayBuffer" in str(data.get("replay_buffer_class")):  # asks for an environment
+        return {"replay_buffer_class": None, "replay_buffer_kwargs": {}, "optimize_memory_usage": False}
+    space = data["observation_space"]
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    n_bytes = sum(2 * math.prod(part.shape or ()) * np.dtype(part.dtype).itemsize for part in parts)
+    if n_bytes * data.get("buffer_size", 0) <= _MAX_BUFFER_GB * 1e9:
+        return {}
+    logger.info("its replay buffer is not allocated; to train on, load the saved zip with Stable-Baselines3")
+    return {"buffer_size": 1}
+
+
+def _differ_in_bounds_only(space: spaces.Space, env_space: spaces.Space) -> bool:
+    """Not where normalisation has made something else of it, such as numbers of an image."""
+    if isinstance(space, spaces.Dict) and isinstance(env_space, spaces.Dict):
+        same_keys = space.spaces.keys() == env_space.spaces.keys()
+        return same_keys and all(_differ_in_bounds_only(part, env_space[key]) for key, part in space.spaces.items())
+    return shape_of(space) == shape_of(env_space) and space.dtype == env_space.dtype
 
 
 def _modernise(data: dict[str, Any]) -> None:
     """What training asks of attributes saved by early versions of Stable-Baselines3."""
+    kwargs = data.get("replay_buffer_kwargs")
+    if isinstance(kwargs, dict):
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("online_sampling", "max_episode_length")}
+        if data.get("optimize_memory_usage"):  # which early versions allowed with the other
+            kwargs["handle_timeout_termination"] = False
+        data["replay_buffer_kwargs"] = kwargs
     noise = data.get("action_noise")
     if isinstance(noise, ActionNoise) and not hasattr(noise, "_dtype"):
         noise._dtype = np.float32  # type: ignore[attr-defined]
@@ -203,9 +234,14 @@ def _restore_schedules(path: Path, data: dict[str, Any], config: dict[str, Any],
             )
         if unreadable or (value(1.0) if callable(value) else value) == 0:
             data[name] = _zoo_schedule(config.get(name, inspect.signature(cls).parameters[name].default))
-    for name in ("lr_schedule", "exploration_schedule", "delta_std_schedule"):  # SB3 makes them of the above
+    for name in ("lr_schedule", "exploration_schedule"):  # SB3 makes them of the above
         if isinstance(data.get(name), UnreadableSchedule):
             data[name] = None
+    if "delta_std_schedule" in data:  # ARS does not keep what it was made of
+        value = data["delta_std_schedule"]
+        data["delta_std_schedule"] = FloatSchedule(
+            _zoo_schedule(config.get("delta_std", 0.05)) if isinstance(value, UnreadableSchedule) else value
+        )
 
 
 def _zoo_schedule(value: Any) -> Any:

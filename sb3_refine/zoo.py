@@ -34,6 +34,7 @@ class AgentFiles:
     :param env_kwargs: its ``env_kwargs.yml``, or None
     :param source: of an agent from the Hub: ``repo`` and ``revision``
     :param evaluations: the ``evaluations.npz`` of its training, or None
+    :param chosen_statistics: whether the user named ``vec_normalize``
     """
 
     model: Path
@@ -44,6 +45,7 @@ class AgentFiles:
     env_kwargs: Path | None = None
     source: dict[str, str] = field(default_factory=dict)
     evaluations: Path | None = None
+    chosen_statistics: bool = False
 
 
 class NoSuchAgent(RefineError):
@@ -91,11 +93,14 @@ def find_beside(zip_path: Path, env: str | None = None, vec_normalize: Path | No
         zip_path = zip_path.with_name(f"{zip_path.name}.zip")
     if not zip_path.is_file():
         raise RefineError(f"--model: no file at {zip_path}")
+    given = env is not None
     names = [env.replace("/", "-")] if env else sorted(p.parent.name for p in zip_path.parent.glob("*/config.yml"))
     if len(names) != 1:
         raise RefineError(f"--env: {zip_path} does not say which environment it is for; name it with --env")
     args = _if_file(zip_path.parent / names[0] / "args.yml")
     env = env or str(read_zoo_yaml(args).get("env", names[0]) if args else names[0])
+    if ":" in env and not given:
+        raise RefineError(f"args.yml: {env} names a module to import; if you trust the author, pass --env {env}")
     return _with_neighbours(zip_path, env, zip_path.parent / names[0], vec_normalize)
 
 
@@ -157,8 +162,40 @@ def write_zoo_yaml(path: Path, content: dict[str, Any]) -> None:
     :param path: where to
     :param content: written as the ordered dictionary that the Zoo reads and writes
     """
+    try:
+        text = yaml.dump(OrderedDict(sorted(_plain(content).items())), Dumper=_ZooDumper)
+    except yaml.representer.RepresenterError as error:
+        raise RefineError(
+            f"{path.name}: {error.args[1]!r} cannot be written to it; pass numbers, text or lists"
+        ) from error
     with atomic_path(path) as temporary:
-        temporary.write_text(yaml.dump(OrderedDict(sorted(content.items()))))
+        temporary.write_text(text)
+
+
+class _ZooDumper(yaml.SafeDumper):
+    """Writes what the Zoo reads and writes, and nothing that could not be read again."""
+
+
+_ZooDumper.add_representer(
+    OrderedDict,
+    lambda dumper, content: dumper.represent_sequence(
+        "tag:yaml.org,2002:python/object/apply:collections.OrderedDict", [[list(item) for item in content.items()]]
+    ),
+)
+
+
+_ZooDumper.add_representer(
+    tuple, lambda dumper, content: dumper.represent_sequence("tag:yaml.org,2002:python/tuple", content)
+)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of numpy as YAML's own."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(part) for part in value)
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 def _with_neighbours(zip_path: Path, env: str, inner: Path, vec_normalize: Path | None = None) -> AgentFiles:
@@ -167,10 +204,20 @@ def _with_neighbours(zip_path: Path, env: str, inner: Path, vec_normalize: Path 
         env=env,
         config=_if_file(inner / "config.yml"),
         args=_if_file(inner / "args.yml"),
-        vec_normalize=vec_normalize or _if_file(inner / "vecnormalize.pkl"),
+        vec_normalize=vec_normalize or _statistics_of(zip_path, inner),
+        chosen_statistics=vec_normalize is not None,
         env_kwargs=_if_file(inner / "env_kwargs.yml"),
         evaluations=_if_file(zip_path.parent / "evaluations.npz"),
     )
+
+
+def _statistics_of(zip_path: Path, inner: Path) -> Path | None:
+    """A checkpoint has statistics of its own, if CheckpointCallback saved them; else those of the run, or beside it."""
+    of_checkpoint = re.sub(r"_(\d+_steps)$", r"_vecnormalize_\1", zip_path.stem)
+    names = [f"{of_checkpoint}.pkl"] if of_checkpoint != zip_path.stem else []
+    places = [zip_path.parent / name for name in names] + [inner / "vecnormalize.pkl"]
+    places += [zip_path.parent / name for name in ("vecnormalize.pkl", "vec_normalize.pkl")]
+    return next((path for path in places if path.is_file()), None)
 
 
 class ExpectedReturn(NamedTuple):

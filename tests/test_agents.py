@@ -247,7 +247,7 @@ def test_statistics_of_a_zoo_folder_can_lie_elsewhere(agents, tmp_path):
 
 def test_a_plain_zip_trained_on_normalised_observations_asks_for_its_statistics(agents, tmp_path):
     shutil.copy(zip_of(agents, "a2c"), tmp_path / "mine.zip")
-    with pytest.raises(RefineError, match="trained on normalised observations, but there is no vecnormalize.pkl"):
+    with pytest.raises(RefineError, match="trained under VecNormalize, but there is no vecnormalize.pkl"):
         load_agent(model=tmp_path / "mine", env=ENV_ID)
 
 

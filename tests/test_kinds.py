@@ -1,5 +1,7 @@
 """Every kind of agent: load, refine, save, load again; and the returns are those that evaluate_policy shows."""
 
+import subprocess
+import sys
 from functools import partial
 
 import gymnasium as gym
@@ -11,14 +13,17 @@ import toy_envs  # registers its environments
 import yaml
 from conftest import ZOO_AGENTS
 from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_maskable_policy
+from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
 from sb3_refine import RefineError, Refiner, load_agent, refine
-from sb3_refine.agents import Normalised
+from sb3_refine.agents import Normalised, save_agent
 from sb3_refine.evaluators import SerialEvaluator
 from sb3_refine.policies import ExactPolicy, one_thread
+from sb3_refine.zoo import new_run_folder
 
 ON = {"n_steps": 32, "device": "cpu", "seed": 0}
 PPO = {**ON, "batch_size": 32, "n_epochs": 1}
@@ -59,6 +64,19 @@ KINDS = {
     "lives": ("ppo", "PPO", "MlpPolicy", "LivesToy-v0", PPO, {"env_wrapper": ["toy_envs.Lives"]}),
     "lives, frame stack": (
         *("ppo", "PPO", "MlpPolicy", "LivesToy-v0", PPO, {"env_wrapper": ["toy_envs.Lives"], "frame_stack": 3}),
+    ),
+    "image, normalised": ("ppo", "PPO", "MlpPolicy", "ImageToy-v0", {**PPO, **NET}, {"normalize": True}),
+    "memory optimised": (
+        *("dqn", "DQN", "MlpPolicy", "CartPole-v1"),
+        *(
+            {
+                **OFF,
+                **NET,
+                "optimize_memory_usage": True,
+                "replay_buffer_kwargs": {"handle_timeout_termination": False},
+            },
+            {},
+        ),
     ),
     "gSDE": ("ppo", "PPO", "MlpPolicy", "Pendulum-v1", {**PPO, "use_sde": True}, {}),
     "shared extractor": ("a2c", "A2C", "CnnPolicy", "ImageToy-v0", {**ON, **CNN}, {}),
@@ -167,7 +185,7 @@ def test_ars_trains_on_from_the_refined_parameters(tmp_path):
 
 
 @pytest.mark.parametrize("subproc", [False, True])
-def test_a_model_in_memory_with_its_vec_envs(subproc):
+def test_a_model_in_memory_with_its_vec_envs(subproc, tmp_path):
     env = make_vec_env("Pendulum-v1", 2, vec_env_cls=SubprocVecEnv if subproc else None)
     env = VecFrameStack(VecNormalize(env), 2)
     try:
@@ -178,6 +196,156 @@ def test_a_model_in_memory_with_its_vec_envs(subproc):
     assert refiner.agent.vec_normalize.obs_rms.mean.shape == (3,)
     assert refiner.agent.observation_space.shape == (6,)
     assert refiner.agent.env_name == "Pendulum-v1"
+    refiner.save(tmp_path)
+    again = Refiner(load_agent("a2c", "Pendulum-v1", tmp_path), backend="serial")
+    assert episodes_of(again) == episodes_of(refiner)
+
+
+def episodes_of(refiner):
+    refiner.agent.recipe.build().close()
+    with SerialEvaluator(refiner._make_task()) as evaluator:
+        return evaluator.evaluate_mean(refiner.parameters.get_vector(), SEEDS)
+
+
+@pytest.mark.parametrize(
+    "make_env",
+    [
+        partial(gym.make, "Pendulum-v1", max_episode_steps=50),
+        lambda: gym.wrappers.ClipReward(Monitor(gym.make("Pendulum-v1")), -1, 0),
+        lambda: gym.wrappers.ReshapeObservation(gym.make("Pendulum-v1"), (1, 3)),
+    ],
+    ids=["time limit", "clipped rewards outside a Monitor", "an argument that is a tuple"],
+)
+def test_what_is_refined_in_memory_is_what_is_saved(make_env, tmp_path):
+    model = stable_baselines3.PPO("MlpPolicy", DummyVecEnv([make_env]), **PPO)
+    refiner = Refiner(model, backend="serial", acceptance=False, n_delta=1).learn(1)
+    refiner.save(tmp_path)
+    again = Refiner(load_agent("ppo", "Pendulum-v1", tmp_path), backend="serial")
+    assert episodes_of(again) == episodes_of(refiner)
+
+
+def test_rewards_count_where_the_monitor_stands():
+    env = DummyVecEnv([lambda: gym.wrappers.ClipReward(Monitor(gym.make("Pendulum-v1")), -1, 0)])
+    model = stable_baselines3.PPO("MlpPolicy", env, **PPO)
+    ours = [episode.episode_return for episode in episodes_of(Refiner(model, backend="serial"))]
+    theirs = []
+    with one_thread():
+        for seed in SEEDS:
+            env.seed(seed)
+            theirs += evaluate_policy(model, env, 1, return_episode_rewards=True)[0]
+    assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_environments_that_differ_are_refused():
+    env = DummyVecEnv([lambda: gym.make("Pendulum-v1", g=9.0), lambda: gym.make("Pendulum-v1", g=2.0)])
+    with pytest.raises(RefineError, match="its 2 environments differ; pass a callable"):
+        Refiner(stable_baselines3.PPO("MlpPolicy", env, **PPO))
+
+
+def test_statistics_around_a_frame_stack_cannot_be_saved():
+    env = VecNormalize(VecFrameStack(make_vec_env("Pendulum-v1"), 2))
+    with pytest.raises(RefineError, match="VecNormalize around a VecFrameStack cannot be written"):
+        Refiner(stable_baselines3.PPO("MlpPolicy", env, **PPO))
+
+
+TRAIN_ON = """
+import sys, yaml
+import stable_baselines3, sb3_contrib
+from pathlib import Path
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+sys.modules["sb3_refine"] = None
+name, folder, env_id = sys.argv[1:]
+if "Panda" in env_id: import panda_gym
+wrapper = None
+config = (Path(folder) / env_id / "config.yml").read_text()
+if "TimeFeatureWrapper" in config:
+    from sb3_contrib.common.wrappers import TimeFeatureWrapper as wrapper
+env = make_vec_env(env_id, wrapper_class=wrapper)
+if (Path(folder) / env_id / "vecnormalize.pkl").exists():
+    env = VecNormalize.load(str(Path(folder) / env_id / "vecnormalize.pkl"), env)
+cls = getattr(sb3_contrib, name, None) or getattr(stable_baselines3, name)
+model = cls.load(Path(folder) / f"{env_id}.zip", env=env, device="cpu")
+if hasattr(model, "learning_starts"):
+    model.learning_starts = model.num_timesteps + 100  # hindsight replay needs a whole episode first
+model.learn(150, reset_num_timesteps=False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("algo", "env", "module"),
+    [
+        ("a2c", "BipedalWalker-v3", "Box2D"),
+        ("her", "PandaReach-v1", "panda_gym"),
+        ("tqc", "PandaReach-v1", "panda_gym"),
+        ("ppo", "LunarLanderContinuous-v2", "Box2D"),
+        ("ars", "Hopper-v3", "mujoco"),
+    ],
+)
+def test_training_goes_on_from_an_old_agent_with_plain_sb3(zoo_agents, tmp_path, algo, env, module):
+    pytest.importorskip(module)
+    agent = load_agent(algo, env, zoo_agents)
+    run_folder = new_run_folder(tmp_path, agent.algo, agent.env_name)
+    save_agent(agent, run_folder)
+    command = [sys.executable, "-c", TRAIN_ON, type(agent.model).__name__, str(run_folder), agent.env_name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-1000:]
+
+
+def test_a_huge_replay_buffer_is_not_allocated(tmp_path):
+    model = stable_baselines3.DQN(
+        "CnnPolicy", "ImageToy-v0", **{**OFF, **CNN, "policy_kwargs": dict(CNN["policy_kwargs"])}
+    )
+    model.buffer_size = 100_000_000  # 260 GB
+    model.save(tmp_path / "dqn.zip")
+    agent = load_agent(model=tmp_path / "dqn.zip", env="ImageToy-v0", gym_packages=["toy_envs"])
+    assert agent.model.buffer_size == 100_000_000
+    assert agent.model.replay_buffer.buffer_size == 1
+
+
+def test_a_checkpoint_has_statistics_of_its_own(tmp_path):
+    env = VecNormalize(make_vec_env("Pendulum-v1"))
+    callback = CheckpointCallback(50, str(tmp_path), save_vecnormalize=True)
+    model = stable_baselines3.SAC("MlpPolicy", env, **OFF).learn(150, callback=callback)
+    env.save(str(tmp_path / "vecnormalize.pkl"))
+    model.save(tmp_path / "last.zip")
+    counts = []
+    for name in ("rl_model_50_steps.zip", "rl_model_100_steps.zip", "last.zip"):
+        counts.append(load_agent(model=tmp_path / name, env="Pendulum-v1").vec_normalize.obs_rms.count)
+    assert counts == sorted(set(counts))
+
+
+def test_statistics_that_the_config_disowns_are_left_alone(tmp_path):
+    algo, env_id, _ = make("lstm", tmp_path)
+    config = tmp_path / algo / f"{env_id}_1" / env_id / "config.yml"
+    config.write_text(yaml.safe_dump({"policy": "MlpLstmPolicy", "normalize": False, "env_kwargs": {"g": 5.0}}))
+    args = {"env_kwargs": {"render_mode": None}}
+    (config.parent / "args.yml").write_text(yaml.safe_dump(args))
+    agent = load(tmp_path, algo, env_id)
+    assert agent.vec_normalize is None
+    assert agent.recipe.env_kwargs == {"g": 5.0, "render_mode": None}
+    config.write_text(yaml.safe_dump({"policy": "MlpLstmPolicy", "normalize": True}))
+    assert load(tmp_path, algo, env_id).vec_normalize is not None
+    assert load_agent(algo, env_id, tmp_path, no_vec_normalize=True).vec_normalize is None
+
+
+def test_wrappers_that_write_files_are_refused(tmp_path):
+    algo, env_id, _ = make("gSDE", tmp_path)
+    victim = tmp_path / "victim.monitor.csv"
+    victim.write_text("precious")
+    config = {"env_wrapper": [{"stable_baselines3.common.monitor.Monitor": {"filename": str(victim)}}]}
+    (tmp_path / algo / f"{env_id}_1" / env_id / "config.yml").write_text(yaml.safe_dump(config))
+    with pytest.raises(RefineError, match="Monitor writes files, and is not for rollouts; take it out"):
+        load(tmp_path, algo, env_id)
+    assert victim.read_text() == "precious"
+
+
+def test_a_module_that_only_the_agent_names_is_not_imported(tmp_path):
+    algo, env_id, _ = make("gSDE", tmp_path)
+    folder = tmp_path / algo / f"{env_id}_1"
+    (folder / env_id / "args.yml").write_text(yaml.safe_dump({"env": "evil:Pendulum-v1"}))
+    with pytest.raises(RefineError, match="evil:Pendulum-v1 names a module to import; if you trust the author, pass"):
+        load_agent(model=folder / f"{env_id}.zip")
 
 
 def test_images_in_memory():

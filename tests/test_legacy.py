@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import pickle
+import subprocess
 import sys
 import types
 import zipfile
@@ -14,9 +15,10 @@ import cloudpickle
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3 import PPO
 from stable_baselines3.common.utils import LinearSchedule, get_schedule_fn
 
-from sb3_refine import RefineError
+from sb3_refine import RefineError, load_agent, refine
 from sb3_refine.legacy import UnreadableSchedule, read_model_data, read_vec_normalize, read_zoo_yaml, safe_unpickle
 
 
@@ -255,3 +257,98 @@ def test_every_zoo_zip_that_can_be_refined_is_read(zoo_agents):
         vec_normalize = read_vec_normalize(path)
         assert type(vec_normalize.observation_space).__module__.startswith("gymnasium.spaces")
         assert pickle.loads(pickle.dumps(vec_normalize)).clip_obs == vec_normalize.clip_obs
+
+
+def text(value):
+    encoded = value.encode()
+    return b"X" + len(encoded).to_bytes(4, "little") + encoded
+
+
+def name_of(module, attribute):
+    return f"c{module}\n{attribute}\n".encode()
+
+
+def body(value):
+    return pickle.dumps(value, 3)[2:-1]
+
+
+ADDRESS = {"data": (4660, False), "shape": (4,), "typestr": "<i8", "version": 3}
+CELL = name_of("cloudpickle.cloudpickle", "_make_empty_cell") + b")R"
+ARRAY_OF_BYTES = name_of("numpy.core.multiarray", "_reconstruct") + name_of("numpy", "ndarray") + body((0,))
+
+
+def test_no_address_of_a_file_is_ever_read():
+    """numpy takes the attribute ``__array_interface__`` of any object for the place of an array."""
+    fake = CELL + b"}" + text("__array_interface__") + body(ADDRESS) + b"sb"
+    multi_discrete = (
+        name_of("gymnasium.spaces.multi_discrete", "MultiDiscrete") + b")\x81}" + text("nvec") + fake + b"sb"
+    )
+    for pickled in (multi_discrete, name_of("numpy", "float64") + fake + b"\x85R"):
+        with pytest.raises(RefineError, match="refused to change"):
+            safe_unpickle(b"\x80\x03" + pickled + b".", "")
+
+
+def test_no_dtype_grows_under_an_array():
+    dtype = name_of("numpy", "dtype") + b"(" + text("S1") + b"tRq\x05"
+    array = ARRAY_OF_BYTES + body(b"b") + b"\x87R(K\x01(K\x04t" + dtype + b"\x89"
+    array += body(b"abcd") + b"tb"
+    grown = b"h\x05" + body((3, "|", None, None, None, 400, 1, 0)) + b"b"
+    with pytest.raises(RefineError, match="refused to change dtype"):
+        safe_unpickle(b"\x80\x03](" + array + grown + b"e.", "")
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"(I1\nistable_baselines3.common.utils\nConstantSchedule\n.",
+        b"(cstable_baselines3.common.buffers\nReplayBuffer\nI9\ncbuiltins\nfloat\ncbuiltins\nfloat\no.",
+    ],
+)
+def test_opcodes_that_call_classes_are_refused(pickled):
+    with pytest.raises(RefineError, match="refused to call"):
+        safe_unpickle(pickled, "")
+
+
+def linear_schedule(initial_value):
+    def func(progress_remaining):
+        return max(progress_remaining * initial_value, 1e-4)
+
+    return func
+
+
+def test_a_schedule_that_only_has_the_name_of_the_zoos_is_not_taken_for_it(tmp_path):
+    model = PPO("MlpPolicy", "Pendulum-v1", n_steps=8, device="cpu")
+    model.learning_rate = linear_schedule(3e-4)
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    try:
+        model.save(tmp_path / "own.zip")
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    with pytest.raises(RefineError, match="its learning_rate is code of its author's"):
+        load_agent(model=tmp_path / "own.zip", env="Pendulum-v1")
+    rate = load_agent(model=tmp_path / "own.zip", env="Pendulum-v1", trust_remote_code=True).model.learning_rate
+    assert [rate(1.0), rate(0.0)] == [3e-4, 1e-4]
+
+
+def test_what_is_trusted_may_bring_classes_of_its_own(tmp_path):
+    """A features extractor that was defined in a notebook."""
+    script = tmp_path / "notebook.py"
+    script.write_text(
+        "import torch\n"
+        "from stable_baselines3 import PPO\n"
+        "from stable_baselines3.common.torch_layers import BaseFeaturesExtractor\n"
+        "class Own(BaseFeaturesExtractor):\n"
+        "    def __init__(self, space):\n"
+        "        super().__init__(space, 4)\n"
+        "        self.net = torch.nn.Linear(3, 4)\n"
+        "    def forward(self, x):\n"
+        "        return torch.relu(self.net(x))\n"
+        "PPO('MlpPolicy', 'Pendulum-v1', n_steps=8, device='cpu',\n"
+        f"    policy_kwargs=dict(features_extractor_class=Own)).save({str(tmp_path / 'own.zip')!r})\n"
+    )
+    subprocess.run([sys.executable, script], check=True, timeout=120)
+    with pytest.raises(RefineError, match="refused to"):
+        load_agent(model=tmp_path / "own.zip", env="Pendulum-v1")
+    agent = load_agent(model=tmp_path / "own.zip", env="Pendulum-v1", trust_remote_code=True)
+    assert type(agent.model.policy.features_extractor).__name__ == "Own"
+    refine(agent, n_updates=1, n_delta=1, n_eval_episodes=2, n_workers=1)
