@@ -198,9 +198,10 @@ def _differ_in_bounds_only(space: spaces.Space, env_space: spaces.Space) -> bool
 
 def _modernise(data: dict[str, Any]) -> None:
     """What training asks of attributes saved by early versions of Stable-Baselines3."""
-    kwargs = data.get("replay_buffer_kwargs")
-    if isinstance(kwargs, dict):
-        kwargs = {key: value for key, value in kwargs.items() if key not in ("online_sampling", "max_episode_length")}
+    if "buffer_size" in data:
+        kwargs = dict(data.get("replay_buffer_kwargs") or {})
+        for name in ("online_sampling", "max_episode_length"):
+            kwargs.pop(name, None)
         if data.get("optimize_memory_usage"):  # which early versions allowed with the other
             kwargs["handle_timeout_termination"] = False
         data["replay_buffer_kwargs"] = kwargs

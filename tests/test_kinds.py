@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import sb3_contrib
 import stable_baselines3
+import torch
 import toy_envs  # registers its environments
 import yaml
 from conftest import ZOO_AGENTS
 from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_maskable_policy
 from stable_baselines3.common.callbacks import CheckpointCallback
-from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
@@ -252,7 +253,7 @@ TRAIN_ON = """
 import sys, yaml
 import stable_baselines3, sb3_contrib
 from pathlib import Path
-from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.env_util import make_atari_env, make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 sys.modules["sb3_refine"] = None
 name, folder, env_id = sys.argv[1:]
@@ -365,6 +366,32 @@ def test_what_cannot_be_built_again_is_refused_with_the_way_out():
         Refiner(model)
     make_env = partial(gym.make, "Pendulum-v1")
     assert Refiner(model, make_env).agent.env_name == "Pendulum-v1"
+
+
+@pytest.mark.slow
+def test_atari_as_the_zoo_has_it(tmp_path):
+    """AtariWrapper and a stack of four frames, from life to life: the true return, as evaluate_policy counts it."""
+    ale_py = pytest.importorskip("ale_py")
+    pytest.importorskip("cv2")
+    gym.register_envs(ale_py)
+    env_id = "SpaceInvadersNoFrameskip-v4"
+    model = stable_baselines3.PPO("CnnPolicy", VecFrameStack(make_atari_env(env_id), 4), **PPO)
+    with torch.no_grad():
+        model.policy.action_net.bias[1] = 100.0  # shoots all the time
+    folder = tmp_path / "ppo" / f"{env_id}_1" / env_id
+    folder.mkdir(parents=True)
+    wrapper = "stable_baselines3.common.atari_wrappers.AtariWrapper"
+    (folder / "config.yml").write_text(yaml.safe_dump({"frame_stack": 4, "env_wrapper": [wrapper]}))
+    model.save(folder.parent / f"{env_id}.zip")
+    ours = [e.episode_return for e in episodes_of(Refiner(load_agent("ppo", env_id, tmp_path), backend="serial"))]
+    theirs = []
+    with one_thread():
+        for seed in SEEDS:
+            env = VecFrameStack(make_atari_env(env_id), 4)
+            env.seed(seed)
+            theirs += evaluate_policy(model, env, 1, return_episode_rewards=True)[0]
+    assert ours == theirs
+    assert max(ours) > 0
 
 
 ZOO = sorted(path for path in ZOO_AGENTS.glob("*/*_1/*.zip") if path.stem == path.parent.name.removesuffix("_1"))
