@@ -15,7 +15,7 @@ import gymnasium as gym
 
 from sb3_refine.accelerators import accelerate
 from sb3_refine.errors import RefineError, did_you_mean
-from sb3_refine.wrappers import TrueReturn, Vectorised, counts_true_return
+from sb3_refine.wrappers import TrueReturn, Vectorised
 
 RENAMED = {
     r"LunarLander(Continuous)?-v2": "-v3",
@@ -52,6 +52,7 @@ _ENTRY_POINTS = (
 _MOVED_WRAPPERS = {
     "utils.wrappers.TimeFeatureWrapper": "sb3_contrib.common.wrappers.TimeFeatureWrapper",
     "rl_zoo3.wrappers.TimeFeatureWrapper": "sb3_contrib.common.wrappers.TimeFeatureWrapper",
+    "sb3_contrib.common.wrappers.time_feature.TimeFeatureWrapper": "sb3_contrib.common.wrappers.TimeFeatureWrapper",
 }
 
 _WRITES_FILES = {"Monitor", "VecMonitor", "RecordVideo", "VecVideoRecorder"}
@@ -96,14 +97,13 @@ class EnvRecipe:
             for package in self.gym_packages:
                 _import_package(package, f"gym_packages: {package}")
             env = _call(self.make) if self.make is not None else _make(self.env_id or "", self.env_kwargs)
+            env.reset(seed=0)  # before the wrappers: those that end episodes early may swallow the reset after it
             if not _OBSERVES_ONLY.issuperset(name for name, _ in self.wrappers):
                 env = TrueReturn(env)
             for name, kwargs in self.wrappers:
                 env = _wrap(env, name, kwargs)
             if self.vec_wrappers:
                 env = Vectorised(env, self.vec_wrappers)
-            if not counts_true_return(env):  # a wrapper that ends episodes early may swallow the reset after this
-                env.reset(seed=0)
             if self.accelerated:
                 accelerate(env)
         return env

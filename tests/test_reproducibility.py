@@ -1,5 +1,7 @@
 """Same policy, same seed, same episode: what the probe finds, and what it does about it."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -218,3 +220,24 @@ def test_returns_do_not_depend_on_the_accelerator(zoo_agents, algo, env):
 )
 def test_which_terminations_are_failures(env_id, reward, info, failed):
     assert is_failure(env_id, reward, info) is failed
+
+
+@pytest.mark.parametrize(
+    "wrapper", ["sb3_contrib.common.wrappers.time_feature.TimeFeatureWrapper", "toy_envs.Untouched"]
+)
+def test_a_walker_with_any_wrapper_is_as_reproducible_and_as_fast(zoo_agents, wrapper):
+    """Wrappers that may end episodes early must not keep the walker from the reset that it needs when it is made."""
+    pytest.importorskip("pybullet_envs_gymnasium")
+    agent = load_agent("ddpg", "HopperBulletEnv-v0", zoo_agents)
+    expected = episodes_of(agent)
+    extra = ((wrapper, {}),)
+    agent.recipe = replace(agent.recipe, wrappers=extra if "time_feature" in wrapper else agent.recipe.wrappers + extra)
+    assert episodes_of(agent) == expected
+
+
+def episodes_of(agent):
+    refiner = Refiner(agent, backend="serial")
+    task = refiner._make_task()
+    assert (task.recipe.remedy, task.recipe.accelerated) == (None, True)
+    with SerialEvaluator(task) as evaluator:
+        return evaluator.evaluate_mean(refiner.parameters.get_vector(), [1, 2])

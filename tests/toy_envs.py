@@ -119,6 +119,10 @@ class Lives(gym.Wrapper):
         return observation, 2 * reward, self.at_end or self.n == 7, truncated, info
 
 
+class Untouched(gym.Wrapper):
+    """Does nothing, which nobody can know."""
+
+
 class Halved(VecEnvWrapper):
     """Halves observations."""
 
