@@ -112,7 +112,8 @@ def load_agent(
 ) -> Agent:
     """
     Load a trained agent from a folder of the RL Zoo, from the Hub, or from a plain zip. Agents saved with the legacy
-    ``gym`` load without it, and nothing in their files is run.
+    ``gym`` load without it, and no code in their files is run; wrappers that ``config.yml`` names are imported if they
+    are installed.
 
     :param algo: the Zoo's name of the algorithm; may be left out with ``model``
     :param env: id of the environment it was trained on; may be left out with ``model`` inside a Zoo folder
