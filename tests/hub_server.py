@@ -51,7 +51,7 @@ class HubServer(ThreadingHTTPServer):
     """
     Serves repos from memory until it is closed. Faults are switched on by its attributes:
 
-    - ``cut``: file contents end in the middle, and the connection with them
+    - ``cut``: contents of files whose name ends so end in the middle, and the connection with them
     - ``status``: every request is answered with this status
     """
 
@@ -62,7 +62,7 @@ class HubServer(ThreadingHTTPServer):
         self.repos: dict[str, Repo] = {}
         self.tokens: dict[str, list[str]] = {}  # and the organizations that they may write to
         self.large: dict[str, bytes] = {}
-        self.cut = False
+        self.cut = ""
         self.status: int | None = None
         self.requests: list[str] = []
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -175,9 +175,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.end_headers()
         if self.command == "GET":
-            end = len(data) // 2 if self.server.cut else len(data)
+            cut = bool(self.server.cut) and self.path.endswith(self.server.cut)
+            end = len(data) // 2 if cut else len(data)
             self.wfile.write(data[start : max(start, end)])
-            self.close_connection = self.server.cut
+            self.close_connection = cut
 
     def _whoami(self) -> None:
         if self.organizations is None:
