@@ -241,3 +241,45 @@ def episodes_of(agent):
     assert (task.recipe.remedy, task.recipe.accelerated) == (None, True)
     with SerialEvaluator(task) as evaluator:
         return evaluator.evaluate_mean(refiner.parameters.get_vector(), [1, 2])
+
+
+@pytest.mark.parametrize(
+    "env_id",
+    [
+        f"Panda{kind}-v3"
+        for kind in ("Reach", "ReachJointsDense", "PushJoints", "SlideDense", "PickAndPlaceJointsDense", "Stack")
+    ],
+)
+def test_an_accelerated_arm_has_the_bits_of_the_stock_one(env_id):
+    pytest.importorskip("panda_gym")
+    stock, fast = (EnvRecipe(env_id).build() for _ in range(2))
+    assert accelerate(fast) == "panda"
+    assert "step" in vars(fast.unwrapped)
+    for seed in range(4):
+        rng, done = np.random.default_rng(seed), False
+        action = np.zeros(stock.action_space.shape)
+        expected, got = stock.reset(seed=seed), fast.reset(seed=seed)
+        while not done:
+            assert_same(expected[0], got[0])
+            assert repr(expected[1:]) == repr(got[1:])  # types and the sign of zero, too
+            action = 0.8 * action + 0.8 * rng.standard_normal(action.shape)  # beyond the limits now and then
+            given = action.astype((np.float32, np.float64)[seed % 2])
+            expected, got = stock.step(given), fast.step(given)
+            done = expected[2] or expected[3]
+        assert_same(expected[0], got[0])
+        assert repr(expected[1:]) == repr(got[1:])
+    assert np.array_equal(stock.render(), fast.render())
+
+
+def test_an_arm_with_a_task_of_its_own_keeps_its_step():
+    pytest.importorskip("panda_gym")
+    from panda_gym.envs.panda_tasks import Reach
+
+    class Own(Reach):
+        pass
+
+    env = EnvRecipe("PandaReach-v3").build()
+    env.unwrapped.task.__class__ = Own
+    assert accelerate(env) == "panda"
+    assert "step" in vars(env.unwrapped.sim)
+    assert "step" not in vars(env.unwrapped)
