@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass
 
-from sb3_refine.evaluation import PairedDifference
+from sb3_refine.evaluation import (
+    Evaluation,
+    Fitness,
+    PairedDifference,
+    episode_return,
+    failure_rise,
+    paired_difference,
+)
 
 REFINED, ORIGINAL, UNCHECKED = "refined", "original", "unchecked"
 
@@ -14,24 +21,78 @@ class Decision:
 
     :param decision: ``"refined"``, ``"original"`` or ``"unchecked"``
     :param reason: why, in plain words
+    :param difference: refined minus original, in what is maximised; None where it was not tested
     """
 
     decision: str
     reason: str
+    difference: PairedDifference | None = None
 
 
-def decide(difference: PairedDifference) -> Decision:
+def decide(
+    baseline: Evaluation,
+    refined: Evaluation,
+    alpha: float = 0.05,
+    paired: bool = True,
+    fitness: Fitness = episode_return,
+    max_return_loss: float | None = None,
+) -> Decision:
     """
     Accept the refined agent only if it is better on held-out seeds.
 
-    :param difference: refined minus original on the same held-out seeds
-    :return: ``"refined"`` if the interval's lower bound is above 0, else ``"original"``
+    What is guaranteed: if the true mean of what is maximised is not higher than the original's, the original is kept
+    with a probability of at least ``1 - alpha`` (in effect ``1 - alpha / 2``, as the interval is two-sided), provided
+    that this is the only look at these seeds, that nothing was chosen on them, and that no episode can end much worse
+    than the worst seen in this test, see :func:`~sb3_refine.evaluation.mean_interval`. It is not guaranteed that the
+    agent is better on every seed, nor in another environment, nor that it fails less often: only that no rise of the
+    failure rate was significant at ``alpha``. ``benchmarks/acceptance.py`` measures this on real returns.
+
+    :param baseline: episodes of the original on held-out seeds
+    :param refined: episodes of the refined agent on the same seeds
+    :param alpha: level of significance
+    :param paired: whether the same seed means the same episode
+    :param fitness: what is maximised
+    :param max_return_loss: share of the original's mean return that may be lost where it is not what is maximised
+    :return: the decision
     """
-    interval = f"[{difference.ci_low:.4g}, {difference.ci_high:.4g}] at {difference.confidence:.0%}"
+    difference = paired_difference(baseline, refined, alpha, paired, fitness)
+    interval = f"[{difference.ci_low:.4g}, {difference.ci_high:.4g}]"
+    figures = f"{difference.mean:+.4g} {interval} at {difference.confidence:.0%}"
+    what = "paired difference" if paired else "difference"
+    veto = _veto(baseline, refined, alpha, paired, max_return_loss)
+    if difference.ci_low > 0 and veto is None:
+        return Decision(REFINED, f"better on held-out seeds: {what} {figures}", difference)
     if difference.ci_low > 0:
-        return Decision(REFINED, f"better on held-out seeds: paired difference {difference.mean:+.4g} {interval}")
-    verdict = "worse on held-out seeds" if difference.ci_high < 0 else "not significantly better on held-out seeds"
-    return Decision(ORIGINAL, f"{verdict}: paired difference {difference.mean:+.4g} {interval}; the original is kept")
+        return Decision(ORIGINAL, f"better by {figures}, but {veto}; the original is kept", difference)
+    reason = f"{_verdict(difference, len(baseline.seeds))}: {what} {figures}; the original is kept"
+    return Decision(ORIGINAL, f"{reason}. {_advice(difference)}", difference)
+
+
+def _veto(
+    baseline: Evaluation, refined: Evaluation, alpha: float, paired: bool, max_return_loss: float | None
+) -> str | None:
+    """What speaks against an agent that is better in what is maximised."""
+    if failure_rise(baseline, refined, paired) < alpha:
+        return f"it fails more often: {baseline.failure_rate:.1%} before, {refined.failure_rate:.1%} after"
+    before, after = baseline.returns.mean(), refined.returns.mean()
+    if max_return_loss is not None and before - after > max_return_loss * abs(before):
+        return f"its return falls from {before:.4g} to {after:.4g}, more than {max_return_loss:.0%} (max_return_loss)"
+    return None
+
+
+def _verdict(difference: PairedDifference, n_seeds: int) -> str:
+    if difference.ci_low == difference.ci_high == 0:
+        return f"no different on any of the {n_seeds} held-out seeds"
+    return "worse on held-out seeds" if difference.ci_high < 0 else "not significantly better on held-out seeds"
+
+
+def _advice(difference: PairedDifference) -> str:
+    """What to try."""
+    if difference.ci_high < 0 or difference.mean < 0:
+        return "Try smaller steps and perturbations (learning_rate, delta_std), or more updates"
+    if difference.ci_low == difference.ci_high == 0:
+        return "The agent may be at its best already; if not, try larger perturbations (delta_std)"
+    return "Try more held-out episodes (n_eval_episodes), more updates, or another seed"
 
 
 def unchecked(reason: str) -> Decision:

@@ -15,7 +15,7 @@ import gymnasium as gym
 
 from sb3_refine.accelerators import accelerate
 from sb3_refine.errors import RefineError, did_you_mean
-from sb3_refine.wrappers import TrueReturn, Vectorised
+from sb3_refine.wrappers import Noise, Noisy, TrueReturn, Vectorised
 
 RENAMED = {
     r"LunarLander(Continuous)?-v2": "-v3",
@@ -74,6 +74,7 @@ class EnvRecipe:
     :param make: a callable that makes the raw environment, instead of an id
     :param remedy: what makes its episodes reproducible, see :mod:`sb3_refine.reproducibility`
     :param accelerated: whether to speed up its ``step``, see :mod:`sb3_refine.accelerators`
+    :param noise: disturbs actions and observations, to see how robust a policy is; or None
     """
 
     env_id: str | None
@@ -84,6 +85,7 @@ class EnvRecipe:
     make: Callable[[], gym.Env] | None = None
     remedy: str | None = None
     accelerated: bool = False
+    noise: Noise | None = None
 
     def build(self) -> gym.Env:
         """
@@ -106,6 +108,8 @@ class EnvRecipe:
                 env = Vectorised(env, self.vec_wrappers)
             if self.accelerated:
                 accelerate(env)
+            if self.noise is not None:
+                env = Noisy(env, self.noise)
         return env
 
     def _is_of_bullet(self) -> bool:

@@ -38,6 +38,9 @@ def write_refinement(refiner: "Refiner", run_folder: Path, zip_path: Path) -> No
         "baseline": _with_returns(result.baseline),
         "refined": _with_returns(result.refined),
         "paired_difference": None if difference is None else asdict(difference),
+        "objective_difference": None if result.objective_difference is None else asdict(result.objective_difference),
+        "candidates": list(result.candidates),
+        "learning_curve": [update._asdict() for update in result.history],
         "rollouts": result.rollouts,
         "env_steps": result.env_steps,
         "wall_time_s": round(result.wall_time_s, 3),
@@ -75,8 +78,15 @@ def versions() -> dict[str, str]:
 
 
 def _with_returns(evaluation: Evaluation | None) -> dict[str, Any] | None:
-    """The summary, and the return of every seed: a claim that can be checked seed by seed."""
-    return None if evaluation is None else {**evaluation.summary(), "returns": evaluation.returns.tolist()}
+    """The summary, and what came of every seed: a claim that can be checked seed by seed."""
+    if evaluation is None:
+        return None
+    return {
+        **evaluation.summary(),
+        "returns": evaluation.returns.tolist(),
+        "lengths": evaluation.lengths.tolist(),
+        "failed": [episode.failed for episode in evaluation.episodes],
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -4,16 +4,16 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import configure_logger, safe_mean
@@ -21,20 +21,22 @@ from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 from typing_extensions import Self
 
-from sb3_refine.acceptance import ORIGINAL, Decision, decide, unchecked
+from sb3_refine.acceptance import ORIGINAL, Decision, unchecked
 from sb3_refine.agents import Agent, agent_from_model, save_agent
+from sb3_refine.callbacks import as_callback, lent
 from sb3_refine.candidates import Candidate
-from sb3_refine.checkpoint import Checkpoint, SearchState
+from sb3_refine.checkpoint import Checkpoint, SearchState, Update
+from sb3_refine.comparison import Contestant, contestant
+from sb3_refine.episode import Episode
 from sb3_refine.errors import EpisodeError, RefineError, check_count, did_you_mean
-from sb3_refine.evaluation import Evaluation, PairedDifference, paired_difference
+from sb3_refine.evaluation import Evaluation, PairedDifference
 from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator
+from sb3_refine.held_out import AUTO, HeldOut, Run
 from sb3_refine.models import sync_copies
+from sb3_refine.objectives import MEASURE, Objective, make_objective
 from sb3_refine.optimizers import OPTIMIZERS, Optimizer
 from sb3_refine.parameters import PolicyParameters
-from sb3_refine.policies import rollout_policy
 from sb3_refine.refinement import write_refinement
-from sb3_refine.reproducibility import probe
-from sb3_refine.rollout import Episode
 from sb3_refine.seeding import EpisodeSeeds
 from sb3_refine.zoo import new_run_folder
 
@@ -43,7 +45,13 @@ logger = logging.getLogger(__name__)
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {"n_updates": 80, "n_delta": 16, "learning_rate": (0.02, 0.002), "delta_std": (0.025, 0.0025)},
     # "Direct Random Search for Fine Tuning of Deep RL Policies", section II-B: one setting for every result
-    "paper": {"n_updates": 200, "n_delta": 64, "learning_rate": (0.02, 0.002), "delta_std": (0.025, 0.0025)},
+    "paper": {
+        "n_updates": 200,
+        "n_delta": 64,
+        "learning_rate": (0.02, 0.002),
+        "delta_std": (0.025, 0.0025),
+        "selection": False,
+    },
 }
 
 
@@ -56,7 +64,10 @@ class Result:
     :param reason: why, in plain words
     :param baseline: the agent as it came in, on held-out seeds; None where it was not evaluated
     :param refined: the result of the search on the same seeds; None where it was not evaluated
-    :param paired_difference: refined minus baseline; None where either is missing
+    :param paired_difference: return of refined minus that of baseline; None where either is missing
+    :param objective_difference: the same of what is maximised
+    :param candidates: what was put to the choice on validation seeds: the original, then the iterates
+    :param history: what each update came to
     :param rollouts: episodes run, held-out ones included
     :param env_steps: environment steps of those episodes
     :param n_invalid: episodes of the search that were dropped for a NaN or an infinity
@@ -70,6 +81,9 @@ class Result:
     baseline: Evaluation | None
     refined: Evaluation | None
     paired_difference: PairedDifference | None
+    objective_difference: PairedDifference | None
+    candidates: tuple[dict[str, Any], ...]
+    history: tuple[Update, ...]
     rollouts: int
     env_steps: int
     n_invalid: int
@@ -89,14 +103,20 @@ class Refiner:
     :param env: id of the environment, a callable that makes the raw environment, a ``VecEnv`` (its ``VecNormalize``
         statistics are kept, frozen), or None for the model's own
     :param optimizer: name of the search method, see ``sb3_refine.optimizers.OPTIMIZERS``
-    :param objective: what is maximised: ``"return"``, the undiscounted sum of the true rewards
+    :param objective: what is maximised: ``"return"``, the undiscounted sum of the true rewards, or another of
+        ``sb3_refine.objectives.OBJECTIVES``
     :param parameters: what is searched: ``"actor"``, ``"head"``, or a regular expression over parameter names
     :param n_workers: episodes run at a time; None for as many as there are processors
     :param backend: who runs them: ``"process"`` or ``"serial"``; the results are the same
     :param seed: seed of everything random
-    :param n_eval_episodes: held-out episodes that the refined agent is judged on
+    :param n_eval_episodes: held-out episodes that the refined agent is judged on; ``"auto"`` for as many as it takes to
+        resolve ``min_effect``, within :data:`~sb3_refine.held_out.AUTO_EPISODES`
     :param alpha: the refined agent is accepted if it is better at this level of significance
+    :param min_effect: a difference worth knowing of, in units of the objective; None for a hundredth of the original's
+    :param max_return_loss: share of the original's mean return that may be lost where the objective is another
     :param acceptance: whether to judge at all; without, ``learn()`` leaves the last iterate, untested
+    :param selection: whether to choose among the last iterate, the running average and the best iterates, on validation
+        seeds; without, it is the last iterate that is judged
     :param accelerator: whether to use a faster, bit-identical ``step`` where there is one for the environment
     :param episode_timeout: seconds after which an episode is given up as hanging
     :param tensorboard_log: folder for TensorBoard, or None
@@ -111,14 +131,17 @@ class Refiner:
         model: BaseAlgorithm | Agent,
         env: str | Callable[[], gym.Env] | VecEnv | gym.Env | None = None,
         optimizer: str = "ars",
-        objective: str = "return",
+        objective: str | Objective = "return",
         parameters: str = "actor",
         n_workers: int | None = None,
         backend: str = "process",
         seed: int = 0,
-        n_eval_episodes: int = 100,
+        n_eval_episodes: int | str = 100,
         alpha: float = 0.05,
+        min_effect: float | None = None,
+        max_return_loss: float = 0.05,
         acceptance: bool = True,
+        selection: bool = True,
         accelerator: bool = True,
         episode_timeout: float = 600.0,
         tensorboard_log: str | None = None,
@@ -126,13 +149,17 @@ class Refiner:
         **optimizer_kwargs: Any,
     ):
         _check_choice("optimizer", optimizer, OPTIMIZERS)
-        _check_choice("objective", objective, ("return",))
         _check_choice("backend", backend, EVALUATORS)
-        check_count("n_eval_episodes", n_eval_episodes, 2)
+        if n_eval_episodes != AUTO:
+            check_count("n_eval_episodes", n_eval_episodes, 2)
         check_count("n_workers", 1 if n_workers is None else n_workers, 1)
         check_count("seed", seed, 0)
         if not 0 < alpha < 1:
             raise RefineError(f"alpha: expected a number between 0 and 1, got {alpha}")
+        if min_effect is not None and not min_effect > 0:
+            raise RefineError(f"min_effect: expected a positive number, got {min_effect}")
+        if not max_return_loss >= 0:
+            raise RefineError(f"max_return_loss: expected a share of the return, 0 or more, got {max_return_loss}")
         if isinstance(model, Agent) and env is not None:
             raise RefineError("env: an Agent brings its own environment; leave env out, or pass agent.model")
         self.agent = model if isinstance(model, Agent) else agent_from_model(model, env)
@@ -142,17 +169,23 @@ class Refiner:
         self._use_seed(seed)
         self.optimizer_name = optimizer
         self.optimizer_kwargs = optimizer_kwargs
+        self.objective_name = objective if isinstance(objective, str) else type(objective).__name__
+        self.objective = make_objective(objective)
         self.backend = backend
         self.n_workers = _n_processors() if n_workers is None else n_workers
         self.n_eval_episodes = n_eval_episodes
         self.alpha = alpha
+        self.min_effect = min_effect
+        self.max_return_loss = max_return_loss
         self.acceptance = acceptance
+        self.selection = selection
         self.accelerator = accelerator
         self.episode_timeout = episode_timeout
-        self.is_seeded = True
+        self._contestant: Contestant | None = None
         self.tensorboard_log = tensorboard_log
         self.verbose = verbose
         self.result: Result | None = None
+        self.tested: tuple[np.ndarray, np.ndarray] | None = None
         self._logger: Logger | None = None
         self._make_optimizer(self.parameters.get_vector(), n_updates=1)  # wrong arguments fail here, not in learn()
 
@@ -218,32 +251,29 @@ class Refiner:
         :raises RefineError: when the settings are not those of the search to resume
         :raises EpisodeError: when an episode fails, or too many return NaN
         """
-        self.result = None
+        self.result = self.tested = None
         self._use_seed(self.seed if self._n_learned == 0 else _derived_seed(self.seed, self._n_learned))
         self._n_learned += 1
         theta = self.parameters.get_vector()
-        search = SearchState(self._make_optimizer(theta, n_updates), start=theta, best=theta)
+        search = SearchState(self._make_optimizer(theta, n_updates), start=theta)
         checkpoint = Checkpoint(checkpoint_folder, {**self.settings, "n_updates": n_updates}, checkpoint_interval)
         if resume:
             checkpoint.load(search)
         logger = self._logger or configure_logger(self.verbose, self.tensorboard_log, tb_log_name, True)
         with (
-            _lent(self.model, logger),
+            lent(self.agent, logger, with_env=bool(callback)),
             self._make_evaluator(search) as evaluator,
             self._progress(search, progress_bar) as progress,
         ):
+            run = partial(self._run, search, evaluator, progress)
             try:
-                if search.baseline is None:
-                    search.baseline = self._evaluate(search, evaluator, search.start, progress)
-                    _check_valid(search.baseline)
-                    _warn_if_unexpected(self.agent, search.baseline)
-                for episodes in self._search(search, evaluator, _as_callback(callback), time_limit):
+                self._meet_the_original(search, run)
+                for episodes in self._search(search, evaluator, as_callback(callback), time_limit):
                     progress.update(len(episodes))
                     checkpoint.take(search)
                     if search.n_updates % log_interval == 0 or search.n_updates == n_updates:
                         self._log(logger, search, episodes)
-                refined = self._evaluate(search, evaluator, search.optimizer.mean, progress)
-                self._conclude(search, refined)
+                self._conclude(search, run)
             except KeyboardInterrupt:
                 self._conclude_early(search)
                 raise
@@ -282,12 +312,15 @@ class Refiner:
             "seed": self.seed,
             "optimizer": self.optimizer_name,
             **{name: getattr(optimizer, name) for name in _own_arguments(type(optimizer))},
-            "objective": "return",
+            "objective": self.objective_name,
             "parameters": self.parameters.scope,
             "n_parameters": self.parameters.size,
             "n_eval_episodes": self.n_eval_episodes,
             "alpha": self.alpha,
+            "min_effect": self.min_effect,
+            "max_return_loss": self.max_return_loss,
             "acceptance": self.acceptance,
+            "selection": self.selection,
         }
 
     def _use_seed(self, seed: int) -> None:
@@ -308,11 +341,14 @@ class Refiner:
 
     def _make_task(self) -> RolloutTask:
         """What workers roll out: the environment in the form that the probe found to be reproducible."""
-        agent = self.agent
-        policy = rollout_policy(self.model, self.parameters, agent.statistics, agent.observation_space)
-        found = probe(agent.recipe, policy, self.parameters.get_vector(), self.accelerator)
-        self.is_seeded = found.seeded
-        return RolloutTask(found.recipe, policy, self.run_seed)
+        measures = {MEASURE: self.objective.measure} if self.objective.needs_trajectory else {}
+        self._contestant = contestant(self.agent, self.parameters, self.run_seed, self.accelerator, measures)
+        return self._contestant.task
+
+    @property
+    def is_seeded(self) -> bool:
+        """Whether the seed decides the episode, as far as is known; if not, seeds cannot be paired."""
+        return self._contestant is None or self._contestant.is_seeded
 
     def _make_evaluator(self, search: SearchState) -> Evaluator:
         evaluator = EVALUATORS[self.backend](self._make_task(), self.n_workers, self.episode_timeout)
@@ -321,7 +357,7 @@ class Refiner:
 
     def _progress(self, search: SearchState, visible: bool) -> tqdm:
         """A bar over all episodes to come: its remaining time includes the held-out ones."""
-        n_held_out = 2 * self.n_eval_episodes if self.acceptance else 0
+        n_held_out = self._held_out().n_to_come(search) if self.acceptance else 0
         total = search.optimizer.n_updates * search.optimizer.population_size + n_held_out
         return tqdm(total=total, initial=search.n_episodes, disable=not visible, unit="episode", dynamic_ncols=True)
 
@@ -332,18 +368,27 @@ class Refiner:
         optimizer = search.optimizer
         callback.init_callback(self.model)
         n_env_steps = self.model.num_timesteps
-        callback.on_training_start({"self": self, "total_timesteps": n_env_steps}, globals())
-        while optimizer.n_updates_done < optimizer.n_updates and not _is_late(search, time_limit):
-            mean, candidates = optimizer.mean, optimizer.ask()
-            episodes = evaluator.evaluate(mean, candidates, self._search_seeds(candidates))
-            search.record(mean, episodes, evaluator)
-            optimizer.tell(np.array([episode.episode_return for episode in episodes]))
+        total_timesteps = n_env_steps + optimizer.n_updates  # SB3's progress bar counts one a call
+        callback.on_training_start(locals(), globals())
+        while search.n_updates < optimizer.n_updates and not self._is_late(search, time_limit):
+            mean, candidates = optimizer.mean.copy(), optimizer.ask()
+            episodes = evaluator.evaluate(mean, candidates, self._search_seeds(candidates), self._measures)
+            fitness = np.array([self.objective.fitness(episode) for episode in episodes])
+            optimizer.tell(fitness)
+            search.count(evaluator)
+            search.record(mean, episodes, fitness)
             self.parameters.set_vector(optimizer.mean)
             self.model.num_timesteps = n_env_steps + search.n_env_steps
             yield episodes
+            callback.update_locals(locals())
             if not callback.on_step():
                 break
         callback.on_training_end()
+
+    @property
+    def _measures(self) -> tuple[str, ...]:
+        """What the objective wants to know of an episode."""
+        return (MEASURE,) if self.objective.needs_trajectory else ()
 
     def _search_seeds(self, candidates: list[Candidate]) -> list[int]:
         """One episode seed a direction: the candidates of an antithetic pair share it."""
@@ -351,18 +396,49 @@ class Refiner:
         seeds = self.seeds.take("search", n_directions, start=candidates[0].update * n_directions)
         return [seeds[candidate.pair] for candidate in candidates]
 
-    def _evaluate(
-        self, search: SearchState, evaluator: Evaluator, theta: np.ndarray, progress: tqdm
-    ) -> Evaluation | None:
-        """The held-out episodes of one policy."""
-        if not self.acceptance:
-            return None
-        # where seeds cannot be paired, a difference shows later
-        seeds = self.seeds.take("test", self.n_eval_episodes * (1 if self.is_seeded else 2))
-        episodes = evaluator.evaluate_mean(theta, seeds)
-        search.n_episodes, search.n_env_steps = evaluator.n_episodes, evaluator.n_env_steps
+    def _run(
+        self,
+        search: SearchState,
+        evaluator: Evaluator,
+        progress: tqdm,
+        theta: np.ndarray,
+        seeds: Sequence[int],
+        measures: Sequence[str] = (),
+    ) -> list[Episode]:
+        """Episodes of one policy, counted."""
+        episodes = evaluator.evaluate_mean(theta, seeds, (*self._measures, *measures))
+        search.count(evaluator)
         progress.update(len(episodes))
-        return Evaluation(tuple(seeds), tuple(episodes))
+        return episodes
+
+    def _held_out(self) -> HeldOut:
+        return HeldOut(
+            self.seeds,
+            self.objective,
+            self.n_eval_episodes,
+            self.alpha,
+            self.min_effect,
+            self.max_return_loss,
+            self.selection,
+        )
+
+    def _is_late(self, search: SearchState, time_limit: float | None) -> bool:
+        """Whether the time left is needed for the held-out episodes, at the pace of the episodes so far."""
+        if time_limit is None:
+            return False
+        pace = search.elapsed / max(1, search.n_episodes)
+        n_to_come = self._held_out().n_to_come(search) if self.acceptance else 0
+        return search.elapsed + pace * n_to_come >= time_limit
+
+    def _meet_the_original(self, search: SearchState, run: Run) -> None:
+        """Run the original on validation seeds: is it what it was, and what does the objective make of it?"""
+        if search.baseline is None and (self.acceptance or self.objective.needs_baseline):
+            seeds = self._held_out().validation_seeds
+            search.baseline = Evaluation(tuple(seeds), tuple(run(search.start, seeds)))
+            _check_valid(search.baseline)
+            _warn_if_unexpected(self.agent, search.baseline)
+        if search.baseline is not None:
+            self.objective.calibrate(search.baseline.episodes)
 
     def _log(self, logger: Logger, search: SearchState, episodes: list[Episode]) -> None:
         returns = np.array([episode.episode_return for episode in episodes])
@@ -379,28 +455,31 @@ class Refiner:
         logger.record("time/total_timesteps", search.n_env_steps, exclude="tensorboard")
         logger.dump(step=search.n_env_steps)
 
-    def _conclude(self, search: SearchState, refined: Evaluation | None) -> None:
-        """Judge, and leave the better of the two in the model."""
-        difference = None
-        if search.baseline is None or refined is None:
+    def _conclude(self, search: SearchState, run: Run) -> None:
+        """Choose, judge, and leave the better of the two in the model."""
+        if not self.acceptance:
             decision = unchecked("the last iterate, not tested on held-out seeds (acceptance was switched off)")
-        elif refined.n_invalid:
-            n, of = refined.n_invalid, len(refined.seeds)
-            decision = Decision(ORIGINAL, f"{n} of its {of} held-out episodes had NaN or inf; the original is kept")
-            refined = None
-        else:
-            difference = paired_difference(search.baseline, refined, self.alpha, paired=self.is_seeded)
-            decision = decide(difference)
-        if decision.decision == ORIGINAL:
-            self.parameters.set_vector(search.start)
-        self.result = _result(search, decision, refined, difference)
+            self.result = _result(search, decision)
+            return
+        verdict = self._held_out().judge(search, run, self.is_seeded)
+        self.tested = (search.start, verdict.chosen.vector)
+        self.parameters.set_vector(self.tested[verdict.decision.decision != ORIGINAL])
+        self.result = replace(
+            _result(search, verdict.decision),
+            baseline=verdict.baseline,
+            refined=verdict.refined,
+            paired_difference=verdict.paired_difference,
+            objective_difference=verdict.decision.difference,
+            candidates=verdict.candidates,
+        )
 
     def _conclude_early(self, search: SearchState) -> None:
         """Interrupted: leave the last iterate if it was the last to come, else the best so far."""
         if search.n_updates == search.optimizer.n_updates:
             kept, which = search.optimizer.mean, "this is the last iterate"
         else:
-            kept, which = search.best, f"this is the best iterate so far, that after update {search.best_update}"
+            update, kept = search.best
+            which = f"this is the best iterate so far, that after update {update}"
         self.parameters.set_vector(kept)
         after = f"interrupted after {search.n_updates} of {search.optimizer.n_updates} updates"
         if np.array_equal(kept, search.start):
@@ -411,38 +490,18 @@ class Refiner:
             self.result = _result(search, decision)
 
 
-@contextmanager
-def _lent(model: BaseAlgorithm, logger: Logger) -> Iterator[None]:
-    """Lend a model to callbacks: with our logger and our count of time steps, which it has no longer afterwards."""
-    names = ("_logger", "_custom_logger", "num_timesteps")
-    own = {name: vars(model)[name] for name in names if name in vars(model)}
-    model.set_logger(logger)
-    try:
-        yield
-    finally:
-        for name in names:
-            vars(model).pop(name, None)
-        vars(model).update(own)
-
-
-def _as_callback(callback: MaybeCallback) -> BaseCallback:
-    if isinstance(callback, list) or callback is None:
-        return CallbackList(callback or [])
-    return callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)
-
-
-def _check_valid(baseline: Evaluation | None) -> None:
-    if baseline is not None and baseline.n_invalid:
+def _check_valid(baseline: Evaluation) -> None:
+    if baseline.n_invalid:
         raise EpisodeError(
             f"{baseline.n_invalid} of the {len(baseline.seeds)} held-out episodes of the original had NaN or infinite "
             "rewards or observations: there is nothing to compare with; mend the environment"
         )
 
 
-def _warn_if_unexpected(agent: Agent, baseline: Evaluation | None) -> None:
+def _warn_if_unexpected(agent: Agent, baseline: Evaluation) -> None:
     """An environment that is no longer the one the agent knew would make any search one for a new agent."""
     expected = agent.expected_return
-    if baseline is None or expected is None or expected.low <= baseline.returns.mean() <= expected.high:
+    if expected is None or expected.low <= baseline.returns.mean() <= expected.high:
         return
     logger.warning(
         "THE AGENT DOES NOT DO WHAT IT DID: its mean return is %.4g, whereas its own evaluations.npz says %.4g "
@@ -451,27 +510,17 @@ def _warn_if_unexpected(agent: Agent, baseline: Evaluation | None) -> None:
     )
 
 
-def _is_late(search: SearchState, time_limit: float | None) -> bool:
-    """Whether the time left is needed for the held-out episodes, at the pace of the episodes so far."""
-    if time_limit is None:
-        return False
-    n_held_out = 0 if search.baseline is None else len(search.baseline.seeds)
-    pace = search.elapsed / max(1, search.n_episodes)
-    return search.elapsed + pace * n_held_out >= time_limit
-
-
-def _result(
-    search: SearchState,
-    decision: Decision,
-    refined: Evaluation | None = None,
-    difference: PairedDifference | None = None,
-) -> Result:
+def _result(search: SearchState, decision: Decision) -> Result:
+    """What is known before the held-out episodes."""
     return Result(
         decision=decision.decision,
         reason=decision.reason,
-        baseline=search.baseline,
-        refined=refined,
-        paired_difference=difference,
+        baseline=None,
+        refined=None,
+        paired_difference=None,
+        objective_difference=None,
+        candidates=(),
+        history=tuple(search.history),
         rollouts=search.n_episodes,
         env_steps=search.n_env_steps,
         n_invalid=search.n_invalid,

@@ -1,32 +1,18 @@
 """One deterministic episode."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from sb3_refine.environments import is_failure
+from sb3_refine.episode import Episode, Normalisation, Recording
+from sb3_refine.measures import Measure
 from sb3_refine.policies import DeterministicPolicy
 from sb3_refine.wrappers import RETURN_KEY, counts_true_return
-
-
-class Episode(NamedTuple):
-    """
-    What one episode came to.
-
-    :param episode_return: undiscounted sum of the true (unnormalised) rewards, summed in float64; NaN where a reward or
-        an observation was NaN or infinite
-    :param length: number of environment steps
-    :param failed: whether the episode ended by a termination that is a failure, see
-        :func:`~sb3_refine.environments.is_failure`
-    """
-
-    episode_return: float
-    length: int
-    failed: bool
 
 
 def rollout(policy: DeterministicPolicy, env: gym.Env, seed: int) -> Episode:
@@ -63,7 +49,33 @@ def rollout(policy: DeterministicPolicy, env: gym.Env, seed: int) -> Episode:
     elif counted:
         episode_return = info[RETURN_KEY]
     failed = bool(terminated) and is_failure(env.spec.id if env.spec else None, float(reward), info)
-    return Episode(episode_return, length, failed)
+    success = bool(info["is_success"]) if "is_success" in info else None
+    return Episode(episode_return, length, failed, success)
+
+
+def measured_rollout(
+    policy: DeterministicPolicy,
+    env: gym.Env,
+    seed: int,
+    measures: Mapping[str, Measure],
+    normalisation: Normalisation | None,
+) -> Episode:
+    """
+    Run one episode as :func:`rollout` does, and keep its trajectory for as long as it takes to measure it.
+
+    :param policy: see :func:`rollout`
+    :param env: see :func:`rollout`
+    :param seed: see :func:`rollout`
+    :param measures: what to compute from the trajectory, by name
+    :param normalisation: of the observations, or None
+    :return: the episode, with ``measures`` unless it is invalid
+    """
+    recording = Recording(env)
+    episode = rollout(policy, recording, seed)
+    if math.isnan(episode.episode_return):
+        return episode
+    trajectory = recording.trajectory(episode.failed, normalisation)
+    return episode._replace(measures={name: measure(trajectory) for name, measure in measures.items()})
 
 
 def _zero(observation: Any) -> Callable[[Any], Any]:

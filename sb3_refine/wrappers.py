@@ -1,11 +1,14 @@
-"""Environment wrappers: what evaluations count, vectorised wrappers around a single environment, old observations."""
+"""Environment wrappers: what evaluations count, ``VecEnv`` wrappers around one environment, old observations, noise."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+
+from sb3_refine.episode import observed_keys
 
 RETURN_KEY = "sb3_refine_return"
 """Entry of the last ``info`` of an episode: the return that :class:`TrueReturn` has seen."""
@@ -129,3 +132,74 @@ class ZeroContactForces(gym.ObservationWrapper):
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """:return: the observation with its contact forces set to 0"""
         return np.concatenate([observation[: self.n_others], np.zeros(84, dtype=observation.dtype)])
+
+
+@dataclass(frozen=True)
+class Noise:
+    """
+    Independent zero-mean Gaussian noise in every step of an episode, drawn from the episode's seed.
+
+    :param action: standard deviation of the noise on actions, as a share of their range ``high - low``; the result is
+        clipped to it. Of actions that are not continuous, the probability of a random one instead
+    :param observation_std: standard deviation of the noise on each observation that trajectories keep, raw, of shape
+        ``(n_observed,)``, see :class:`~sb3_refine.episode.Trajectory`; or None
+    """
+
+    action: float = 0.0
+    observation_std: np.ndarray | None = None
+
+
+class Noisy(gym.Wrapper):
+    """
+    An environment whose actions and observations are disturbed on the way.
+
+    :param env: the environment as the policy sees it
+    :param noise: how much
+    """
+
+    def __init__(self, env: gym.Env, noise: Noise):
+        super().__init__(env)
+        self._noise = noise
+        self._rng = np.random.default_rng(0)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """:return: the first observation, disturbed"""
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._observed(observation), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """:return: what comes of the disturbed action, with the observation disturbed"""
+        observation, reward, terminated, truncated, info = self.env.step(self._acted(action))
+        return self._observed(observation), reward, terminated, truncated, info
+
+    def _acted(self, action: Any) -> Any:
+        space, amount = self.action_space, self._noise.action
+        if amount == 0:
+            return action
+        if isinstance(space, spaces.Box):
+            disturbed = action + amount * (space.high - space.low) * self._rng.standard_normal(space.shape)
+            return np.clip(disturbed, space.low, space.high).astype(space.dtype)
+        if self._rng.random() < amount:
+            space.seed(int(self._rng.integers(2**31)))
+            return space.sample()
+        return action
+
+    def _observed(self, observation: Any) -> Any:
+        std = self._noise.observation_std
+        if std is None:
+            return observation
+        noise = std * self._rng.standard_normal(std.size)
+        if not isinstance(observation, dict):
+            return _plus(observation, noise)
+        disturbed, start = dict(observation), 0
+        for key in observed_keys(observation):
+            size = np.size(observation[key])
+            disturbed[key] = _plus(observation[key], noise[start : start + size])
+            start += size
+        return disturbed
+
+
+def _plus(values: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    return (values + noise.reshape(values.shape)).astype(values.dtype)

@@ -2,8 +2,8 @@
 
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 
 import numpy as np
@@ -12,10 +12,12 @@ from typing_extensions import Self
 
 from sb3_refine.candidates import Candidate, direction
 from sb3_refine.environments import EnvRecipe
+from sb3_refine.episode import Episode, Normalisation
 from sb3_refine.errors import EpisodeError
+from sb3_refine.measures import MEASURES, Measure
 from sb3_refine.policies import DeterministicPolicy
 from sb3_refine.reproducibility import Episodes
-from sb3_refine.rollout import Episode, rollout
+from sb3_refine.rollout import measured_rollout, rollout
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,15 @@ class RolloutTask:
     :param recipe: builds the environment
     :param policy: its searched parameters are overwritten for every candidate
     :param seed: seed of the directions
+    :param normalisation: of the observations, for trajectories; or None
+    :param measures: that episodes may be asked for beside :data:`~sb3_refine.measures.MEASURES`, by name
     """
 
     recipe: EnvRecipe
     policy: DeterministicPolicy
     seed: int
+    normalisation: Normalisation | None = None
+    measures: Mapping[str, Measure] = field(default_factory=dict)
 
 
 class RolloutWorker:
@@ -47,11 +53,12 @@ class RolloutWorker:
         self._task = task
         self._episodes = Episodes(task.recipe)
 
-    def run(self, mean: np.ndarray, candidate: Candidate, episode_seed: int) -> Episode:
+    def run(self, mean: np.ndarray, candidate: Candidate, episode_seed: int, measures: Sequence[str] = ()) -> Episode:
         """
         :param mean: float32 vector that the candidate is a perturbation of
         :param candidate: what to evaluate
         :param episode_seed: seed of the episode
+        :param measures: names of what to measure; with none, no trajectory is kept
         :return: the episode
         """
         policy = self._task.policy
@@ -63,10 +70,15 @@ class RolloutWorker:
         try:
             env = self._episodes.next_env()
             with th.inference_mode():
-                return rollout(policy, env, episode_seed)
+                if not measures:
+                    return rollout(policy, env, episode_seed)
+                return measured_rollout(policy, env, episode_seed, self._measures(measures), self._task.normalisation)
         except Exception as error:
             what = f"the episode with seed {episode_seed} of {candidate} failed: {type(error).__name__}: {error}"
             raise EpisodeError(f"{what}\n{traceback.format_exc()}") from error
+
+    def _measures(self, names: Sequence[str]) -> dict[str, Measure]:
+        return {name: self._task.measures[name] if name in self._task.measures else MEASURES[name] for name in names}
 
     def close(self) -> None:
         """Close the environment."""
@@ -90,32 +102,40 @@ class Evaluator(ABC):
         self.n_env_steps = 0
 
     def evaluate(
-        self, mean: np.ndarray, candidates: Sequence[Candidate], episode_seeds: Sequence[int]
+        self,
+        mean: np.ndarray,
+        candidates: Sequence[Candidate],
+        episode_seeds: Sequence[int],
+        measures: Sequence[str] = (),
     ) -> list[Episode]:
         """
         :param mean: vector that the candidates are perturbations of
         :param candidates: what to evaluate
         :param episode_seeds: one for each candidate
+        :param measures: names of what to measure in each episode, see :class:`RolloutTask`
         :return: the episodes, in the order of the candidates, whoever ran them
         """
         if len(candidates) != len(episode_seeds):
             raise ValueError(f"episode_seeds: expected {len(candidates)}, one a candidate, got {len(episode_seeds)}")
-        episodes = self._evaluate(np.ascontiguousarray(mean, dtype=np.float32), candidates, episode_seeds)
+        episodes = self._evaluate(np.ascontiguousarray(mean, dtype=np.float32), candidates, episode_seeds, measures)
         self.n_episodes += len(episodes)
         self.n_env_steps += sum(episode.length for episode in episodes)
         return episodes
 
-    def evaluate_mean(self, mean: np.ndarray, episode_seeds: Sequence[int]) -> list[Episode]:
+    def evaluate_mean(
+        self, mean: np.ndarray, episode_seeds: Sequence[int], measures: Sequence[str] = ()
+    ) -> list[Episode]:
         """
         :param mean: the vector itself is evaluated, unperturbed
         :param episode_seeds: one for each episode
+        :param measures: names of what to measure in each
         :return: the episodes, in the order of the seeds
         """
-        return self.evaluate(mean, [Candidate(0, 0, 0.0)] * len(episode_seeds), episode_seeds)
+        return self.evaluate(mean, [Candidate(0, 0, 0.0)] * len(episode_seeds), episode_seeds, measures)
 
     @abstractmethod
     def _evaluate(
-        self, mean: np.ndarray, candidates: Sequence[Candidate], episode_seeds: Sequence[int]
+        self, mean: np.ndarray, candidates: Sequence[Candidate], episode_seeds: Sequence[int], measures: Sequence[str]
     ) -> list[Episode]: ...
 
     @abstractmethod

@@ -20,10 +20,10 @@ import torch as th
 from typing_extensions import Self
 
 from sb3_refine.candidates import Candidate
+from sb3_refine.episode import Episode
 from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.evaluators.base import Evaluator, RolloutTask, RolloutWorker
 from sb3_refine.reproducibility import FRESH_ENV
-from sb3_refine.rollout import Episode
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class ProcessEvaluator(Evaluator):
         return _Worker(self._context, self._payload, self._shared)
 
     def _evaluate(
-        self, mean: np.ndarray, candidates: Sequence[Candidate], episode_seeds: Sequence[int]
+        self, mean: np.ndarray, candidates: Sequence[Candidate], episode_seeds: Sequence[int], measures: Sequence[str]
     ) -> list[Episode]:
         assert self._workers, "use the evaluator as a context manager"
         np.frombuffer(self._shared, dtype=np.float32)[:] = mean
@@ -82,7 +82,7 @@ class ProcessEvaluator(Evaluator):
                     index = waiting.popleft()
                     tries[index] += 1
                     running[worker] = index
-                    worker.send((candidates[index], episode_seeds[index]))
+                    worker.send((candidates[index], episode_seeds[index], measures))
                 for worker in _readable_or_overdue(running, self.episode_timeout):
                     index = running.pop(worker)
                     try:
@@ -220,9 +220,9 @@ def _serve(connection: Connection, payload: bytes, shared: Any) -> None:
             return
         connection.send(("ready", None))
         while True:
-            candidate, episode_seed = connection.recv()
+            candidate, episode_seed, measures = connection.recv()
             try:
-                reply: tuple[str, Any] = ("episode", worker.run(mean, candidate, episode_seed))
+                reply: tuple[str, Any] = ("episode", worker.run(mean, candidate, episode_seed, measures))
             except Exception as error:
                 reply = ("error", _portable(error))
             connection.send(reply)

@@ -6,9 +6,9 @@ import numpy as np
 from typing_extensions import Self
 
 from sb3_refine.candidates import Candidate
+from sb3_refine.episode import Episode
 from sb3_refine.evaluators.base import Evaluator, RolloutWorker
 from sb3_refine.policies import one_thread
-from sb3_refine.rollout import Episode
 
 
 class SerialEvaluator(Evaluator):
@@ -21,11 +21,14 @@ class SerialEvaluator(Evaluator):
         return self
 
     def _evaluate(
-        self, mean: np.ndarray, candidates: Sequence[Candidate], episode_seeds: Sequence[int]
+        self, mean: np.ndarray, candidates: Sequence[Candidate], episode_seeds: Sequence[int], measures: Sequence[str]
     ) -> list[Episode]:
         assert self._worker is not None, "use the evaluator as a context manager"
         with one_thread():
-            return [self._worker.run(mean, c, seed) for c, seed in zip(candidates, episode_seeds, strict=True)]
+            return [
+                self._worker.run(mean, candidate, seed, measures)
+                for candidate, seed in zip(candidates, episode_seeds, strict=True)
+            ]
 
     def close(self) -> None:
         if self._worker is not None:

@@ -1,0 +1,203 @@
+"""
+How often the decision accepts what is no better, and how often it finds what is, on real returns.
+
+Recorded once (``--record``, then kept in benchmarks/results/returns.json): the returns of five agents of the Zoo on
+common seeds, as they are, after a search, perturbed so little that only chaos differs, and perturbed for the worse.
+Every trial draws seeds from them anew and decides.
+
+- no difference: an agent against itself on other seeds; against one perturbed without effect, sides drawn by lot; and
+  real differences moved such that their mean is zero, however skewed they are
+- worse: the agent perturbed for the worse; the original instead of a refined agent; a little better, but for rare
+  catastrophes as bad as the agent's worst, that cost as much on average as is gained
+- better: real refinements; the same returns with a gain, in standard deviations of the return
+
+python benchmarks/acceptance.py --json benchmarks/results/acceptance.json
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from common import parser, show, write
+from rich.progress import track
+
+from sb3_refine import Refiner, load_agent
+from sb3_refine.acceptance import REFINED, decide
+from sb3_refine.candidates import direction
+from sb3_refine.comparison import evaluate
+from sb3_refine.episode import Episode
+from sb3_refine.evaluation import Evaluation, wilson_interval
+
+RETURNS = Path(__file__).parent / "results" / "returns.json"
+AGENTS = (  # and updates of the search
+    ("ddpg", "HopperBulletEnv-v0", 40),
+    ("a2c", "HopperBulletEnv-v0", 40),
+    ("a2c", "Walker2DBulletEnv-v0", 40),
+    ("ppo", "LunarLanderContinuous-v2", 80),
+    ("tqc", "MountainCarContinuous-v0", 80),
+)
+N_RECORDED = 1000
+NO_EFFECT, WORSE = 1e-6, 0.02  # standard deviations of the perturbations
+
+Draw = Callable[[int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+
+
+class Cell(NamedTuple):
+    """
+    Pairs of agents.
+
+    :param name: what they are
+    :param true_difference: of their mean returns, after minus before
+    :param draw: gives the returns of both on a number of seeds
+    """
+
+    name: str
+    true_difference: float
+    draw: Draw
+
+
+def record(options: Any) -> None:
+    recorded = {}
+    for algo, env, n_updates in AGENTS:
+        refiner = Refiner(load_agent(algo, env, options.agents), acceptance=False)
+        theta = refiner.parameters.get_vector()
+        searched = refiner.learn(n_updates).parameters.get_vector()
+        delta, seeds = direction(99, 0, 0, theta.size), refiner.seeds.take("test", N_RECORDED)
+        assert refiner._contestant is not None
+        variants = {"original": theta, "refined": searched}
+        variants |= {"no effect": theta + np.float32(NO_EFFECT) * delta, "worse": theta + np.float32(WORSE) * delta}
+        recorded[f"{algo} {env}"] = {
+            name: evaluate(replace(refiner._contestant, vector=vector), seeds, (), n_workers=2)
+            .returns.round(6)
+            .tolist()
+            for name, vector in track(variants.items(), description=f"{algo} {env}")
+        }
+    RETURNS.write_text(json.dumps(recorded) + "\n")
+
+
+def no_difference(name: str, found: dict[str, np.ndarray]) -> Iterator[Cell]:
+    for which in ("original", "refined"):
+        yield Cell(f"{name}: {which} against itself on other seeds", 0.0, independent(found[which]))
+    yield Cell(f"{name}: perturbed without effect", 0.0, by_lot(found["original"], found["no effect"]))
+    for before, after in (("original", "refined"), ("refined", "original"), ("original", "worse")):
+        shift = (found[after] - found[before]).mean()
+        yield Cell(f"{name}: {before} to {after}, mean moved to 0", 0.0, pairs(found[before], found[after] - shift))
+
+
+def no_better(name: str, found: dict[str, np.ndarray]) -> Iterator[Cell]:
+    for before, after in (("original", "worse"), ("worse", "original"), ("refined", "original")):
+        difference = float((found[after] - found[before]).mean())
+        if difference < 0:
+            yield Cell(f"{name}: {before} to {after}", difference, pairs(found[before], found[after]))
+    for rate in (0.03, 0.05):
+        yield Cell(f"{name}: a gain paid for by {rate:.0%} catastrophes", 0.0, catastrophes(found["refined"], rate))
+
+
+def better(name: str, found: dict[str, np.ndarray]) -> Iterator[Cell]:
+    original = found["original"]
+    difference = float((found["refined"] - original).mean())
+    yield Cell(f"{name}: original to refined", difference, pairs(original, found["refined"]))
+    for gain in (0.1, 0.2, 0.4, 0.8):
+        moved = found["no effect"] + gain * original.std()
+        difference = float((moved - original).mean())
+        yield Cell(f"{name}: perturbed without effect, plus {gain} std", difference, pairs(original, moved))
+
+
+def independent(returns: np.ndarray) -> Draw:
+    return lambda n, rng: (rng.choice(returns, n), rng.choice(returns, n))
+
+
+def pairs(before: np.ndarray, after: np.ndarray) -> Draw:
+    def draw(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        seeds = rng.integers(before.size, size=n)
+        return before[seeds], after[seeds]
+
+    return draw
+
+
+def by_lot(one: np.ndarray, other: np.ndarray) -> Draw:
+    def draw(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        first, second = pairs(one, other)(n, rng)
+        swapped = rng.random(n) < 0.5
+        return np.where(swapped, second, first), np.where(swapped, first, second)
+
+    return draw
+
+
+def catastrophes(returns: np.ndarray, rate: float) -> Draw:
+    """As bad as the worst episode, at this rate; all others gain as much as makes up for it."""
+    gain = rate / (1 - rate) * (returns.mean() - returns.min())
+
+    def draw(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        before = rng.choice(returns, n)
+        return before, np.where(rng.random(n) < rate, returns.min(), before + gain)
+
+    return draw
+
+
+def run(cell: Cell, n_episodes: int, alpha: float, n_trials: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    seeds = tuple(range(n_episodes))
+    accepted = 0
+    for _ in range(n_trials):
+        before, after = (
+            Evaluation(seeds, tuple(Episode(float(value), 1, False) for value in returns))
+            for returns in cell.draw(n_episodes, rng)
+        )
+        accepted += decide(before, after, alpha).decision == REFINED
+    low, high = wilson_interval(accepted, n_trials)
+    return {
+        "name": f"{cell.name}, {n_episodes} episodes",
+        "true_difference": cell.true_difference,
+        "alpha": alpha,
+        "trials": n_trials,
+        "accepted": accepted,
+        "ci_low": low,
+        "ci_high": high,
+        "n_episodes": n_episodes,
+    }
+
+
+def main() -> None:
+    options = parser(__doc__.splitlines()[1])
+    options.add_argument("--record", action="store_true", help="run the agents anew")
+    options.add_argument("--trials", type=int, default=2000, help="decisions of each cell")
+    options.add_argument("--alpha", type=float, default=0.05, help="level of significance")
+    options.add_argument(
+        "--episodes", type=int, nargs="+", default=[30, 100, 300], help="held-out episodes of a decision"
+    )
+    options = options.parse_args()
+    logging.getLogger("sb3_refine").setLevel(logging.ERROR)
+    if options.record:
+        record(options)
+    recorded = {
+        name: {k: np.array(v) for k, v in found.items()} for name, found in json.loads(RETURNS.read_text()).items()
+    }
+    results = []
+    for title, cells in (("no difference", no_difference), ("no better", no_better), ("better", better)):
+        found = [
+            run(cell, n_episodes, options.alpha, options.trials)
+            for n_episodes in options.episodes
+            for cell in track([c for item in recorded.items() for c in cells(*item)], f"{title}, {n_episodes} episodes")
+        ]
+        results += found
+        rows = [
+            [r["name"], r["true_difference"], r["accepted"] / r["trials"], f"({r['ci_low']:.4f}, {r['ci_high']:.4f})"]
+            for r in found
+        ]
+        show(
+            f"{title}: accepted of {options.trials} trials at alpha = {options.alpha}",
+            ["pair", "true difference", "share accepted", "95% interval"],
+            rows,
+        )
+    excess = [r["name"] for r in results if r["true_difference"] <= 0 and r["ci_low"] > r["alpha"]]
+    print(f"{len(excess)} cells above alpha: {excess}" if excess else "no cell above alpha")
+    write(options.json, results)
+
+
+if __name__ == "__main__":
+    main()

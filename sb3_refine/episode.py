@@ -1,0 +1,160 @@
+"""What an episode came to, and what happened in it step by step: recorded only where something asks for it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+if TYPE_CHECKING:  # workers need not import Stable-Baselines3
+    from stable_baselines3.common.vec_env import VecNormalize
+
+
+class Normalisation(NamedTuple):
+    """
+    Frozen observation statistics of the part of an observation that trajectories keep.
+
+    :param mean: shape ``(n_observed,)``
+    :param std: same shape; 1 where nothing is normalised
+    :param clip: normalised entries are clipped to plus and minus this, same shape
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    clip: np.ndarray
+
+    def __call__(self, observations: np.ndarray) -> np.ndarray:
+        """:return: observations as the policy sees them"""
+        return np.clip((observations - self.mean) / self.std, -self.clip, self.clip)
+
+
+class Episode(NamedTuple):
+    """
+    What one episode came to.
+
+    :param episode_return: undiscounted sum of the true (unnormalised) rewards, summed in float64; NaN where a reward or
+        an observation was NaN or infinite
+    :param length: number of environment steps
+    :param failed: whether the episode ended by a termination that is a failure, see
+        :func:`~sb3_refine.environments.is_failure`
+    :param success: ``is_success`` of the last ``info``, or None where the environment does not report it
+    :param measures: what else was asked for, by name, see :mod:`sb3_refine.measures`
+    """
+
+    episode_return: float
+    length: int
+    failed: bool
+    success: bool | None = None
+    measures: dict[str, Any] = {}  # noqa: RUF012 - never written to
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """
+    The steps of one episode.
+
+    :param observations: raw, with that of the reset, shape ``(n_steps + 1, n_observed)``. Of ``Dict`` observations, the
+        ``observation`` entry, or all entries one after the other; nothing of images
+    :param actions: as the policy gave them, shape ``(n_steps, n_actions)``
+    :param rewards: shape ``(n_steps,)``
+    :param action_range: ``high - low`` of each action, or None where actions are not continuous
+    :param failed: whether the episode ended by a failure
+    :param normalisation: of the observations, or None
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    action_range: np.ndarray | None
+    failed: bool = False
+    normalisation: Normalisation | None = None
+
+    @property
+    def seen(self) -> np.ndarray:
+        """The observations as the policy sees them: normalised where it normalises."""
+        return self.observations if self.normalisation is None else self.normalisation(self.observations)
+
+
+class Recording(gym.Wrapper):
+    """
+    Keeps what passes through ``step``.
+
+    :param env: the environment as the policy sees it
+    """
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """:return: of the environment; where an episode goes on after a lost life, the recording does too"""
+        observation, info = self.env.reset(**kwargs)
+        if kwargs.get("seed") is not None:
+            self.observations: list[np.ndarray] = [flattened(observation)]
+            self.actions: list[np.ndarray] = []
+            self.rewards: list[float] = []
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """:return: of the environment"""
+        self.actions.append(np.array(action).ravel())  # copied: policies and environments reuse their arrays
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.observations.append(flattened(observation))
+        self.rewards.append(float(reward))
+        return observation, reward, terminated, truncated, info
+
+    def trajectory(self, failed: bool, normalisation: Normalisation | None) -> Trajectory:
+        """
+        :param failed: whether the episode ended by a failure
+        :param normalisation: of the observations, or None
+        :return: the episode since the last seeded reset
+        """
+        space = self.action_space
+        return Trajectory(
+            observations=np.array(self.observations),
+            actions=np.array(self.actions),
+            rewards=np.array(self.rewards),
+            action_range=(space.high - space.low).ravel() if isinstance(space, spaces.Box) else None,
+            failed=failed,
+            normalisation=normalisation,
+        )
+
+
+def observed_keys(observations: Any) -> list[str]:
+    """
+    :param observations: a ``Dict`` observation, or a ``Dict`` space
+    :return: the entries that trajectories keep: what is sensed, where that is told from goals
+    """
+    return ["observation"] if "observation" in observations.keys() else list(observations.keys())  # noqa: SIM118
+
+
+def flattened(observation: Any) -> np.ndarray:
+    """
+    :param observation: one observation
+    :return: a copy of what trajectories keep of it, shape ``(n_observed,)``
+    """
+    if isinstance(observation, dict):
+        return np.concatenate([flattened(observation[key]) for key in observed_keys(observation)])
+    values = np.array(observation)
+    return np.empty(0) if values.ndim >= 3 else values.ravel()
+
+
+def normalisation_of(vec_normalize: "VecNormalize | None", space: spaces.Space) -> Normalisation | None:
+    """
+    :param vec_normalize: statistics of an agent, or None
+    :param space: observation space of its raw environment
+    :return: those of what trajectories keep
+    """
+    if vec_normalize is None or not vec_normalize.norm_obs:
+        return None
+    keys = observed_keys(space) if isinstance(space, spaces.Dict) else [None]
+    parts = [_part(vec_normalize, space, key) for key in keys]
+    return Normalisation(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _part(vec_normalize: "VecNormalize", space: Any, key: str | None) -> Normalisation:
+    rms: Any = vec_normalize.obs_rms
+    if key is not None:
+        space, rms = space[key], rms.get(key)
+    n_observed = flattened(space.sample()).size
+    if rms is None or n_observed == 0:
+        return Normalisation(np.zeros(n_observed), np.ones(n_observed), np.full(n_observed, np.inf))
+    std = np.sqrt(rms.var + vec_normalize.epsilon).ravel()
+    return Normalisation(rms.mean.ravel().copy(), std, np.full(n_observed, vec_normalize.clip_obs))

@@ -1,0 +1,91 @@
+"""Which of the iterates of a search is put to the test: sequential halving on validation seeds."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sb3_refine.episode import Episode
+from sb3_refine.evaluation import Fitness
+
+
+@dataclass
+class Iterate:
+    """
+    One point that a search has come by.
+
+    :param name: what to call it
+    :param update: number of updates that led to it
+    :param vector: its parameters
+    :param episodes: on the first of the validation seeds
+    """
+
+    name: str
+    update: int
+    vector: np.ndarray
+    episodes: list[Episode] = field(default_factory=list)
+
+
+def distinct(iterates: Sequence[Iterate]) -> list[Iterate]:
+    """
+    :param iterates: any iterates
+    :return: the first of each that have the same parameters
+    """
+    first: dict[bytes, Iterate] = {}
+    for iterate in iterates:
+        first.setdefault(iterate.vector.tobytes(), iterate)
+    return list(first.values())
+
+
+def sequential_halving(
+    iterates: Sequence[Iterate],
+    seeds: Sequence[int],
+    evaluate: Callable[[np.ndarray, Sequence[int]], list[Episode]],
+    fitness: Fitness,
+) -> Iterate:
+    """
+    Find the best of some iterates: run all on a few seeds, the better half of them on as many more, and so on, so that
+    the last two have been run on all (Karnin, Koren and Somekh, 2013, "Almost optimal exploration in multi-armed
+    bandits", http://proceedings.mlr.press/v28/karnin13.html; here all rounds of an iterate count, on common seeds).
+
+    :param iterates: at least one; their episodes are noted in them
+    :param seeds: validation seeds
+    :param evaluate: runs parameters on seeds
+    :param fitness: of an episode
+    :return: the one with the highest mean fitness
+    """
+    remaining = list(iterates)
+    n_rounds = math.ceil(math.log2(len(remaining)))
+    for n_left in reversed(range(n_rounds)):
+        n_seeds = max(1, len(seeds) >> n_left)
+        for iterate in remaining:
+            iterate.episodes += evaluate(iterate.vector, seeds[len(iterate.episodes) : n_seeds])
+        remaining.sort(key=lambda iterate: mean_fitness(iterate.episodes, fitness), reverse=True)
+        del remaining[math.ceil(len(remaining) / 2) :]
+    return remaining[0]
+
+
+def mean_fitness(episodes: Sequence[Episode], fitness: Fitness) -> float:
+    """
+    :param episodes: at least one
+    :param fitness: of an episode
+    :return: its mean; minus infinity where one of them was invalid
+    """
+    mean = float(np.mean([fitness(episode) for episode in episodes]))
+    return -math.inf if math.isnan(mean) else mean
+
+
+def episodes_to_resolve(before: Sequence[Episode], after: Sequence[Episode], effect: float, fitness: Fitness) -> int:
+    r"""
+    How many pairs of episodes show a true difference, four times out of five, at a level of 5%:
+    :math:`n = (z_{0.95} + z_{0.8})^2 (s_d / \Delta)^2 \approx 6.2 \, (s_d / \Delta)^2`.
+
+    :param before: episodes of one policy
+    :param after: of another, on the same seeds
+    :param effect: the difference :math:`\Delta` to resolve, in units of the fitness
+    :param fitness: of an episode
+    :return: number of seeds, at least 2
+    """
+    differences = np.array([fitness(new) - fitness(old) for old, new in zip(before, after, strict=True)])
+    return max(2, math.ceil(6.2 * float(differences.std(ddof=1) / effect) ** 2))
