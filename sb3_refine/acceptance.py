@@ -36,6 +36,7 @@ def decide(
     paired: bool = True,
     fitness: Fitness = episode_return,
     max_return_loss: float | None = None,
+    objective: str = "return",
 ) -> Decision:
     """
     Accept the refined agent only if it is better on held-out seeds.
@@ -53,12 +54,14 @@ def decide(
     :param paired: whether the same seed means the same episode
     :param fitness: what is maximised
     :param max_return_loss: share of the original's mean return that may be lost where it is not what is maximised
+    :param objective: name of what is maximised
     :return: the decision
     """
     difference = paired_difference(baseline, refined, alpha, paired, fitness)
     interval = f"[{difference.ci_low:.4g}, {difference.ci_high:.4g}]"
     figures = f"{difference.mean:+.4g} {interval} at {difference.confidence:.0%}"
     what = "paired difference" if paired else "difference"
+    what = what if objective == "return" else f"{what} in {objective}"
     veto = _veto(baseline, refined, alpha, paired, max_return_loss)
     if difference.ci_low > 0 and veto is None:
         return Decision(REFINED, f"better on held-out seeds: {what} {figures}", difference)

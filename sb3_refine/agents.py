@@ -109,6 +109,7 @@ def load_agent(
     organization: str | None = None,
     repo_name: str | None = None,
     revision: str | None = None,
+    end_at_success: bool = True,
 ) -> Agent:
     """
     Load a trained agent from a folder of the RL Zoo, from the Hub, or from a plain zip. Agents saved with the legacy
@@ -131,6 +132,7 @@ def load_agent(
     :param organization: pull from this organization on the Hub; None: from the Zoo's, if the folder has no such agent
     :param repo_name: pull from this repo of the organization; None: ``ALGO-ENV``
     :param revision: pull this branch, tag or commit; None: the newest
+    :param end_at_success: whether episodes end when the environment says so on success; if not, the goal has to be held
     :return: the agent
     :raises RefineError: with one line that says what is wrong and what to do
     """
@@ -156,7 +158,7 @@ def load_agent(
     data = read_model_data(files.model, trust_remote_code)
     algo = identify(files.model, data, algo)
     statistics = _load_statistics(files, data, config, no_vec_normalize, trust_remote_code)
-    recipe = replace(recipe, vec_wrappers=_vec_wrappers(config, statistics))
+    recipe = replace(recipe, vec_wrappers=_vec_wrappers(config, statistics), end_at_success=end_at_success)
     observation_space, action_space = _spaces_of(recipe)
     sb3_model = load_model(files.model, data, algo, config, observation_space)
     _check_fit(sb3_model, statistics, observation_space, action_space, recipe)

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,7 +15,7 @@ from sb3_refine import __version__
 from sb3_refine.errors import EpisodeError, RefineError, did_you_mean
 
 if TYPE_CHECKING:
-    from sb3_refine.evaluation import Evaluation
+    from sb3_refine.agents import Agent
     from sb3_refine.refiner import Refiner, Result
 
 _SOURCE = "source.json"
@@ -24,13 +25,13 @@ DEMO = {"algo": "ppo", "env": "Pendulum-v1", "folder": Path(__file__).parent / "
 _FROM_HUB = ("organization", "repo_name", "revision")
 
 
-class _Parser(argparse.ArgumentParser):
-    """One line an error, with the nearest option."""
+class Parser(argparse.ArgumentParser):
+    """One line an error, with the nearest option or subcommand."""
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ").split()[0]
         if unknown != message.split(maxsplit=1)[0]:
-            message += did_you_mean(unknown.split("=")[0], self._option_string_actions)
+            message += did_you_mean(unknown.split("=")[0], [*self._option_string_actions, *_SUBCOMMANDS])
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
@@ -50,24 +51,32 @@ class _StoreDict(argparse.Action):
         setattr(namespace, self.dest, pairs)
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """
+    :param text: of an option
+    :return: the number
+    """
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
     return int(text)
 
 
-_count.__name__ = "int"  # argparse names it when the text is no number
+count.__name__ = "int"  # argparse names it when the text is no number
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """:return: the parser of ``sb3-refine``"""
-    parser = _Parser(
-        prog="sb3-refine",
-        description="Refine a trained Stable-Baselines3 agent by direct random search, and prove it on held-out seeds.",
-        epilog="example: sb3-refine --algo ddpg --env HopperBulletEnv-v0 -f rl-trained-agents -P",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"sb3-refine {__version__}")
+def _count_or_auto(text: str) -> int | str:
+    return text if text == "auto" else count(text)
+
+
+_count_or_auto.__name__ = "int or auto"
+
+
+def add_agent_options(parser: Parser) -> None:
+    """
+    Add the options that choose an agent. :func:`load_chosen_agent` heeds them.
+
+    :param parser: of any subcommand
+    """
     agent = parser.add_argument_group("the agent")
     agent.add_argument("--algo", help="algorithm, by the Zoo's name")
     agent.add_argument("--env", help="environment id that the agent was trained on")
@@ -87,13 +96,37 @@ def make_parser() -> argparse.ArgumentParser:
         "--env-kwargs", nargs="+", action=_StoreDict, metavar="KEY:VALUE", help="arguments of the environment"
     )
     agent.add_argument(
+        "--no-end-at-success",
+        action="store_true",
+        help="episodes in which the goal is reached go on until their time is up, as Panda's did in 2021",
+    )
+    agent.add_argument(
         "--gym-packages", nargs="+", default=[], metavar="MODULE", help="modules that register environments"
     )
     agent.add_argument("--device", default="auto", help="as the Zoo has it; rollouts run on the CPU (default: auto)")
     agent.add_argument(
         "--trust-remote-code", action="store_true", help="unpickle whatever the files hold; may run any code"
     )
-    agent.add_argument("--demo", action="store_true", help="refine the small agent that comes with the package")
+    agent.add_argument("--demo", action="store_true", help="take the small agent that comes with the package")
+    agent.add_argument(
+        "--organization", metavar="ORG", help="pull from ORG on the Hub (default: sb3, if the folder has no such agent)"
+    )
+    agent.add_argument("--repo-name", metavar="NAME", help="pull from this repo of ORG (default: ALGO-ENV)")
+    agent.add_argument("--revision", help="pull this branch, tag or commit (default: the newest)")
+
+
+def make_parser() -> Parser:
+    """:return: the parser of ``sb3-refine``"""
+    parser = Parser(
+        prog="sb3-refine",
+        description="Refine a trained Stable-Baselines3 agent by direct random search, and prove it on held-out seeds.",
+        epilog="example: sb3-refine --algo ddpg --env HopperBulletEnv-v0 -f rl-trained-agents -P; "
+        "`sb3-refine evaluate` runs an agent, or two side by side, `sb3-refine push` pushes the result of a run to the "
+        "Hub: see their own --help",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sb3-refine {__version__}")
+    add_agent_options(parser)
     search = parser.add_argument_group("the search")
     search.add_argument(
         "--preset",
@@ -102,13 +135,20 @@ def make_parser() -> argparse.ArgumentParser:
         help="default: 16 directions, 80 updates; paper: 64 directions, 200 updates, the paper's schedules",
     )
     search.add_argument("--optimizer", default="ars", help="search method (default: %(default)s)")
-    length = search.add_mutually_exclusive_group()
-    length.add_argument("--n-updates", type=_count, help="number of updates")
-    length.add_argument(
-        "--budget", type=_count, metavar="ROLLOUTS", help="episodes of the search, instead of a number of updates"
+    search.add_argument(
+        "--objective",
+        default="return",
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="what is maximised: return, mesh-dimension, cvar, success, survival, smooth, or module:function "
+        "(default: %(default)s)",
     )
-    search.add_argument("--n-delta", type=_count, help="directions an update, two episodes each")
-    search.add_argument("--n-top", type=_count, help="directions that enter the update (default: all)")
+    length = search.add_mutually_exclusive_group()
+    length.add_argument("--n-updates", type=count, help="number of updates")
+    length.add_argument(
+        "--budget", type=count, metavar="ROLLOUTS", help="episodes of the search, instead of a number of updates"
+    )
+    search.add_argument("--n-delta", type=count, help="directions an update, two episodes each")
+    search.add_argument("--n-top", type=count, help="directions that enter the update (default: all)")
     search.add_argument(
         "--learning-rate", type=float, nargs="+", metavar=("A", "B"), help="step size, or its start and end"
     )
@@ -122,7 +162,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="actor, head, or a regular expression over parameter names (default: %(default)s)",
     )
     search.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
-    search.add_argument("--n-workers", type=_count, help="episodes run at a time (default: all processors)")
+    search.add_argument("--n-workers", type=count, help="episodes run at a time (default: all processors)")
     search.add_argument("--backend", default="process", help="process or serial (default: %(default)s)")
     search.add_argument(
         "--dry-run", action="store_true", help="load, check, run one pair, say what would run and how long"
@@ -140,45 +180,58 @@ def make_parser() -> argparse.ArgumentParser:
     )
     search.add_argument(
         "--checkpoint-interval",
-        type=_count,
+        type=count,
         default=5,
         metavar="N",
         help="updates between checkpoints (default: %(default)s)",
     )
     search.add_argument("--resume", metavar="DIR", help="go on with an interrupted run, OUTPUT/ALGO/ENV_K")
     verdict = parser.add_argument_group("the verdict")
-    verdict.add_argument("--n-eval-episodes", type=_count, default=100, help="held-out episodes (default: %(default)s)")
+    verdict.add_argument(
+        "--n-eval-episodes",
+        type=_count_or_auto,
+        default=100,
+        metavar="N",
+        help="held-out episodes; auto: as many as it takes to resolve --min-effect (default: %(default)s)",
+    )
+    verdict.add_argument(
+        "--min-effect",
+        type=float,
+        metavar="X",
+        help="a difference worth knowing of (default: 1%% of the original's mean)",
+    )
     verdict.add_argument("--alpha", type=float, default=0.05, help="level of significance (default: %(default)s)")
+    verdict.add_argument(
+        "--max-return-loss",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="share of the mean return that another objective may cost (default: %(default)s)",
+    )
+    verdict.add_argument(
+        "--no-selection", action="store_true", help="judge the last iterate instead of choosing on validation seeds"
+    )
     verdict.add_argument("--no-acceptance", action="store_true", help="save the last iterate, untested")
     output = parser.add_argument_group("the output")
     output.add_argument("-o", "--output", default="refined-agents", help="output folder (default: %(default)s)")
-    _add_hub_options(agent, output)
-    output.add_argument("-P", "--progress", action="store_true", help="show a progress bar")
-    output.add_argument("--tensorboard-log", metavar="DIR", help="log for TensorBoard")
-    output.add_argument(
-        "--log-interval", type=_count, default=10, help="updates between two log entries (default: %(default)s)"
-    )
-    output.add_argument("--verbose", type=int, help="0: the verdict only, 1: tables on the way (default: 1, with -P 0)")
-    return parser
-
-
-def _add_hub_options(agent: argparse._ArgumentGroup, output: argparse._ArgumentGroup) -> None:
-    agent.add_argument(
-        "--organization", metavar="ORG", help="pull from ORG on the Hub (default: sb3, if the folder has no such agent)"
-    )
-    agent.add_argument("--repo-name", metavar="NAME", help="pull from this repo of ORG (default: ALGO-ENV)")
-    agent.add_argument("--revision", help="pull this branch, tag or commit (default: the newest)")
     output.add_argument(
         "--push-to-hub",
         metavar="ORG",
         help="push the result to the Hub, to ORG/ALGO-ENV, or to the repo ORG/NAME; "
         "`sb3-refine push DIR --organization ORG` does so later",
     )
+    output.add_argument("-P", "--progress", action="store_true", help="show a progress bar")
+    output.add_argument("--tensorboard-log", metavar="DIR", help="log for TensorBoard")
+    output.add_argument(
+        "--log-interval", type=count, default=10, help="updates between two log entries (default: %(default)s)"
+    )
+    output.add_argument("--verbose", type=int, help="0: the verdict only, 1: tables on the way (default: 1, with -P 0)")
+    return parser
 
 
-def make_push_parser() -> argparse.ArgumentParser:
+def make_push_parser() -> Parser:
     """:return: the parser of ``sb3-refine push``"""
-    parser = _Parser(
+    parser = Parser(
         prog="sb3-refine push", description="Push what a run has left to the Hugging Face Hub.", allow_abbrev=False
     )
     parser.add_argument("run_folder", metavar="DIR", help="folder of a finished run, OUTPUT/ALGO/ENV_K")
@@ -195,18 +248,15 @@ def main(argv: list[str] | None = None) -> int:
     :return: exit status: 0 for a verdict, whatever it is; 1 for an error; 2 for a wrong option; 130 after Ctrl-C
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = make_push_parser() if argv[:1] == ["push"] else make_parser()
+    name = next(iter(argv), "")
+    make, run = _SUBCOMMANDS.get(name, (make_parser, _refine))
+    argv = argv[1:] if name in _SUBCOMMANDS else argv
+    parser = make()
     try:
-        if argv[:1] == ["push"]:
-            return _push(parser.parse_args(argv[1:]))
         options = parser.parse_args(argv)
-        options.argv = argv
-        if options.demo and {"algo", "env", "folder", "model", "resume", *_FROM_HUB} & set(vars(_explicit(argv))):
-            parser.error(
-                "--demo brings its own agent: leave --algo, --env, --folder, --model, --resume, --organization, "
-                "--repo-name and --revision out"
-            )
-        return _refine(options)
+        options.given = _given(make(), argv)
+        _check_demo(parser, options)
+        return run(options)
     except (RefineError, EpisodeError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 1
@@ -218,23 +268,75 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
+def _given(parser: Parser, argv: list[str]) -> set[str]:
+    """
+    Names of the options that the user has given.
+
+    :param parser: a fresh one, which is of no further use
+    :param argv: what the user has typed
+    """
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return set(vars(parser.parse_args(argv)))
+
+
+def _check_demo(parser: Parser, options: argparse.Namespace) -> None:
+    """Fill in the agent that ``--demo`` stands for."""
+    if not vars(options).get("demo"):
+        return
+    clashing = {"algo", "env", "folder", "model", "resume", *_FROM_HUB} & options.given
+    if clashing:
+        parser.error(
+            "--demo brings its own agent: leave --algo, --env, --folder, --model, --resume, --organization, "
+            "--repo-name and --revision out"
+        )
+    options.algo, options.env, options.folder = DEMO["algo"], DEMO["env"], DEMO["folder"]
+
+
+def load_chosen_agent(options: argparse.Namespace) -> "Agent":
+    """
+    :param options: those of :func:`add_agent_options`
+    :return: the agent that they choose
+    :raises RefineError: when there is none
+    """
+    from sb3_refine.agents import load_agent
+
+    if options.device not in ("auto", "cpu"):
+        logging.getLogger("sb3_refine").warning(
+            "--device %s: rollouts run on the CPU, which is the faster device for one observation at a time",
+            options.device,
+        )
+    return load_agent(
+        options.algo,
+        options.env,
+        options.folder,
+        exp_id=options.exp_id,
+        load_best=options.load_best,
+        load_checkpoint=options.load_checkpoint,
+        load_last_checkpoint=options.load_last_checkpoint,
+        model=options.model,
+        vec_normalize=options.vecnormalize,
+        env_kwargs=options.env_kwargs,
+        gym_packages=options.gym_packages,
+        no_vec_normalize=options.no_vecnormalize,
+        trust_remote_code=options.trust_remote_code,
+        organization=options.organization,
+        repo_name=options.repo_name,
+        revision=options.revision,
+        end_at_success=not options.no_end_at_success,
+    )
+
+
 def _refine(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave the best so far, as Ctrl-C does
     if options.verbose is None:
         options.verbose = 0 if options.progress else 1
     logging.basicConfig(format="%(message)s")
     logging.getLogger("sb3_refine").setLevel(logging.INFO if options.verbose >= 1 else logging.WARNING)
-    if options.device not in ("auto", "cpu"):
-        logging.getLogger("sb3_refine").warning(
-            "--device %s: rollouts run on the CPU, which is the faster device for one observation at a time",
-            options.device,
-        )
     from sb3_refine.agents import save_agent
     from sb3_refine.checkpoint import FILE_NAME as CHECKPOINT
     from sb3_refine.zoo import new_run_folder, remove_if_unused
 
-    if options.demo:
-        options.algo, options.env, options.folder = DEMO["algo"], DEMO["env"], DEMO["folder"]
     destination = _destination(options.push_to_hub)
     refiner, n_updates = _make_refiner(options)
     agent = refiner.agent
@@ -300,8 +402,25 @@ def _push(options: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate(options: argparse.Namespace) -> int:
+    from sb3_refine.cli_evaluate import evaluate_agents
+
+    return evaluate_agents(options)
+
+
+def _make_evaluate_parser() -> Parser:
+    from sb3_refine.cli_evaluate import make_evaluate_parser
+
+    return make_evaluate_parser()
+
+
+_SUBCOMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], int]]] = {
+    "push": (make_push_parser, _push),
+    "evaluate": (_make_evaluate_parser, _evaluate),
+}
+
+
 def _make_refiner(options: argparse.Namespace) -> tuple["Refiner", int]:
-    from sb3_refine.agents import load_agent
     from sb3_refine.refiner import PRESETS, Refiner
 
     settings = dict(PRESETS[options.preset])
@@ -316,34 +435,20 @@ def _make_refiner(options: argparse.Namespace) -> tuple["Refiner", int]:
         n_updates = options.budget // (2 * settings["n_delta"])
         if n_updates == 0:
             raise RefineError(f"--budget: one update takes {2 * settings['n_delta']} rollouts, got {options.budget}")
-    agent = load_agent(
-        options.algo,
-        options.env,
-        options.folder,
-        exp_id=options.exp_id,
-        load_best=options.load_best,
-        load_checkpoint=options.load_checkpoint,
-        load_last_checkpoint=options.load_last_checkpoint,
-        model=options.model,
-        vec_normalize=options.vecnormalize,
-        env_kwargs=options.env_kwargs,
-        gym_packages=options.gym_packages,
-        no_vec_normalize=options.no_vecnormalize,
-        trust_remote_code=options.trust_remote_code,
-        organization=options.organization,
-        repo_name=options.repo_name,
-        revision=options.revision,
-    )
     refiner = Refiner(
-        agent,
+        load_chosen_agent(options),
         optimizer=options.optimizer,
         parameters=options.parameters,
         n_workers=options.n_workers,
         backend=options.backend,
         seed=options.seed,
+        objective=options.objective,
         n_eval_episodes=options.n_eval_episodes,
         alpha=options.alpha,
+        min_effect=options.min_effect,
+        max_return_loss=options.max_return_loss,
         acceptance=not options.no_acceptance,
+        selection=settings.pop("selection", True) and not options.no_selection,
         accelerator=not options.no_accelerator,
         episode_timeout=options.episode_timeout,
         **settings,
@@ -362,24 +467,20 @@ def _resumed_settings(options: argparse.Namespace) -> dict[str, Any]:
 
     state_folder = Path(options.resume) / "state"
     settings, _ = read_checkpoint(state_folder)
-    given = vars(_explicit(options.argv))
-    for name in ("parameters", "seed", "n_eval_episodes", "alpha", "optimizer"):
-        if name not in given:
+    for name in (
+        "parameters", "seed", "n_eval_episodes", "alpha", "optimizer", "objective", "min_effect", "max_return_loss",
+    ):  # fmt: skip
+        if name not in options.given:
             setattr(options, name, settings[name])
     args = read_zoo_yaml(next(state_folder.glob("*/args.yml")))
     options.gym_packages = options.gym_packages or list(args.get("gym_packages") or [])
     options.no_acceptance = options.no_acceptance or not settings["acceptance"]
+    options.no_end_at_success = options.no_end_at_success or not settings["end_at_success"]
     if options.model is None and options.algo is None and options.env is None:
         options.model = next(state_folder.glob("*.zip"))
-    return {name: settings[name] for name in ("n_updates", "n_delta", "n_top", "learning_rate", "delta_std")}
-
-
-def _explicit(argv: list[str] | None) -> argparse.Namespace:
-    """Only the options that the user has given."""
-    parser = make_parser()
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS
-    return parser.parse_args(argv)
+    return {
+        name: settings[name] for name in ("n_updates", "n_delta", "n_top", "learning_rate", "delta_std", "selection")
+    }
 
 
 def _start_end(name: str, values: list[float]) -> float | tuple[float, float]:
@@ -418,14 +519,14 @@ def _csv_format(path: Path) -> Any:
 
 
 def _announce(refiner: "Refiner", n_updates: int) -> None:
-    agent, n_held_out = refiner.agent, 2 * refiner.n_eval_episodes if refiner.acceptance else 0
+    agent = refiner.agent
     normalised = "normalised observations" if agent.vec_normalize is not None else "raw observations"
     scope = refiner.parameters.scope
     print(f"{agent.algo} on {agent.env_name}: {refiner.parameters.size:,} parameters ({scope}), {normalised}")
     print(
         f"{_plural(n_updates, 'update')} of {refiner.population_size} rollouts: "
-        f"{_plural(n_updates * refiner.population_size, 'rollout')}, {_plural(n_held_out, 'held-out episode')}, "
-        f"{_plural(refiner.n_workers, 'worker')}",
+        f"{_plural(n_updates * refiner.population_size, 'rollout')}, "
+        f"up to {_plural(refiner.n_held_out, 'held-out episode')}, {_plural(refiner.n_workers, 'worker')}",
         flush=True,
     )
 
@@ -437,7 +538,7 @@ def _plural(n: int, noun: str) -> str:
 def _dry_run(refiner: "Refiner", n_updates: int) -> int:
     _announce(refiner, n_updates)
     episodes, seconds = refiner.try_pair()
-    n_episodes = n_updates * refiner.population_size + (2 * refiner.n_eval_episodes if refiner.acceptance else 0)
+    n_episodes = n_updates * refiner.population_size + refiner.n_held_out
     returns = " and ".join(f"{episode.episode_return:.1f}" for episode in episodes)
     n_steps = sum(episode.length for episode in episodes)
     print(f"one pair of perturbed policies: returns {returns}, {n_steps} steps, {seconds / 2:.2f} s an episode")
@@ -449,35 +550,23 @@ def _dry_run(refiner: "Refiner", n_updates: int) -> int:
 
 def _print_result(result: "Result", zip_path: Path) -> None:
     from rich.console import Console
-    from rich.table import Table
+
+    from sb3_refine.tables import difference_text, figures_table
 
     console = Console(highlight=False, soft_wrap=True)
     if result.baseline is not None and result.refined is not None:
-        table = Table("", "baseline", "refined")
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for row in zip(_ROWS, _column(result.baseline), _column(result.refined), strict=True):
-            table.add_row(*row)
-        console.print(table)
+        console.print(figures_table({"original": result.baseline, "after the search": result.refined}))
+        console.print()
     if result.paired_difference is not None:
         d = result.paired_difference
+        what = "paired difference" if d.paired else "difference"
         console.print(
-            f"paired difference {d.mean:+.2f}, {d.confidence:.0%} interval ({d.ci_low:.2f}, {d.ci_high:.2f}), "
-            f"better on {d.p_better:.0%} of the seeds"
+            f"{what} of the returns {difference_text(d)} at {d.confidence:.0%}, better on {d.p_better:.0%} of the seeds"
         )
     console.print(f"decision: {result.decision} ({result.reason})", markup=False)
     console.print(
         f"{result.rollouts} episodes, {result.env_steps} steps, {result.wall_time_s:.1f} s; saved to {zip_path}"
     )
-
-
-_ROWS = ("mean return", "std", "min", "worst tenth (CVaR10)", "mean length", "failure rate", "episodes")
-
-
-def _column(evaluation: "Evaluation") -> list[str]:
-    s = evaluation.summary()
-    figures = [s["mean_return"], s["std_return"], s["min_return"], s["cvar10_return"], s["mean_length"]]
-    return [*(f"{figure:.2f}" for figure in figures), f"{s['failure_rate']:.1%}", str(s["n_episodes"])]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import gymnasium as gym
 
 from sb3_refine.accelerators import accelerate
 from sb3_refine.errors import RefineError, did_you_mean
-from sb3_refine.wrappers import Noise, Noisy, TrueReturn, Vectorised
+from sb3_refine.wrappers import GoesOnAtSuccess, Noise, Noisy, TrueReturn, Vectorised
 
 RENAMED = {
     r"LunarLander(Continuous)?-v2": "-v3",
@@ -74,6 +74,8 @@ class EnvRecipe:
     :param make: a callable that makes the raw environment, instead of an id
     :param remedy: what makes its episodes reproducible, see :mod:`sb3_refine.reproducibility`
     :param accelerated: whether to speed up its ``step``, see :mod:`sb3_refine.accelerators`
+    :param end_at_success: whether an episode ends when the environment says so on success; if not, it goes on until its
+        time is up
     :param noise: disturbs actions and observations, to see how robust a policy is; or None
     """
 
@@ -85,6 +87,7 @@ class EnvRecipe:
     make: Callable[[], gym.Env] | None = None
     remedy: str | None = None
     accelerated: bool = False
+    end_at_success: bool = True
     noise: Noise | None = None
 
     def build(self) -> gym.Env:
@@ -99,6 +102,8 @@ class EnvRecipe:
             for package in self.gym_packages:
                 _import_package(package, f"gym_packages: {package}")
             env = _call(self.make) if self.make is not None else _make(self.env_id or "", self.env_kwargs)
+            if not self.end_at_success:
+                env = GoesOnAtSuccess(env)
             env.reset(seed=0)  # before the wrappers: those that end episodes early may swallow the reset after it
             if not _OBSERVES_ONLY.issuperset(name for name, _ in self.wrappers):
                 env = TrueReturn(env)

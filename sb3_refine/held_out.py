@@ -12,9 +12,10 @@ from sb3_refine.checkpoint import SearchState
 from sb3_refine.episode import Episode
 from sb3_refine.evaluation import Evaluation, PairedDifference, paired_difference
 from sb3_refine.measures import SMOOTHNESS
-from sb3_refine.objectives import Objective, Return
+from sb3_refine.objectives import Objective
+from sb3_refine.objectives.episode_return import Return
 from sb3_refine.seeding import EpisodeSeeds
-from sb3_refine.selection import Iterate, episodes_to_resolve, mean_fitness, sequential_halving
+from sb3_refine.selection import Iterate, episodes_to_resolve, sequential_halving
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class HeldOut:
 
     :param seeds: all episode seeds of the run
     :param objective: what is maximised
+    :param objective_name: what to call it
     :param n_eval_episodes: test episodes, or ``"auto"``
     :param alpha: level of significance
     :param min_effect: a difference worth knowing of, for ``"auto"``
@@ -65,6 +67,7 @@ class HeldOut:
 
     seeds: EpisodeSeeds
     objective: Objective
+    objective_name: str
     n_eval_episodes: int | str
     alpha: float
     min_effect: float | None
@@ -98,7 +101,7 @@ class HeldOut:
         :return: the verdict
         """
         iterates = search.iterates if self.selection else search.iterates[:1]
-        chosen = sequential_halving(iterates, self.validation_seeds, run, self.objective.fitness)
+        chosen = sequential_halving(iterates, self.validation_seeds, run, self.objective.of_episodes)
         seeds = tuple(self.seeds.take("test", self._n_test_episodes(search, chosen, run, paired)))
         baseline, refined = (
             Evaluation(seeds, tuple(run(theta, seeds, SMOOTHNESS))) for theta in (search.start, chosen.vector)
@@ -115,7 +118,7 @@ class HeldOut:
 
     def _decide(self, baseline: Evaluation, refined: Evaluation, paired: bool) -> Decision:
         max_loss = None if isinstance(self.objective, Return) else self.max_return_loss
-        return decide(baseline, refined, self.alpha, paired, self.objective.fitness, max_loss)
+        return decide(baseline, refined, self.alpha, paired, self.objective.fitness, max_loss, self.objective_name)
 
     def _n_test_episodes(self, search: SearchState, chosen: Iterate, run: Run, paired: bool) -> int:
         """As many as asked for, or as it takes to resolve the least difference of interest."""
@@ -124,7 +127,7 @@ class HeldOut:
         assert search.baseline is not None
         seeds = search.baseline.seeds
         chosen.episodes += run(chosen.vector, seeds[len(chosen.episodes) :])
-        original = mean_fitness(search.baseline.episodes, self.objective.fitness)
+        original = self.objective.of_episodes(search.baseline.episodes)
         effect = self.min_effect or abs(original) / 100 or 1.0
         wanted = episodes_to_resolve(search.baseline.episodes, chosen.episodes, effect, self.objective.fitness)
         n_episodes = int(np.clip(wanted, *AUTO_EPISODES))
@@ -149,7 +152,7 @@ class HeldOut:
             "update": iterate.update,
             "n_episodes": len(returns),
             "mean_return": float(np.mean(returns)) if returns else None,
-            "mean_fitness": mean_fitness(iterate.episodes, self.objective.fitness) if returns else None,
+            "mean_fitness": self.objective.of_episodes(iterate.episodes) if returns else None,
             "chosen": is_chosen,
         }
 

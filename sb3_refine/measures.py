@@ -62,7 +62,7 @@ def mean_mesh_dimension(trajectory: Trajectory) -> float:
     :param trajectory: of an episode
     :return: see :func:`~sb3_refine.objectives.mesh_dimension.mesh_dimension`
     """
-    from sb3_refine.objectives.mesh_dimension import mesh_dimension
+    from sb3_refine.objectives.mesh_dimension import mesh_dimension  # objectives are made of measures
 
     return mesh_dimension(trajectory.seen[1:]).mean
 

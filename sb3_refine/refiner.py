@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,10 +26,10 @@ from sb3_refine.callbacks import as_callback, lent
 from sb3_refine.candidates import Candidate
 from sb3_refine.checkpoint import Checkpoint, SearchState, Update
 from sb3_refine.comparison import Contestant, contestant
-from sb3_refine.episode import Episode
+from sb3_refine.episode import Episode, Trajectory
 from sb3_refine.errors import EpisodeError, RefineError, check_count, did_you_mean
 from sb3_refine.evaluation import Evaluation, PairedDifference
-from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator
+from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator, n_processors
 from sb3_refine.held_out import AUTO, HeldOut, Run
 from sb3_refine.models import sync_copies
 from sb3_refine.objectives import MEASURE, Objective, make_objective
@@ -104,7 +103,8 @@ class Refiner:
         statistics are kept, frozen), or None for the model's own
     :param optimizer: name of the search method, see ``sb3_refine.optimizers.OPTIMIZERS``
     :param objective: what is maximised: ``"return"``, the undiscounted sum of the true rewards, or another of
-        ``sb3_refine.objectives.OBJECTIVES``
+        ``sb3_refine.objectives.OBJECTIVES``, with options as in ``"smooth:weight=1"``; or a function of a
+        :class:`~sb3_refine.episode.Trajectory`, also as ``"module:function"``
     :param parameters: what is searched: ``"actor"``, ``"head"``, or a regular expression over parameter names
     :param n_workers: episodes run at a time; None for as many as there are processors
     :param backend: who runs them: ``"process"`` or ``"serial"``; the results are the same
@@ -131,7 +131,7 @@ class Refiner:
         model: BaseAlgorithm | Agent,
         env: str | Callable[[], gym.Env] | VecEnv | gym.Env | None = None,
         optimizer: str = "ars",
-        objective: str | Objective = "return",
+        objective: str | Objective | Callable[[Trajectory], float] = "return",
         parameters: str = "actor",
         n_workers: int | None = None,
         backend: str = "process",
@@ -169,10 +169,12 @@ class Refiner:
         self._use_seed(seed)
         self.optimizer_name = optimizer
         self.optimizer_kwargs = optimizer_kwargs
-        self.objective_name = objective if isinstance(objective, str) else type(objective).__name__
+        self.objective_name = (
+            objective if isinstance(objective, str) else getattr(objective, "__name__", repr(objective))
+        )
         self.objective = make_objective(objective)
         self.backend = backend
-        self.n_workers = _n_processors() if n_workers is None else n_workers
+        self.n_workers = n_processors() if n_workers is None else n_workers
         self.n_eval_episodes = n_eval_episodes
         self.alpha = alpha
         self.min_effect = min_effect
@@ -274,6 +276,8 @@ class Refiner:
                     if search.n_updates % log_interval == 0 or search.n_updates == n_updates:
                         self._log(logger, search, episodes)
                 self._conclude(search, run)
+                progress.total = progress.n  # fewer iterates to choose from than there might have been
+                progress.refresh()
             except KeyboardInterrupt:
                 self._conclude_early(search)
                 raise
@@ -309,6 +313,7 @@ class Refiner:
             "algo": self.agent.algo,
             "env": self.agent.recipe.env_id or self.agent.env_name,
             "env_kwargs": self.agent.recipe.env_kwargs,
+            "end_at_success": self.agent.recipe.end_at_success,
             "seed": self.seed,
             "optimizer": self.optimizer_name,
             **{name: getattr(optimizer, name) for name in _own_arguments(type(optimizer))},
@@ -373,7 +378,7 @@ class Refiner:
         while search.n_updates < optimizer.n_updates and not self._is_late(search, time_limit):
             mean, candidates = optimizer.mean.copy(), optimizer.ask()
             episodes = evaluator.evaluate(mean, candidates, self._search_seeds(candidates), self._measures)
-            fitness = np.array([self.objective.fitness(episode) for episode in episodes])
+            fitness = self.objective.of_population(episodes)
             optimizer.tell(fitness)
             search.count(evaluator)
             search.record(mean, episodes, fitness)
@@ -411,10 +416,17 @@ class Refiner:
         progress.update(len(episodes))
         return episodes
 
+    @property
+    def n_held_out(self) -> int:
+        """Episodes on validation and test seeds, at most; as far as is known before the search."""
+        search = SearchState(self._make_optimizer(np.zeros(1), n_updates=1), start=np.zeros(1))
+        return self._held_out().n_to_come(search) if self.acceptance else 0
+
     def _held_out(self) -> HeldOut:
         return HeldOut(
             self.seeds,
             self.objective,
+            self.objective_name,
             self.n_eval_episodes,
             self.alpha,
             self.min_effect,
@@ -562,9 +574,3 @@ def _check_choice(argument: str, value: str, known: Iterable[str]) -> None:
 
 def _derived_seed(seed: int, n: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=(n,)).generate_state(1)[0])
-
-
-def _n_processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

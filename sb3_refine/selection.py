@@ -42,7 +42,7 @@ def sequential_halving(
     iterates: Sequence[Iterate],
     seeds: Sequence[int],
     evaluate: Callable[[np.ndarray, Sequence[int]], list[Episode]],
-    fitness: Fitness,
+    score: Callable[[Sequence[Episode]], float],
 ) -> Iterate:
     """
     Find the best of some iterates: run all on a few seeds, the better half of them on as many more, and so on, so that
@@ -52,8 +52,8 @@ def sequential_halving(
     :param iterates: at least one; their episodes are noted in them
     :param seeds: validation seeds
     :param evaluate: runs parameters on seeds
-    :param fitness: of an episode
-    :return: the one with the highest mean fitness
+    :param score: of the episodes of an iterate; NaN where one is invalid
+    :return: the one with the highest score
     """
     remaining = list(iterates)
     n_rounds = math.ceil(math.log2(len(remaining)))
@@ -61,19 +61,13 @@ def sequential_halving(
         n_seeds = max(1, len(seeds) >> n_left)
         for iterate in remaining:
             iterate.episodes += evaluate(iterate.vector, seeds[len(iterate.episodes) : n_seeds])
-        remaining.sort(key=lambda iterate: mean_fitness(iterate.episodes, fitness), reverse=True)
+        remaining.sort(key=lambda iterate: _nan_last(score(iterate.episodes)), reverse=True)
         del remaining[math.ceil(len(remaining) / 2) :]
     return remaining[0]
 
 
-def mean_fitness(episodes: Sequence[Episode], fitness: Fitness) -> float:
-    """
-    :param episodes: at least one
-    :param fitness: of an episode
-    :return: its mean; minus infinity where one of them was invalid
-    """
-    mean = float(np.mean([fitness(episode) for episode in episodes]))
-    return -math.inf if math.isnan(mean) else mean
+def _nan_last(score: float) -> float:
+    return -math.inf if math.isnan(score) else score
 
 
 def episodes_to_resolve(before: Sequence[Episode], after: Sequence[Episode], effect: float, fitness: Fitness) -> int:

@@ -115,6 +115,19 @@ def _first(observations: Any) -> Any:
     return observations[0]
 
 
+class GoesOnAtSuccess(gym.Wrapper):
+    """
+    Episodes go on after success until their time is up: the goal has to be held.
+
+    :param env: an environment that terminates on success, and says ``is_success``
+    """
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """:return: of the environment, without the termination that success would be"""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated and not info.get("is_success", False), truncated, info
+
+
 class ZeroContactForces(gym.ObservationWrapper):
     """
     Ant as agents of 2021 knew it: 111 numbers, of which the 84 contact forces were always 0.

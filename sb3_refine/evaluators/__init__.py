@@ -1,7 +1,7 @@
 """Who runs the episodes. A new backend is a file here and a line in the registry."""
 
 from sb3_refine.evaluators.base import Evaluator, RolloutTask
-from sb3_refine.evaluators.process import ProcessEvaluator
+from sb3_refine.evaluators.process import ProcessEvaluator, n_processors
 from sb3_refine.evaluators.serial import SerialEvaluator
 
 EVALUATORS: dict[str, type[Evaluator]] = {
@@ -9,4 +9,4 @@ EVALUATORS: dict[str, type[Evaluator]] = {
     "serial": SerialEvaluator,
 }
 
-__all__ = ["EVALUATORS", "Evaluator", "ProcessEvaluator", "RolloutTask", "SerialEvaluator"]
+__all__ = ["EVALUATORS", "Evaluator", "ProcessEvaluator", "RolloutTask", "SerialEvaluator", "n_processors"]

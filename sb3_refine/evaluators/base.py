@@ -13,7 +13,7 @@ from typing_extensions import Self
 from sb3_refine.candidates import Candidate, direction
 from sb3_refine.environments import EnvRecipe
 from sb3_refine.episode import Episode, Normalisation
-from sb3_refine.errors import EpisodeError
+from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.measures import MEASURES, Measure
 from sb3_refine.policies import DeterministicPolicy
 from sb3_refine.reproducibility import Episodes
@@ -73,6 +73,8 @@ class RolloutWorker:
                 if not measures:
                     return rollout(policy, env, episode_seed)
                 return measured_rollout(policy, env, episode_seed, self._measures(measures), self._task.normalisation)
+        except RefineError:  # an objective that does not fit the environment says so itself
+            raise
         except Exception as error:
             what = f"the episode with seed {episode_seed} of {candidate} failed: {type(error).__name__}: {error}"
             raise EpisodeError(f"{what}\n{traceback.format_exc()}") from error

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import multiprocessing as mp
+import os
 import signal
 import sys
 import threading
@@ -29,6 +30,13 @@ logger = logging.getLogger(__name__)
 
 _MAX_TRIES = 3  # of one episode whose worker dies or hangs
 _MAX_FRESH_ENVS = 500  # in one worker: simulators leak up to 1 MB each time they are made
+
+
+def n_processors() -> int:
+    """:return: processors that this process may use"""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class ProcessEvaluator(Evaluator):

@@ -4,7 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
+import numpy as np
+
 from sb3_refine.episode import Episode, Trajectory
+from sb3_refine.errors import RefineError
 
 MEASURE = "objective"
 """Name under which an episode's ``measures`` hold what :meth:`Objective.measure` gave."""
@@ -12,7 +15,7 @@ MEASURE = "objective"
 
 class Objective(ABC):
     """
-    What is maximised: maps an episode to a fitness. Its mean over seeds is what the search and the verdict go by.
+    What is maximised: maps an episode to a fitness. Its mean over seeds is what the verdict goes by.
 
     Workers compute :meth:`measure`, where an objective needs the trajectory; the rest is arithmetic on figures of the
     episode. The raw return is always kept beside the fitness.
@@ -45,3 +48,49 @@ class Objective(ABC):
         :param episode: one episode
         :return: higher is better; NaN for an invalid episode
         """
+
+    def of_population(self, episodes: Sequence[Episode]) -> np.ndarray:
+        """
+        :param episodes: of the candidates of one update
+        :return: what the search goes by; each one's fitness, unless an objective is one of several episodes
+        """
+        return np.array([self.fitness(episode) for episode in episodes])
+
+    def of_episodes(self, episodes: Sequence[Episode]) -> float:
+        """
+        :param episodes: of one policy
+        :return: what the choice among policies goes by; the mean fitness, unless an objective is one of several
+            episodes
+        """
+        return float(np.mean([self.fitness(episode) for episode in episodes]))
+
+
+def returns_of(episodes: Sequence[Episode]) -> np.ndarray:
+    """:return: the raw returns of episodes"""
+    return np.array([episode.episode_return for episode in episodes])
+
+
+def scale_of(baseline: Sequence[Episode]) -> float:
+    """
+    What a whole return is worth, so that one weight serves every environment.
+
+    :param baseline: episodes of the original
+    :return: its mean return without sign, or the standard deviation where that is larger
+    """
+    returns = returns_of(baseline)
+    return float(max(abs(returns.mean()), returns.std()))
+
+
+def check_number(name: str, value: object, low: float, high: float = np.inf) -> float:
+    """
+    :param name: of an option
+    :param value: what came
+    :param low: least that it may be
+    :param high: most that it may be
+    :return: the number
+    :raises RefineError: when it is none, or out of range
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        expected = f"of at least {low:g}" if high == np.inf else f"from {low:g} to {high:g}"
+        raise RefineError(f"objective: {name}: expected a number {expected}, got {value!r}")
+    return float(value)

@@ -1,0 +1,50 @@
+"""An objective of the user's own."""
+
+import importlib
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from sb3_refine.episode import Episode, Trajectory
+from sb3_refine.errors import RefineError
+from sb3_refine.objectives.base import MEASURE, Objective
+
+
+class Custom(Objective):
+    """
+    Any function of the trajectory.
+
+    :param function: maps a :class:`~sb3_refine.episode.Trajectory` to a fitness; it goes to the workers by cloudpickle
+    """
+
+    needs_trajectory = True
+
+    def __init__(self, function: Callable[[Trajectory], float]):
+        self.function = function
+
+    def measure(self, trajectory: Trajectory) -> float:
+        """:return: what the function gives"""
+        return float(self.function(trajectory))
+
+    def fitness(self, episode: Episode) -> float:
+        """:return: what the function gave"""
+        return episode.measures.get(MEASURE, np.nan)
+
+
+def find_function(name: str) -> Callable[[Trajectory], float]:
+    """
+    :param name: ``module:function``; modules of the working directory are found too
+    :return: the function
+    :raises RefineError: when there is no such function
+    """
+    module_name, _, function_name = name.partition(":")
+    if "" not in sys.path:
+        sys.path.append("")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RefineError(f"objective: {name}: cannot be imported ({error}); name it as module:function") from error
+    if not callable(function):
+        raise RefineError(f"objective: {name} is no function")
+    return function

@@ -1,0 +1,47 @@
+"""The lower tail of the returns."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sb3_refine.episode import Episode
+from sb3_refine.objectives.base import Objective, check_number, returns_of
+
+
+class CVaR(Objective):
+    r"""
+    Mean of the worst episodes: the conditional value at risk.
+
+    The verdict goes by :math:`q - \max(0, q - R) / \text{share}`, where :math:`q` is a quantile of the original's. Its
+    mean is the CVaR of the original, and at most that of any other agent (Rockafellar and Uryasev, 2000, "Optimization
+    of conditional value-at-risk", Eq. 4): so a gain in it is a gain in CVaR of at least as much. The search goes by the
+    lower half of each population, where the tail shows in more than a few episodes.
+
+    :param share: of the episodes that count as the worst
+    """
+
+    needs_baseline = True
+
+    def __init__(self, share: float = 0.1):
+        self.share = check_number("share", share, 0.01, 1.0)
+        self.quantile = np.nan
+
+    def calibrate(self, baseline: Sequence[Episode]) -> None:
+        """:param baseline: its quantile is settled on"""
+        self.quantile = float(np.quantile(returns_of(baseline), self.share))
+
+    def fitness(self, episode: Episode) -> float:
+        """:return: the quantile less the shortfall"""
+        return (
+            self.quantile - max(0.0, self.quantile - episode.episode_return) / self.share + 0 * episode.episode_return
+        )
+
+    def of_population(self, episodes: Sequence[Episode]) -> np.ndarray:
+        """:return: the returns, none above their median"""
+        returns = returns_of(episodes)
+        return np.minimum(returns, np.nanmedian(returns))
+
+    def of_episodes(self, episodes: Sequence[Episode]) -> float:
+        """:return: mean of the worst"""
+        returns = np.sort(returns_of(episodes))
+        return float(returns[: max(1, round(self.share * returns.size))].mean())

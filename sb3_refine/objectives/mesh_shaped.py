@@ -1,0 +1,98 @@
+"""The return, shaped by the mesh dimension."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sb3_refine.episode import Episode, Trajectory
+from sb3_refine.errors import RefineError, check_count
+from sb3_refine.objectives.base import MEASURE, Objective, returns_of
+from sb3_refine.objectives.mesh_dimension import mesh_dimension
+
+BOUNDS = ("mean", "lower", "upper")
+
+
+class MeshDimensionShaped(Objective):
+    r"""
+    Return per dimension: :math:`R / D` where returns are positive, :math:`R \cdot D` where they are negative ("Direct
+    Random Search for Fine Tuning of Deep RL Policies", https://arxiv.org/abs/2109.04604, Eq. 2 and 3).
+
+    :math:`D` is the mesh dimension of the observations as the policy sees them; of ``Dict`` observations, of the
+    ``observation`` entry. Both bounds are clipped to at most ``n_dims / 2``, the value of an episode that fails. Unlike
+    the paper's, they are clipped to at least 1 as well: what moves along a curve has one dimension, and below that, the
+    estimate rewards standing still.
+
+    :param bound: ``"mean"`` of the bounds as in the paper, ``"lower"`` or ``"upper"``
+    :param skip: steps to leave out at the start: the transient
+    :param entries: which observations, by index, such as ``"0-3+7"``; by default all
+    """
+
+    needs_trajectory = True
+    needs_baseline = True
+
+    def __init__(self, bound: str = "mean", skip: int = 0, entries: str | int | None = None):
+        if bound not in BOUNDS:
+            raise RefineError(f"objective: bound: expected one of {', '.join(BOUNDS)}, got {bound!r}")
+        check_count("objective: skip", skip, 0)
+        self.bound = bound
+        self.skip = skip
+        self.entries = None if entries is None else parse_entries(str(entries))
+        self.sign = 0.0
+
+    def measure(self, trajectory: Trajectory) -> float:
+        """:return: :math:`D`"""
+        observations = trajectory.seen[1:]
+        if self.entries is not None:
+            if max(self.entries) >= observations.shape[1]:
+                raise RefineError(
+                    f"objective: entries: there are {observations.shape[1]} observations, numbered from 0; "
+                    f"got {max(self.entries)}"
+                )
+            observations = observations[:, self.entries]
+        if observations.shape[1] == 0:
+            raise RefineError("objective: images have no mesh dimension; choose another objective")
+        highest = max(1.0, observations.shape[1] / 2)
+        if trajectory.failed:
+            return highest
+        found = mesh_dimension(observations[self.skip :])
+        lower, upper = np.clip([found.lower, found.upper], 1.0, highest)
+        return float({"mean": (lower + upper) / 2, "lower": lower, "upper": upper}[self.bound])
+
+    def calibrate(self, baseline: Sequence[Episode]) -> None:
+        """
+        :param baseline: settles the sign
+        :raises RefineError: where some returns are positive and others negative
+        """
+        returns = returns_of(baseline)
+        if returns.min() < 0 < returns.max():
+            raise RefineError(
+                f"objective: mesh-dimension: the original's returns have mixed signs ({returns.min():.4g} to "
+                f"{returns.max():.4g}), so neither dividing by the dimension nor multiplying rewards what is better; "
+                "use --objective smooth, or shift the rewards in a wrapper"
+            )
+        self.sign = 1.0 if returns.mean() > 0 else -1.0
+
+    def fitness(self, episode: Episode) -> float:
+        """:return: Eq. 2 or 3, as settled; a return of the other sign counts as it would with :math:`D = 1`"""
+        dimension = episode.measures.get(MEASURE, np.nan)
+        if episode.episode_return * self.sign < 0:
+            return episode.episode_return
+        return episode.episode_return / dimension if self.sign > 0 else episode.episode_return * dimension
+
+
+def parse_entries(text: str) -> list[int]:
+    """
+    :param text: such as ``"0-3+7"``
+    :return: such as ``[0, 1, 2, 3, 7]``
+    :raises RefineError: when it is not of that form
+    """
+    entries: list[int] = []
+    try:
+        for part in text.split("+"):
+            first, _, last = part.partition("-")
+            entries += range(int(first), int(last or first) + 1)
+    except ValueError:
+        entries = []
+    if not entries:
+        raise RefineError(f"objective: entries: expected indices such as 0-3+7, got {text!r}")
+    return entries

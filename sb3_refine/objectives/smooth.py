@@ -1,0 +1,50 @@
+"""The return, with jitter paid for."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sb3_refine.episode import Episode, Trajectory
+from sb3_refine.errors import RefineError
+from sb3_refine.measures import action_change
+from sb3_refine.objectives.base import MEASURE, Objective, check_number, scale_of
+
+
+class Smooth(Objective):
+    r"""
+    Return less a penalty on action differences, as CAPS has it in its loss (Mysore et al., 2021,
+    https://arxiv.org/abs/2012.06644, Eq. 1):
+
+    .. math:: R - \lambda \, \bar R_0 \, c / c_0
+
+    with :math:`c` the mean :math:`|a_{t+1} - a_t|` of the episode. It is counted in units of the original's,
+    :math:`c_0`, and the return in units of the original's mean, :math:`\bar R_0`, so that one :math:`\lambda` serves
+    every environment: at 0.5, to halve the action differences is worth a quarter of the return.
+
+    :param weight: :math:`\lambda`
+    """
+
+    needs_trajectory = True
+    needs_baseline = True
+
+    def __init__(self, weight: float = 0.5):
+        self.weight = check_number("weight", weight, 0.0)
+        self.price = np.nan
+
+    def measure(self, trajectory: Trajectory) -> float:
+        """:return: mean action difference"""
+        return action_change(trajectory)
+
+    def calibrate(self, baseline: Sequence[Episode]) -> None:
+        """
+        :param baseline: settles the units
+        :raises RefineError: where the original's actions never change
+        """
+        change = float(np.mean([episode.measures[MEASURE] for episode in baseline]))
+        if change == 0:
+            raise RefineError("objective: smooth: the original's actions never change; use --objective return")
+        self.price = self.weight * scale_of(baseline) / change
+
+    def fitness(self, episode: Episode) -> float:
+        """:return: the return, less the price of the action differences"""
+        return episode.episode_return - self.price * episode.measures.get(MEASURE, np.nan)

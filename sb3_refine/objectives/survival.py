@@ -1,0 +1,31 @@
+"""The return, with failures paid for."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sb3_refine.episode import Episode
+from sb3_refine.objectives.base import Objective, check_number, scale_of
+
+
+class Survival(Objective):
+    r"""
+    Failure-averse return: :math:`R - \lambda` for an episode that fails, so that the mean is the mean return less
+    :math:`\lambda` times the failure rate.
+
+    :param weight: :math:`\lambda` in units of the original's mean return
+    """
+
+    needs_baseline = True
+
+    def __init__(self, weight: float = 1.0):
+        self.weight = check_number("weight", weight, 0.0)
+        self.penalty = np.nan
+
+    def calibrate(self, baseline: Sequence[Episode]) -> None:
+        """:param baseline: settles the unit"""
+        self.penalty = self.weight * scale_of(baseline)
+
+    def fitness(self, episode: Episode) -> float:
+        """:return: the return, less the penalty for a failure"""
+        return episode.episode_return - self.penalty * episode.failed

@@ -1,0 +1,78 @@
+"""Figures of agents side by side, as the terminal shows them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from sb3_refine.evaluation import Evaluation, PairedDifference
+
+_LABELS = {
+    "mean_return": "mean return",
+    "std_return": "std",
+    "median_return": "median",
+    "min_return": "min",
+    "cvar10_return": "worst tenth (CVaR10)",
+    "mean_length": "mean length",
+}
+
+_MEASURE_LABELS = {
+    "action_change": "mean |Δa|, in half ranges",
+    "action_jerk": "action jerk",
+    "high_frequency_share": "high-frequency share of actions",
+    "mesh_dimension": "mesh dimension",
+}
+
+
+def plain_table(*headers: str) -> Table:
+    """
+    :param headers: of the columns
+    :return: a table that breaks lines where there is too little room; nothing is ever cut off
+    """
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for i, header in enumerate(headers):
+        table.add_column(header, justify="left" if i == 0 or not header else "right", overflow="fold")
+    return table
+
+
+def figures_table(evaluations: Mapping[str, Evaluation]) -> Table:
+    """
+    :param evaluations: by the name of the agent
+    :return: rows are figures, columns agents
+    """
+    table = plain_table("", *evaluations)
+    columns = [_column(evaluation) for evaluation in evaluations.values()]
+    for label in dict.fromkeys(label for column in columns for label in column):
+        table.add_row(label, *(column.get(label, "") for column in columns))
+    return table
+
+
+def _column(evaluation: Evaluation) -> dict[str, str]:
+    """The figures of one agent, by their label."""
+    s = evaluation.summary()
+    column = {label: f"{s[name]:.2f}" for name, label in _LABELS.items()}
+    n_failed = sum(episode.failed for episode in evaluation.episodes)
+    column["failures"] = f"{n_failed} of {s['n_episodes']}"
+    column["failure rate (95%)"] = rate_text(s, "failure_rate")
+    if "success_rate" in s:
+        column["success rate (95%)"] = rate_text(s, "success_rate")
+    return column | {label: f"{s[name]:.4f}" for name, label in _MEASURE_LABELS.items() if name in s}
+
+
+def rate_text(summary: dict[str, Any], name: str) -> str:
+    """
+    :param summary: of an evaluation
+    :param name: of a rate in it
+    :return: the rate and its interval, in per cent
+    """
+    low, high = summary[f"{name}_ci"]
+    return f"{summary[name]:.1%} ({100 * low:.1f}, {100 * high:.1f})"
+
+
+def difference_text(difference: PairedDifference) -> str:
+    """
+    :param difference: of two agents
+    :return: the difference and its interval
+    """
+    return f"{difference.mean:+.2f} ({difference.ci_low:.2f}, {difference.ci_high:.2f})"

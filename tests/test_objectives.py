@@ -1,0 +1,262 @@
+"""What is maximised."""
+
+import math
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import ENV_ID, train
+from gymnasium import spaces
+
+from sb3_refine import RefineError, Refiner, load_agent
+from sb3_refine.environments import EnvRecipe
+from sb3_refine.episode import Episode, Normalisation, Trajectory
+from sb3_refine.evaluators import EVALUATORS
+from sb3_refine.measures import action_change, action_jerk, high_frequency_share
+from sb3_refine.objectives import MEASURE, OBJECTIVES, make_objective
+from sb3_refine.objectives.mesh_dimension import mesh_dimension
+from sb3_refine.objectives.mesh_shaped import parse_entries
+
+
+def episode(value, failed=False, success=None, measure=None):
+    return Episode(float(value), 10, failed, success, {} if measure is None else {MEASURE: measure})
+
+
+def trajectory(observations=None, actions=None, failed=False, normalisation=None):
+    observations = np.zeros((11, 2)) if observations is None else np.asarray(observations)
+    actions = np.zeros((10, 1)) if actions is None else np.asarray(actions, dtype=float)
+    return Trajectory(
+        observations, actions, np.ones(len(actions)), np.full(actions.shape[1], 2.0), failed, normalisation
+    )
+
+
+def calibrated(spec, baseline):
+    objective = make_objective(spec)
+    objective.calibrate(baseline)
+    return objective
+
+
+BASELINE = [episode(value, failed=value < 20, success=value > 50, measure=0.2) for value in range(0, 100, 10)]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_gives_a_number_and_drops_what_is_invalid(name):
+    objective = calibrated(name, [e._replace(episode_return=e.episode_return + 1) for e in BASELINE])
+    assert math.isfinite(objective.fitness(episode(5, success=True, measure=1.5)))
+    assert math.isnan(objective.fitness(Episode(math.nan, 3, False)))
+    assert np.isfinite(objective.of_population(BASELINE)).all()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_more_return_is_never_worse(name):
+    objective = calibrated(name, [e._replace(episode_return=e.episode_return + 1) for e in BASELINE])
+    values = [objective.fitness(episode(value, success=True, measure=1.5)) for value in (-5, 1, 10, 50, 200)]
+    assert values == sorted(values)
+
+
+def test_survival_pays_for_failures_in_units_of_the_return():
+    objective = calibrated("survival:weight=2", BASELINE)  # their mean is 45
+    assert objective.fitness(episode(30)) == 30
+    assert objective.fitness(episode(30, failed=True)) == 30 - 2 * 45
+
+
+def test_smooth_pays_for_jitter_in_units_of_the_originals():
+    objective = calibrated("smooth:weight=0.5", BASELINE)
+    assert objective.fitness(episode(45, measure=0.2)) == pytest.approx(45 - 0.5 * 45)
+    assert objective.fitness(episode(45, measure=0.1)) == pytest.approx(45 - 0.25 * 45)
+    assert objective.measure(trajectory(actions=[[0], [1], [0], [1]])) == 1.0
+    with pytest.raises(RefineError, match="actions never change"):
+        calibrated("smooth", [e._replace(measures={MEASURE: 0.0}) for e in BASELINE])
+
+
+def test_success_is_what_the_environment_says():
+    objective = calibrated("success", BASELINE)
+    assert [objective.fitness(e) for e in BASELINE] == [0.0] * 6 + [1.0] * 4
+    with pytest.raises(RefineError, match="reports no is_success"):
+        calibrated("success", [episode(1)])
+
+
+def test_cvar_is_that_of_the_original_and_no_more_than_that_of_another():
+    baseline = [episode(value) for value in np.random.default_rng(0).normal(size=1000)]
+    objective = calibrated("cvar:share=0.2", baseline)
+    worst = np.sort([e.episode_return for e in baseline])[:200].mean()
+    assert np.mean([objective.fitness(e) for e in baseline]) == pytest.approx(worst, abs=2e-3)
+    assert objective.of_episodes(baseline) == pytest.approx(worst)
+    better = [episode(0.5 * e.episode_return + 0.1) for e in baseline]
+    gain = np.mean([objective.fitness(e) for e in better]) - worst
+    assert 0 < gain <= objective.of_episodes(better) - worst
+
+
+def test_the_search_for_a_better_tail_goes_by_the_lower_half():
+    assert make_objective("cvar").of_population([episode(v) for v in (9, 1, 5, 3, 7)]).tolist() == [5, 1, 5, 3, 5]
+
+
+def circle(n=500, turns=7.3):
+    angle = np.linspace(0, 2 * np.pi * turns, n)
+    return np.column_stack([np.cos(angle), np.sin(angle), np.cos(2 * angle), np.sin(2 * angle)])
+
+
+def test_mesh_dimension_divides_positive_returns_and_multiplies_negative_ones():
+    assert calibrated("mesh-dimension", [episode(10), episode(20)]).fitness(episode(30, measure=1.5)) == 20
+    assert calibrated("mesh-dimension", [episode(-10), episode(-20)]).fitness(episode(-30, measure=1.5)) == -45
+    with pytest.raises(RefineError, match=r"mixed signs \(-10 to 20\).*use --objective smooth"):
+        calibrated("mesh-dimension", [episode(-10), episode(20)])
+
+
+def test_the_dimension_is_that_of_the_normalised_observations_clipped():
+    rows, stretched = circle(), Normalisation(np.ones(4), np.array([1, 2, 3, 4.0]), np.full(4, 10.0))
+    found = mesh_dimension(stretched(rows)[1:])
+    expected = np.clip([found.lower, found.upper], 1, 2)
+    steps = trajectory(rows, np.zeros((499, 1)), normalisation=stretched)
+    assert make_objective("mesh-dimension").measure(steps) == expected.mean()
+    assert make_objective("mesh-dimension:bound=lower").measure(steps) == expected[0]
+    assert make_objective("mesh-dimension:bound=upper").measure(steps) == expected[1]
+
+
+def test_the_transient_and_some_observations_can_be_left_out():
+    rows = np.vstack([np.random.default_rng(0).normal(size=(100, 4)), circle()])
+    short = make_objective("mesh-dimension:skip=100,entries=0-1").measure(trajectory(rows, np.zeros((599, 1))))
+    assert short == make_objective("mesh-dimension:entries=0+1").measure(trajectory(rows[100:], np.zeros((499, 1))))
+    assert parse_entries("0-2+5") == [0, 1, 2, 5]
+    with pytest.raises(RefineError, match="there are 4 observations, numbered from 0; got 7"):
+        make_objective("mesh-dimension:entries=7").measure(trajectory(rows))
+
+
+def test_neither_failing_nor_standing_still_is_rewarded():
+    objective = make_objective("mesh-dimension")
+    moving = objective.measure(trajectory(circle(), np.zeros((499, 1))))
+    assert objective.measure(trajectory(circle(), np.zeros((499, 1)), failed=True)) == 2.0  # half of 4
+    assert objective.measure(trajectory(np.ones((500, 4)), np.zeros((499, 1)))) == 2.0 > moving
+
+
+def test_smoothness_of_known_actions():
+    steady, jitter = trajectory(actions=np.full((64, 1), 0.7)), trajectory(actions=np.tile([[1.0], [-1.0]], (32, 1)))
+    assert [f(steady) for f in (action_change, action_jerk, high_frequency_share)] == [0, 0, 0]
+    assert (action_change(jitter), action_jerk(jitter), high_frequency_share(jitter)) == (2.0, 8.0, 1.0)
+    wave = trajectory(actions=np.sin(2 * np.pi * np.arange(64) / 16)[:, None])
+    assert high_frequency_share(wave) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("spec", "line"),
+    [
+        ("smoth", r"unknown 'smoth' \(did you mean smooth\?\); choose from return, .*or name a module:function"),
+        ("smooth:wieght=1", r"smooth takes weight, as in smooth:option=value"),
+        ("return:x=1", "return takes no options"),
+        ("smooth:weight=-1", "weight: expected a number of at least 0, got -1"),
+        ("cvar:share=2", "share: expected a number from 0.01 to 1, got 2"),
+        ("mesh-dimension:bound=middle", "bound: expected one of mean, lower, upper, got 'middle'"),
+        ("mesh-dimension:skip=-1", "skip: expected a whole number of at least 0"),
+        ("mesh-dimension:entries=a", "entries: expected indices such as 0-3"),
+        ("no_such_module:f", "cannot be imported"),
+        ("math:no_such_function", "cannot be imported"),
+        ("math:pi", "math:pi is no function"),
+    ],
+)
+def test_wrong_objectives_are_told(spec, line):
+    with pytest.raises(RefineError, match=line):
+        make_objective(spec)
+
+
+def bold(steps):
+    """Much torque."""
+    return float(np.abs(steps.actions).sum())
+
+
+def perverse(steps):
+    """As little return as possible."""
+    return -float(steps.rewards.sum())
+
+
+SHORT = {"n_delta": 4, "n_eval_episodes": 20, "learning_rate": 0.05, "delta_std": 0.05}
+
+
+def test_a_function_of_ones_own_is_maximised_in_the_workers():
+    refiner = Refiner(train("ppo"), objective=bold, n_workers=2, max_return_loss=10.0, **SHORT).learn(10)
+    result = refiner.result
+    assert result.decision == "refined"
+    assert result.objective_difference.ci_low > 0
+    assert "paired difference in bold" in result.reason
+    assert result.history[-1].mean_fitness > result.history[0].mean_fitness
+    assert set(result.baseline.summary()) >= {"mean_return", "failure_rate", "action_change", "high_frequency_share"}
+
+
+def test_a_loss_of_return_is_vetoed():
+    refiner = Refiner(train("ppo"), objective=perverse, backend="serial", **SHORT)
+    before = refiner.parameters.get_vector()
+    refiner.learn(10)
+    assert refiner.result.objective_difference.ci_low > 0
+    assert refiner.result.decision == "original"
+    assert "more than 5% (max_return_loss)" in refiner.result.reason
+    assert np.array_equal(refiner.parameters.get_vector(), before)
+
+
+@pytest.mark.parametrize("backend", EVALUATORS)
+def test_the_same_on_every_backend(backend):
+    refiner = Refiner(train("ppo"), objective="smooth", backend=backend, n_workers=2, **SHORT).learn(2)
+    reference = Refiner(train("ppo"), objective="smooth", backend="serial", **SHORT).learn(2)
+    assert refiner.result.history == reference.result.history
+
+
+def test_without_a_need_no_trajectory_is_kept(monkeypatch):
+    monkeypatch.setattr("sb3_refine.rollout.Recording", None)
+    Refiner(train("ppo"), backend="serial", acceptance=False, **SHORT).learn(1)
+
+
+class Reach(gym.Env):
+    """Ends at success, which lasts."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (1,)), spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return np.zeros(1, dtype=np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        success = self.t >= 3
+        return np.zeros(1, dtype=np.float32), -1.0, success, self.t >= 6, {"is_success": success}
+
+
+def test_episodes_can_go_on_at_success():
+    def n_steps(**kwargs):
+        env = EnvRecipe(None, make=Reach, **kwargs).build()
+        env.reset(seed=0)
+        for step in range(1, 100):
+            if any(env.step(env.action_space.sample())[2:4]):
+                return step
+
+    assert (n_steps(), n_steps(end_at_success=False)) == (3, 6)
+
+
+def test_panda_holds_its_pose_when_asked(zoo_agents):
+    pytest.importorskip("panda_gym")
+    from sb3_refine.comparison import contestant, evaluate
+
+    agent = load_agent("tqc", "PandaReach-v1", zoo_agents, end_at_success=False)
+    held = evaluate(contestant(agent), [1, 2], backend="serial")
+    assert held.lengths.tolist() == [50, 50]
+    assert held.success_rate == 1.0
+
+
+def test_an_objective_survives_a_resume(tmp_path):
+    def refiner():
+        return Refiner(train("ppo"), ENV_ID, objective="smooth", backend="serial", **SHORT)
+
+    whole = refiner().learn(4)
+    with pytest.raises(KeyboardInterrupt):
+        refiner().learn(4, callback=Interrupt(2), checkpoint_folder=tmp_path, checkpoint_interval=1)
+    resumed = refiner().learn(4, checkpoint_folder=tmp_path, resume=True)
+    assert resumed.result.history == whole.result.history
+    assert resumed.result.candidates == whole.result.candidates
+
+
+class Interrupt:
+    def __init__(self, after):
+        self.after, self.n_calls = after, 0
+
+    def __call__(self, local, globals_):
+        self.n_calls += 1
+        if self.n_calls > self.after:
+            raise KeyboardInterrupt
+        return True
