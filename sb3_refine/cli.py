@@ -220,6 +220,10 @@ def make_parser() -> Parser:
         help="push the result to the Hub, to ORG/ALGO-ENV, or to the repo ORG/NAME; "
         "`sb3-refine push DIR --organization ORG` does so later",
     )
+    output.add_argument("--no-report", action="store_true", help="write no report.md and no plots")
+    output.add_argument(
+        "--video", action="store_true", help="record an episode of the original and of what was found, side by side"
+    )
     output.add_argument("-P", "--progress", action="store_true", help="show a progress bar")
     output.add_argument("--tensorboard-log", metavar="DIR", help="log for TensorBoard")
     output.add_argument(
@@ -338,6 +342,10 @@ def _refine(options: argparse.Namespace) -> int:
     from sb3_refine.zoo import new_run_folder, remove_if_unused
 
     destination = _destination(options.push_to_hub)
+    if options.video:
+        from sb3_refine.video import encoder
+
+        encoder()  # what is missing is told before the search
     refiner, n_updates = _make_refiner(options)
     agent = refiner.agent
     if options.dry_run:
@@ -366,10 +374,12 @@ def _refine(options: argparse.Namespace) -> int:
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of the result
         if refiner.result is not None:  # also after Ctrl-C
-            refiner.save(run_folder=run_folder)
+            refiner.save(run_folder=run_folder, report=False)
             _print_result(refiner.result, run_folder / f"{agent.env_name}.zip")
         remove_if_unused(run_folder)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not options.no_report:
+        print(f"report: {refiner.report(run_folder, options.video)}")
     if destination is not None:
         _push(argparse.Namespace(run_folder=run_folder, **destination))
     return 0

@@ -21,18 +21,16 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def write_refinement(refiner: "Refiner", run_folder: Path, zip_path: Path) -> None:
+def content_of(refiner: "Refiner", zip_path: Path) -> dict[str, Any]:
     """
-    Write ``refinement.json``.
-
     :param refiner: a refiner whose ``learn()`` has concluded
-    :param run_folder: where to
     :param zip_path: the saved agent, for its hash
+    :return: content of ``refinement.json``
     """
     result = refiner.result
     assert result is not None
     difference = result.paired_difference
-    content = {
+    return {
         "decision": result.decision,
         "reason": result.reason,
         "baseline": _with_returns(result.baseline),
@@ -62,6 +60,15 @@ def write_refinement(refiner: "Refiner", run_folder: Path, zip_path: Path) -> No
         "source": refiner.agent.source,
         "output_sha256": sha256(zip_path),
     }
+
+
+def write_refinement(run_folder: Path, content: dict[str, Any]) -> None:
+    """
+    Write ``refinement.json``.
+
+    :param run_folder: where to
+    :param content: see :func:`content_of`
+    """
     with atomic_path(run_folder / "refinement.json") as path:
         path.write_text(json.dumps(content, indent=2, default=_plain) + "\n")
 

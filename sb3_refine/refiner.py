@@ -1,10 +1,11 @@
 """The refiner: a trained agent in, a better one of the same kind out."""
 
 import inspect
+import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,16 @@ from sb3_refine.episode import Episode, Trajectory
 from sb3_refine.errors import EpisodeError, RefineError, check_count, did_you_mean
 from sb3_refine.evaluation import Evaluation, PairedDifference
 from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator, n_processors
+from sb3_refine.examination import examine
 from sb3_refine.held_out import AUTO, HeldOut, Run
 from sb3_refine.models import sync_copies
 from sb3_refine.objectives import MEASURE, Objective, make_objective
 from sb3_refine.optimizers import OPTIMIZERS, Optimizer
 from sb3_refine.parameters import PolicyParameters
-from sb3_refine.refinement import write_refinement
+from sb3_refine.refinement import content_of, write_refinement
+from sb3_refine.report import write_report
 from sb3_refine.seeding import EpisodeSeeds
+from sb3_refine.video import record_video
 from sb3_refine.zoo import new_run_folder
 
 logger = logging.getLogger(__name__)
@@ -289,12 +293,15 @@ class Refiner:
                 checkpoint.write()
         return self
 
-    def save(self, folder: str | Path = "refined-agents", run_folder: str | Path | None = None) -> Path:
+    def save(
+        self, folder: str | Path = "refined-agents", run_folder: str | Path | None = None, report: bool = True
+    ) -> Path:
         """
-        Save the model in the Zoo's layout, with ``refinement.json`` beside it.
+        Save the model in the Zoo's layout, with ``refinement.json`` and ``report.md`` beside it.
 
         :param folder: output folder; the agent goes to ``folder/ALGO/ENV_K``, K the next free number
         :param run_folder: a folder made by :func:`~sb3_refine.zoo.new_run_folder`, instead
+        :param report: whether to write the report, for which some episodes are run under noise
         :return: the run's folder
         :raises RefineError: before ``learn()``, and when the folder cannot be written
         """
@@ -302,8 +309,39 @@ class Refiner:
             raise RefineError("save: there is nothing to save yet; call learn() first")
         run_folder = Path(run_folder or new_run_folder(folder, self.agent.algo, self.agent.env_name))
         zip_path = save_agent(self.agent, run_folder)
-        write_refinement(self, run_folder, zip_path)
+        write_refinement(run_folder, content_of(self, zip_path))
+        if report:
+            self.report(run_folder)
         return run_folder
+
+    def report(self, run_folder: str | Path, video: bool = False) -> Path:
+        """
+        Write ``report.md`` and its plots, for which some episodes of both agents are run under noise.
+
+        :param run_folder: where :meth:`save` has saved
+        :param video: whether to record an episode of both, side by side
+        :return: path of ``report.md``
+        """
+        run_folder = Path(run_folder)
+        content = json.loads((run_folder / "refinement.json").read_text())
+        contestants = self.contestants
+        if contestants is not None and self.result is not None and self.result.refined is not None:
+            examination = examine(*contestants, self.result.refined.seeds, self.n_workers, self.backend)
+            content["examination"] = asdict(examination)
+            write_refinement(run_folder, content)
+            if video:
+                seed = examination.traces["seed"]
+                path = run_folder / "videos" / f"{self.agent.env_name}-seed-{seed}.mp4"
+                record_video(dict(zip(("original", "refined"), contestants, strict=True)), seed, path)
+        return write_report(run_folder, content)
+
+    @property
+    def contestants(self) -> tuple[Contestant, Contestant] | None:
+        """The original and what was tested against it, fit to be run; None where nothing was."""
+        if self.tested is None or self._contestant is None:
+            return None
+        before, after = (replace(self._contestant, vector=vector) for vector in self.tested)
+        return before, after
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -1,0 +1,424 @@
+"""The report: says what is known, what is not, and what got worse."""
+
+import json
+import re
+import shlex
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sb3_refine.agents import load_agent
+from sb3_refine.cli import DEMO
+from sb3_refine.comparison import contestant, evaluate
+from sb3_refine.episode import Episode
+from sb3_refine.evaluation import Evaluation, paired_difference
+from sb3_refine.examination import Examination, examine
+from sb3_refine.report import PLOTS, write_report
+
+N = 40
+RNG = np.random.default_rng(0)
+OLD = RNG.normal(100, 10, N)
+MORE = {"action_change": 0.2, "action_jerk": 1.0, "high_frequency_share": 0.1}
+
+
+def evaluation(returns, failed=None):
+    failed = np.zeros(len(returns), bool) if failed is None else failed
+    episodes = tuple(
+        Episode(float(r), 10 + i, bool(f), None, MORE) for i, (r, f) in enumerate(zip(returns, failed, strict=True))
+    )
+    return Evaluation(tuple(range(1000, 1000 + len(returns))), episodes)
+
+
+def figures(of):
+    lengths, failed = of.lengths.tolist(), [episode.failed for episode in of.episodes]
+    return {**of.summary(), "returns": of.returns.tolist(), "lengths": lengths, "failed": failed}
+
+
+def refinement(before=OLD, after=None, decision="refined", failed=None, paired=True, n_updates=3):
+    """What ``refinement.json`` holds, as if it had been read from there."""
+    old, new = evaluation(before), evaluation(before + 50 if after is None else after, failed)
+    curve = [
+        {
+            "update": u,
+            "rollouts": 32 * u,
+            "env_steps": 3200 * u,
+            "mean_return": 90.0 + u,
+            "std_return": 5.0,
+            "min_return": 70.0,
+            "max_return": 120.0,
+            "mean_fitness": 90.0 + u,
+            "failure_rate": 0.0,
+        }
+        for u in range(1, n_updates + 1)
+    ]
+    candidates = [
+        {"name": name, "update": u, "n_episodes": 20, "mean_return": m, "mean_fitness": m, "chosen": chosen}
+        for name, u, m, chosen in (("original", 0, 100.0, False), ("last iterate", 3, 150.0, True))
+    ]
+    content = {
+        "decision": decision,
+        "reason": "better on held-out seeds",
+        "baseline": figures(old),
+        "refined": figures(new),
+        "paired_difference": asdict(paired_difference(old, new, paired=paired)),
+        "learning_curve": curve,
+        "candidates": candidates,
+        "rollouts": 176,
+        "env_steps": 17_600,
+        "wall_time_s": 12.3,
+        "settings": {
+            **{"algo": "ppo", "env": "Pendulum-v1", "optimizer": "ars", "n_delta": 16, "gym_packages": []},
+            **{"n_updates": n_updates, "n_updates_done": n_updates},
+        },
+        "seeds": {"seed": 0, "test": list(old.seeds)},
+        "versions": {"python": "3.11", "sb3-refine": "0.1.0"},
+        "source": {"path": "somewhere/Pendulum-v1.zip", "sha256": "a" * 64},
+        "output_sha256": "b" * 64,
+    }
+    return json.loads(json.dumps(content))
+
+
+def examination(lost=0.0, continuous=True, n_dimensions=2, n=20):
+    """Both the same, but for what the refined one loses to the noise."""
+    rng = np.random.default_rng(1)
+    undisturbed = rng.normal(100, 5, n)
+
+    def level(noise, old, new):
+        return {"noise": noise, **{k: {"returns": v.tolist()} for k, v in (("original", old), ("refined", new))}}
+
+    def trace():
+        actions = rng.normal(size=(n_dimensions, 30)).tolist()
+        return {"actions": actions, "return": 1.0, "length": 30, "failed": False}
+
+    return Examination(
+        robustness=[
+            level("no noise", undisturbed, undisturbed),
+            level("action noise 10%", undisturbed - 10, undisturbed - 10 - lost + rng.normal(0, 0.1, n)),
+        ],
+        smoothness={name: {"original": [0.2] * n, "refined": [0.2] * n} for name in MORE},
+        traces={
+            **{"seed": 1003, "continuous": continuous, "dimensions": list(range(n_dimensions))},
+            **{"original": trace(), "refined": trace()},
+        },
+        paired=True,
+        n_episodes=82,
+        n_env_steps=8200,
+    )
+
+
+@pytest.fixture
+def run_folder(tmp_path) -> Path:
+    folder = tmp_path / "refined agents" / "ppo" / "Pendulum-v1_7"
+    (folder / "state").mkdir(parents=True)
+    (folder / "state" / "Pendulum-v1.zip").touch()
+    return folder
+
+
+def text_of(run_folder, *args):
+    """The report, its paragraphs on one line each."""
+    blocks = write_report(run_folder, *args).read_text().split("\n\n")
+    return "\n\n".join(block if block.startswith(("|", "`", "-")) else " ".join(block.split("\n")) for block in blocks)
+
+
+def row(text, label):
+    found = next(line for line in text.splitlines() if line.startswith(f"| {label} "))
+    return [cell.strip() for cell in found.strip("|").split("|")]
+
+
+def commands(text):
+    return [shlex.split(line) for line in text.replace("\\\n", "").splitlines() if line.startswith("sb3-refine")]
+
+
+def option(command, name):
+    return command[command.index(name) + 1]
+
+
+# ---------------------------------------------------------------- what it says
+
+
+def test_the_verdict_comes_first_and_says_what_was_kept(run_folder):
+    lines = text_of(run_folder, refinement(), examination()).splitlines()
+    assert lines[0] == "# ppo Pendulum-v1: refined"
+    assert lines[2].startswith("**The refined agent is better and was kept.** Mean return ")
+    assert "on 40 held-out seeds: +50.0 (" in lines[2]
+    assert lines[2].endswith("higher on 40 seeds, lower on 0, the same on 0.")
+    assert lines[4] == "Nothing that was measured got clearly worse."
+    assert "Where the saved agent (refined) did worst; on no seed did it return less than the original." in lines
+
+
+def test_what_got_worse_is_said_at_once_and_in_its_row(run_folder):
+    after = OLD + 50 + 8 * (OLD - 100)  # better on average, and far more scattered
+    failed = np.arange(N) < 20
+    text = text_of(run_folder, refinement(after=after, failed=failed), examination(lost=30))
+    worse = text.splitlines()[4]
+    assert worse.startswith("**Worse after the search:** standard deviation; worst tenth (CVaR10); failure rate; ")
+    assert "return under action noise 10%; robustness: it loses more to action noise 10%" in worse
+    assert row(text, "standard deviation")[-1] == "worse"
+    assert row(text, "failure rate")[1:3] == ["0.0%", "50.0%"]
+    assert row(text, "failure rate")[-1] == "worse"
+    assert row(text, "mean return")[-1] == "better"
+    assert "The failure rate with Wilson's 95% interval: 0.0% (0.0% to 8.8%) before" in text
+
+
+def test_smoothness_is_compared_by_the_seeds_of_the_examination(run_folder):
+    found = examination()
+    rough = {"original": [0.2] * 20, "refined": list(np.linspace(0.3, 0.4, 20))}
+    text = text_of(run_folder, refinement(), replace(found, smoothness={"action_change": rough, "action_jerk": rough}))
+    assert row(text, "action change a step *")[:3] == ["action change a step *", "0.2000", "0.3500"]
+    assert row(text, "action jerk *")[-1] == "worse"
+    assert "Rows with * are of the first 20 of the seeds." in text
+    text = text_of(run_folder, refinement())
+    assert row(text, "action change a step") == ["action change a step", "0.2000", "0.2000", "+0.0000", ""]
+
+
+def test_of_choices_only_their_changes_are_compared(run_folder):
+    text = text_of(run_folder, refinement(), examination(continuous=False, n_dimensions=1))
+    assert "action change a step *" in text
+    assert "jerk" not in text
+
+
+def test_a_small_difference_is_not_called_anything(run_folder):
+    after = OLD + RNG.normal(0, 10, N)
+    text = text_of(run_folder, refinement(after=after, decision="original"), examination())
+    assert row(text, "mean return")[-1] == "no clear change"
+    assert text.splitlines()[2].startswith("**The original agent was kept; what the search found did not pass.**")
+
+
+def test_another_objective_than_the_return_is_told_of(run_folder):
+    content = refinement(after=OLD - 30)
+    content["settings"]["objective"] = "mesh_dimension"
+    content["objective_difference"] = {"mean": 12.5, "ci_low": 10.0, "ci_high": 15.25}
+    text = text_of(run_folder, content, examination())
+    assert "was kept.** Its objective, `mesh_dimension`, changed by +12.5 (10 to 15.25). Mean return" in text
+    assert text.splitlines()[4].startswith("**Worse after the search:** mean return; ")
+
+
+def test_success_rates_are_compared_by_newcombe(run_folder):
+    content = refinement()
+    content["baseline"] |= {"success_rate": 56 / 70, "success_rate_ci": [0.6919, 0.8769]}
+    content["refined"] |= {"success_rate": 48 / 80, "success_rate_ci": [0.4904, 0.7006]}
+    found = row(text_of(run_folder, content), "success rate")
+    assert found == ["success rate", "80.0%", "60.0%", "-20.0% (-33.4% to -5.2%)", "worse"]  # Newcombe's example (a)
+
+
+def test_an_untested_agent_claims_nothing(run_folder):
+    content = refinement(decision="unchecked") | {"baseline": None, "refined": None, "paired_difference": None}
+    content |= {"reason": "the last iterate, not tested on held-out seeds", "candidates": []}
+    content["seeds"] = {"seed": 0, "test": None}
+    text = text_of(run_folder, content)
+    assert text.splitlines()[2] == "**Not tested**: the last iterate, not tested on held-out seeds."
+    assert text.splitlines()[4] == "How good the result of the search is, is not known."
+    assert "Before and after" not in text
+    assert sorted(path.name for path in run_folder.glob("plots/*")) == ["learning_curve.png"]
+    assert "--seeds" not in commands(text)[0]
+
+
+def test_after_an_interruption_the_original_is_known(run_folder):
+    content = refinement(decision="unchecked") | {"refined": None, "paired_difference": None, "learning_curve": []}
+    assert f"The original: mean return {OLD.mean():.4g}, standard deviation" in text_of(run_folder, content)
+
+
+def test_unpaired_seeds_are_not_compared_seed_by_seed(run_folder):
+    text = text_of(run_folder, refinement(paired=False), examination())
+    assert "unpaired, as the environment ignores its seed" in text.splitlines()[2]
+    assert "there are no pairs of episodes to show" in text
+    assert "largest loss" not in text
+    assert "on no seed" not in text
+    assert not (run_folder / "plots" / "paired.png").exists()
+
+
+def test_without_failures_there_is_a_sentence_and_no_plot(run_folder):
+    write_report(run_folder, refinement(failed=np.arange(N) < 3))
+    assert (run_folder / "plots" / "failures.png").exists()
+    text = text_of(run_folder, refinement())
+    assert "None of the 40 episodes ended in a failure, neither before nor after." in text
+    assert not (run_folder / "plots" / "failures.png").exists()  # that of the report before
+
+
+def test_tables_are_tables_in_a_terminal(run_folder):
+    text = write_report(run_folder, refinement(), examination()).read_text()
+    tables = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
+    assert len(tables) == 5
+    for table in tables:
+        assert len({len(line) for line in table.splitlines()}) == 1
+    prose = [line for line in text.splitlines() if not line.startswith(("|", "sb3-refine", "  --", "- ", "  `"))]
+    assert max(map(len, prose)) <= 100
+
+
+# ---------------------------------------------------------------- the worst seeds
+
+
+def test_the_worst_seeds_are_listed_with_what_replays_them(run_folder):
+    after = OLD + 50
+    after[[3, 11]] = 5.0, -20.0
+    text = text_of(run_folder, refinement(after=after))
+    rows = [line for line in text.splitlines() if re.match(r"\| +\d{4} \|", line)]
+    assert rows[0].split()[1] == "1011"
+    assert "-20.0" in rows[0]
+    assert rows[0].endswith("| ended at step 21 | lowest return and largest loss |")
+    assert rows[1].split()[1] == "1003"
+    assert len(rows) == 5
+    assert "on no seed did it return less" not in text
+    replays = [command for command in commands(text) if "--seeds" in command]
+    assert [option(command, "--seeds") for command in replays] == [line.split()[1] for line in rows]
+    first = replays[0]
+    assert first[:2] == ["sb3-refine", "evaluate"]
+    assert option(first, "-f") == str(run_folder.parent.parent)
+    assert option(first, "--exp-id") == "7"
+    assert option(first, "--algo") == "ppo"
+    assert option(first, "--env") == "Pendulum-v1"
+    assert option(first, "--compare-to") == str(run_folder / "state")
+    assert option(first, "--video") == "videos"
+
+
+def test_the_commands_are_understood_by_the_command_line(run_folder):
+    from sb3_refine.cli_evaluate import make_evaluate_parser
+
+    for command in commands(text_of(run_folder, refinement())):
+        options = make_evaluate_parser().parse_args(command[2:])
+        assert options.compare_to == str(run_folder / "state")
+    assert options.no_noise is False  # the last one measures robustness
+
+
+def test_without_the_original_the_command_leaves_it_out(run_folder):
+    (run_folder / "state" / "Pendulum-v1.zip").unlink()
+    assert not any("--compare-to" in command for command in commands(text_of(run_folder, refinement())))
+
+
+def test_of_a_search_that_was_not_kept_the_saved_agent_is_replayed(run_folder):
+    after = OLD - 50
+    after[0] = -500.0  # of an agent that nobody has any more
+    text = text_of(run_folder, refinement(after=after, decision="original"))
+    rows = [line for line in text.splitlines() if re.match(r"\| +\d{4} \|", line)]
+    assert rows[0].split()[1] == str(1000 + int(np.argmin(OLD)))
+    assert "largest loss" not in text
+    assert not any("--compare-to" in command for command in commands(text))
+
+
+def test_in_a_folder_of_another_name_the_zip_is_named(tmp_path):
+    (tmp_path / "ppo-run").mkdir()
+    command = commands(text_of(tmp_path / "ppo-run", refinement()))[0]
+    assert option(command, "--model") == str(tmp_path / "ppo-run" / "Pendulum-v1.zip")
+    assert "--exp-id" not in command
+
+
+# ---------------------------------------------------------------- the plots
+
+
+def colours(path):
+    with Image.open(path) as image:
+        image.verify()
+    with Image.open(path) as image:
+        counts = image.convert("RGB").getcolors(1 << 24)
+    return {colour: count for count, colour in counts}
+
+
+def has(found, colour, tolerance=70):
+    target = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    return sum(n for c, n in found.items() if np.abs(np.array(c) - target).max() <= tolerance)
+
+
+def test_every_plot_is_drawn_in_both_colours(run_folder):
+    from sb3_refine import plots
+
+    after = OLD + RNG.normal(20, 30, N)
+    write_report(run_folder, refinement(after=after, failed=np.arange(N) < 3), examination())
+    assert sorted(path.stem for path in run_folder.glob("plots/*.png")) == sorted(PLOTS)
+    for path in run_folder.glob("plots/*.png"):
+        found = colours(path)
+        assert found[(255, 255, 255)] > 0.5 * sum(found.values())
+        assert has(found, plots.ORIGINAL) > 50
+        assert has(found, plots.REFINED) > 50
+        assert path.stat().st_size < 100_000
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (np.full(30, 500.0), np.full(30, 500.0)),  # CartPole
+        (np.array([-3.0, 94.0] * 15), np.full(30, 94.0)),  # MountainCarContinuous
+        (np.append(np.full(29, -1.0), -1e6), np.linspace(-2, -1, 30)),
+        (np.array([-200.0, -150.0]), np.array([-180.0, -190.0])),
+        (np.zeros(2), np.zeros(2)),
+    ],
+    ids=["constant", "bimodal", "heavy tail", "two episodes", "zero"],
+)
+def test_odd_returns_are_reported(run_folder, before, after):
+    text = text_of(run_folder, refinement(before, after), examination(n=len(before)))
+    assert (run_folder / "plots" / "returns.png").stat().st_size > 2000
+    assert "nan" not in text
+    assert ("With fewer than 10 episodes they say little" in text) == (len(before) < 10)
+
+
+def test_far_outliers_do_not_squeeze_all_others_into_one_bar():
+    from sb3_refine.plots import _bins
+
+    bins, is_cut = _bins(np.append(np.linspace(0, 1, 100), -1e6))
+    assert is_cut
+    assert -1.1 < bins[0] < bins[-1] < 2.1
+    bins, is_cut = _bins(np.full(30, 500.0))
+    middle = len(bins) // 2
+    assert not is_cut
+    assert bins[middle - 1] < 500 < bins[middle]
+
+
+def test_what_is_not_a_number_does_not_stop_a_report(run_folder):
+    content, found = refinement(), examination()
+    for value, row_of_curve in zip((None, float("nan"), -float("inf")), content["learning_curve"], strict=True):
+        row_of_curve["min_return"] = row_of_curve["mean_return"] = value
+    found.robustness[1]["refined"]["returns"][:] = [float("nan")] * 20
+    text = text_of(run_folder, content, found)
+    assert "| action noise 10% |     90." in text
+
+
+def test_of_many_actions_four_are_shown(run_folder):
+    text = text_of(run_folder, refinement(), examination(n_dimensions=4))
+    assert "At most 4 actions are shown, those that move most." in text
+
+
+def test_without_matplotlib_the_text_is_there(run_folder, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "sb3_refine.plots", None)
+    monkeypatch.delattr("sb3_refine.plots", raising=False)
+    text = text_of(run_folder, refinement())
+    assert "(No plot `returns`: matplotlib is missing; pip install" in text
+    assert row(text, "mean return")[-1] == "better"
+
+
+# ---------------------------------------------------------------- the examination
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return contestant(load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"]))
+
+
+def test_examination_of_two_policies(demo):
+    other = replace(demo, vector=np.zeros_like(demo.vector))
+    found = examine(demo, other, range(50, 90), backend="serial", n_seeds=3)
+    names = ["no noise", "action noise 2.5%", "action noise 10%", "observation noise 2.5%", "observation noise 10%"]
+    assert [level["noise"] for level in found.robustness] == names
+    assert found.n_episodes == 5 * 2 * 3 + 2
+    assert found.n_env_steps == 200 * found.n_episodes
+    assert found.n_seeds == 3
+    undisturbed = [evaluate(who, [50, 51, 52], (), backend="serial").returns for who in (demo, other)]
+    for who, returns in zip(("original", "refined"), undisturbed, strict=True):
+        assert found.robustness[0][who]["returns"] == returns.tolist()
+        assert found.robustness[0][who]["mean_return"] == pytest.approx(returns.mean())
+        assert found.robustness[2][who]["returns"] != returns.tolist()
+    median = np.argsort(undisturbed[1] - undisturbed[0])[1]
+    assert found.traces["seed"] == 50 + median
+    assert found.traces["original"]["return"] == undisturbed[0][median]
+    assert found.smoothness["action_change"]["refined"] == [0.0] * 3  # whose weights are all 0
+    assert np.shape(found.traces["refined"]["actions"]) == (1, 200)
+    assert np.ptp(found.traces["refined"]["actions"]) == 0 < np.ptp(found.traces["original"]["actions"])
+
+
+def test_an_examination_that_was_written_and_read_gives_the_same_report(demo, run_folder):
+    found = examine(demo, demo, range(3), backend="serial", n_seeds=2)
+    first = write_report(run_folder, refinement(), found).read_text()
+    content = refinement() | {"examination": json.loads(json.dumps(asdict(found)))}
+    assert write_report(run_folder, content).read_text() == first
+    assert row(first, "action noise 10%")[-1] == "same"
