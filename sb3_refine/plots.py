@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
+from sb3_refine.examination import BOTH
 from sb3_refine.files import atomic_path
 
 ORIGINAL, REFINED = "#E69F00", "#0072B2"
@@ -47,6 +48,7 @@ def learning_curve(path: Path, history: Sequence[dict[str, Any]], candidates: Se
         key: _numbers(row.get(key) for row in history)
         for key in ("update", "rollouts", "mean_return", "std_return", "min_return", "max_return")
     }
+    candidates = [candidate for candidate in candidates if candidate["n_episodes"]]  # a single one is not run
     updates, mean, std = curve["update"], curve["mean_return"], curve["std_return"]
     with _picture(path, 7.6, 4.4) as figure:
         axes = figure.subplots()
@@ -201,6 +203,75 @@ def robustness(path: Path, levels: Sequence[dict[str, Any]], names: tuple[str, s
         axes.set(ylabel="return")
         axes.plot([], [], color=_DARK, lw=2.5, label="mean")
         figure.legend(loc="outside upper center", ncols=3, markerscale=2)
+
+
+def mesh(path: Path, meshes: dict[str, Any], names: tuple[str, str]) -> None:
+    """
+    How many boxes the motion visits, for each size of the boxes.
+
+    :param path: where to
+    :param meshes: ``mesh`` of the ``motion`` of an :class:`~sb3_refine.examination.Examination`
+    :param names: of the two
+    """
+    with _picture(path, 7.6, 4.6) as figure:
+        axes = figure.subplots()
+        for key, name, colour, marker in zip(BOTH, names, _COLOURS, ("s", "o"), strict=True):
+            counts = meshes[key]
+            boxes, sizes = np.array(counts["box_sizes"]), np.array(counts["mesh_sizes"])
+            label = f"{name}: {counts['lower']:.2f} to {counts['upper']:.2f} dimensions"
+            axes.loglog(boxes, sizes, marker, color=colour, ms=4, alpha=0.8, label=label)
+            x, y = np.log(boxes[:-1]), np.log(sizes[:-1])  # the coarsest mesh enters neither bound
+            line = np.exp(y.mean() - counts["lower"] * (x - x.mean()))
+            axes.loglog(boxes[:-1], line, color=colour, lw=1.5, ls="--")
+            steepest = int(np.argmin((np.diff(y) / np.diff(x))[:-1]))
+            piece = slice(steepest, steepest + 2)
+            axes.loglog(boxes[piece], sizes[piece], color=colour, lw=4, solid_capstyle="round")
+        axes.plot([], [], color=_DARK, lw=1.5, ls="--", label="line through all: its slope is the lower bound")
+        axes.plot([], [], color=_DARK, lw=4, label="steepest piece: the upper bound")
+        axes.set(xlabel="edge of a box, in units of what the policy sees", ylabel="boxes that the motion visits")
+        figure.legend(loc="outside upper center", ncols=2)
+
+
+def phase(path: Path, portraits: dict[str, Any], names: tuple[str, str]) -> None:
+    """
+    Two observations against each other, before on the left, after on the right.
+
+    :param path: where to
+    :param portraits: ``phase`` of the ``motion`` of an :class:`~sb3_refine.examination.Examination`
+    :param names: of the two
+    """
+    first, second = portraits["entries"]
+    with _picture(path, 9.6, 4.6) as figure:
+        panels = figure.subplots(1, 2, sharex=True, sharey=True)
+        for axes, key, name, colour in zip(panels, BOTH, names, _COLOURS, strict=True):
+            x, y = portraits[key]
+            axes.plot(x, y, color=colour, lw=0.9, alpha=0.8)
+            axes.plot(x[-1:], y[-1:], "o", color=_DARK, ms=7, mec="white", zorder=3)
+            axes.set_title(name, loc="left")
+            axes.set_xlabel(f"observation {first}")
+        panels[0].set_ylabel(f"observation {second}")
+
+
+def end_effector(path: Path, traces: dict[str, Any], names: tuple[str, str]) -> None:
+    """
+    Position and speed of the end effector of a Panda arm over time, before on the left, after on the right.
+
+    :param path: where to
+    :param traces: ``end_effector`` of the ``motion`` of an :class:`~sb3_refine.examination.Examination`
+    :param names: of the two
+    """
+    labels = ("x in m", "y in m", "z in m", "speed in m/s")
+    both = [[*traces[key]["position"], traces[key]["speed"]] for key in BOTH]
+    with _picture(path, 9.6, 6.7) as figure:
+        grid = figure.subplots(len(labels), 2, sharex=True, sharey="row")
+        for column, (key, name, colour) in enumerate(zip(BOTH, names, _COLOURS, strict=True)):
+            title = f"{name}\njerk of the end effector {_short(traces[key]['jerk'])} m/s³"
+            grid[0, column].set_title(title, loc="left")
+            grid[-1, column].set_xlabel("seconds")
+            for axes, values in zip(grid[:, column], both[column], strict=True):
+                axes.plot(traces["seconds_per_step"] * np.arange(len(values)), values, color=colour, lw=1.5)
+        for axes, label, *values in zip(grid[:, 0], labels, *both, strict=True):
+            axes.set(ylabel=label, ylim=_widened(np.concatenate(values)))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from sb3_refine.examination import BOTH, MAX_DIMENSIONS, Examination
 from sb3_refine.files import atomic_path
 from sb3_refine.measures import SMOOTHNESS
 
-PLOTS = ("learning_curve", "returns", "paired", "failures", "actions", "robustness")
+PLOTS = ("learning_curve", "returns", "paired", "failures", "actions", "mesh", "phase", "end_effector", "robustness")
 """Names of the pictures that a report may have."""
 
 _N_WORST = 5
@@ -134,7 +134,7 @@ class _Report:
         else:
             missing = "The saved agent has no held-out episodes yet. This runs some:"
             parts += [["## Held-out episodes", missing, _code(self._command())]]
-        parts += [self._actions(), self._robustness(), self._search(), self._videos(), self._making()]
+        parts += [self._actions(), self._motion(), self._robustness(), self._search(), self._videos(), self._making()]
         return "\n\n".join(block for part in parts for block in part) + "\n"
 
     # ------------------------------------------------------------ figures
@@ -330,6 +330,46 @@ class _Report:
             read += f"At most {MAX_DIMENSIONS} actions are shown, those that move most."
         return ["## Actions", self._plot("actions", traces, self.names), _filled(read)]
 
+    def _motion(self) -> list[str]:
+        motion = self.examination.motion if self.examination else {}
+        if not motion:
+            return []
+        parts = ["## Motion", "Of the episodes that the actions above are from."]
+        for name in ("mesh", "phase", "end_effector"):
+            if name in motion:
+                read = getattr(self, f"_read_{name}")(motion[name])
+                parts += [self._plot(name, motion[name], self.names), _filled(read)]
+        return parts
+
+    def _read_mesh(self, meshes: dict[str, Any]) -> str:
+        before, after = (f"{meshes[name]['lower']:.2f} to {meshes[name]['upper']:.2f}" for name in BOTH)
+        return (
+            "How many boxes the observations pass through, from one box for each step to one for all. The flatter, "
+            f"the fewer dimensions the motion has: {before} before, {after} after. Read it beside the return: what stands "
+            "still, or falls at once, has few dimensions, too."
+        )
+
+    def _read_phase(self, portraits: dict[str, Any]) -> str:
+        first, second = portraits["entries"]
+        n_steps = max(len(portraits[name][0]) for name in BOTH)
+        return (
+            f"Observations {first} and {second} (numbered from 0) against each other over the last {n_steps} steps; "
+            "the dot is where they end. A regular gait is a closed loop, the thinner the more regular; one that settles "
+            "shrinks to a point; shaking is a tangle."
+        )
+
+    def _read_end_effector(self, traces: dict[str, Any]) -> str:
+        before, after = (_short(traces[name]["jerk"]) for name in BOTH)
+        read = (
+            "Position and speed of the end effector. A good reach is one rise of the speed and a fall to 0, with flat "
+            f"lines from there on. Its jerk, the root mean square of the third derivative of the position: {before} "
+            f"m/s³ before, {after} after."
+        )
+        ends = self.settings.get("end_at_success", True)
+        return (
+            f"{read} The episodes end at success; with `--no-end-at-success` the goal has to be held." if ends else read
+        )
+
     def _robustness(self) -> list[str]:
         title = "## Robustness to noise"
         if self.examination is None:
@@ -365,7 +405,13 @@ class _Report:
         )
         parts = ["## The search", self._plot("learning_curve", history, candidates), _filled(read)]
         rows = [
-            [c["name"], str(c["update"]), str(c["n_episodes"]), _short(c["mean_return"]), "chosen" * c["chosen"]]
+            [
+                c["name"],
+                str(c["update"]),
+                str(c["n_episodes"]),
+                _short(c["mean_return"]) if c["n_episodes"] else "",
+                "chosen" * c["chosen"],
+            ]
             for c in candidates
         ]
         header = ["on validation seeds", "update", "episodes", "mean return", ""]

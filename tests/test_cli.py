@@ -14,7 +14,7 @@ from conftest import ENV_ID
 
 from sb3_refine.cli import main
 
-FAST = ["--n-updates", "3", "--n-delta", "4", "--n-eval-episodes", "5", "--n-workers", "2", "--verbose", "0"]
+FAST = ["--n-updates", "3", "--n-delta", "4", "--n-eval-episodes", "5", "--n-workers", "2", "--verbose", "0", "--no-report"]
 
 
 def run(*arguments, **kwargs):
@@ -24,7 +24,7 @@ def run(*arguments, **kwargs):
 
 
 def test_refines_an_agent_and_saves_it(made_agents, tmp_path, capsys):
-    arguments = ["--algo", "a2c", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST]
+    arguments = ["--algo", "a2c", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST[:-1]]
     assert main(list(map(str, arguments))) == 0
     shown = capsys.readouterr().out
     run_folder = tmp_path / "a2c" / f"{ENV_ID}_1"
@@ -35,8 +35,10 @@ def test_refines_an_agent_and_saves_it(made_agents, tmp_path, capsys):
     assert sorted(path.name for path in run_folder.iterdir()) == [
         ENV_ID,
         f"{ENV_ID}.zip",
+        "plots",
         "progress.csv",
         "refinement.json",
+        "report.md",
         "state",
     ]
     inner = sorted(path.name for path in (run_folder / ENV_ID).iterdir())
@@ -107,7 +109,7 @@ def test_a_plain_zip_needs_no_algo(made_agents, tmp_path):
 
 def test_tables_and_progress_go_where_sb3s_go(made_agents, tmp_path):
     pytest.importorskip("tensorboard")
-    arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", *FAST[:-2]]
+    arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", *FAST[:-3], "--no-report"]
     done = run(*arguments, "--log-interval", 1, "--tensorboard-log", tmp_path / "tb")
     assert "rollout/" in done.stdout
     assert "ep_rew_mean" in done.stdout

@@ -353,7 +353,7 @@ def test_images_in_memory():
     env = VecFrameStack(make_vec_env("ImageToy-v0", 1), 2)
     model = stable_baselines3.PPO("CnnPolicy", env, **{**PPO, **CNN, "policy_kwargs": dict(CNN["policy_kwargs"])})
     refiner = refine(model, n_updates=1, n_delta=1, n_eval_episodes=2, n_workers=1)
-    assert refiner.result.rollouts == 6
+    assert refiner.result.rollouts == 2 + 2 + 2 * 2  # search, validation, test
     assert refiner.agent.observation_space.shape == (36, 36, 2)
 
 

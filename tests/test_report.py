@@ -6,16 +6,19 @@ import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from PIL import Image
 
+from sb3_refine import RefineError
 from sb3_refine.agents import load_agent
 from sb3_refine.cli import DEMO
 from sb3_refine.comparison import contestant, evaluate
-from sb3_refine.episode import Episode
+from sb3_refine.episode import Episode, Normalisation, Trajectory
 from sb3_refine.evaluation import Evaluation, paired_difference
-from sb3_refine.examination import Examination, examine
+from sb3_refine.examination import Examination, end_effector_jerk, examine, motion_of
+from sb3_refine.objectives.mesh_dimension import mesh_dimension
 from sb3_refine.report import PLOTS, write_report
 
 N = 40
@@ -106,7 +109,21 @@ def examination(lost=0.0, continuous=True, n_dimensions=2, n=20):
         paired=True,
         n_episodes=82,
         n_env_steps=8200,
+        motion=motion_of({"original": swinging(200), "refined": swinging(200, jitter=0.0)}, "PandaReach-v3"),
     )
+
+
+def swinging(n_steps, jitter=0.2, n_observed=6, dtype=np.float64, normalisation=None):
+    """A trajectory that goes round, in all observations."""
+    time = np.arange(n_steps + 1)
+    observations = np.cos(np.outer(time, 0.1 * np.sqrt(1 + np.arange(n_observed))))
+    observations += jitter * np.random.default_rng(2).normal(size=observations.shape)
+    actions, rewards = np.zeros((n_steps, 1)), np.zeros(n_steps)
+    return Trajectory(observations.astype(dtype), actions, rewards, np.array([2.0]), False, normalisation)
+
+
+def both(trajectory):
+    return {"original": trajectory, "refined": trajectory}
 
 
 @pytest.fixture
@@ -387,6 +404,100 @@ def test_without_matplotlib_the_text_is_there(run_folder, monkeypatch):
     assert row(text, "mean return")[-1] == "better"
 
 
+# ---------------------------------------------------------------- the motion
+
+
+def test_the_mesh_curve_is_that_of_the_observations_as_the_policy_sees_them():
+    seen = Normalisation(np.zeros(6), np.full(6, 0.25), np.full(6, 10.0))
+    found = motion_of({"original": swinging(100, normalisation=seen), "refined": swinging(80)}, "Toy-v0")["mesh"]
+    expected = mesh_dimension(4 * swinging(100).observations[1:])
+    assert found["original"]["mesh_sizes"] == expected.mesh_sizes.tolist()
+    np.testing.assert_allclose(found["original"]["box_sizes"], expected.box_sizes, rtol=1e-4)
+    assert (found["original"]["lower"], found["original"]["upper"]) == (expected.lower, expected.upper)
+    assert found["refined"]["mesh_sizes"][0] == 80
+
+
+def test_without_motion_there_is_no_mesh_curve():
+    found = motion_of({"original": swinging(100), "refined": replace(swinging(9), observations=np.ones((10, 6)))}, None)
+    assert sorted(found) == ["phase"]
+
+
+def test_the_phase_portrait_is_of_what_moves_most_but_for_contacts_and_time():
+    trajectory = swinging(700)
+    trajectory.observations[:] *= [1, 3, 2, 0.1, 1, 1]
+    trajectory.observations[:, 4] = 100 * (np.arange(701) % 2)  # a contact
+    trajectory.observations[:, 5] = np.linspace(100, 0, 701)  # the time that is left
+    found = motion_of(both(trajectory), "Toy-v0")["phase"]
+    assert found["entries"] == [1, 2]
+    assert np.shape(found["refined"]) == (2, 500)
+    np.testing.assert_allclose(found["original"], trajectory.observations[-500:, [1, 2]].T, rtol=1e-4)
+    seen = Normalisation(np.zeros(6), np.array([1, 30, 2, 0.01, 1, 1]), np.full(6, 90.0))
+    assert motion_of(both(replace(trajectory, normalisation=seen)), "Toy-v0")["phase"]["entries"][1] == 3
+
+
+def test_the_entries_of_the_phase_portrait_can_be_chosen():
+    found = motion_of(both(swinging(50)), "Toy-v0", (5, 0))["phase"]
+    assert found["entries"] == [5, 0]
+    np.testing.assert_allclose(found["original"][0], swinging(50).observations[:, 5], rtol=1e-4)
+    for entries in ((0, 6), (-1, 0), (1,)):
+        with pytest.raises(RefineError, match="expected two of the 6 observations, numbered from 0; got"):
+            motion_of(both(swinging(50)), "Toy-v0", entries)
+
+
+def test_images_states_and_a_single_observation_have_no_portraits():
+    assert motion_of(both(swinging(50, n_observed=0)), "Toy-v0") == {}
+    assert motion_of(both(swinging(50, dtype=np.int64)), "Toy-v0") == {}
+    assert sorted(motion_of(both(swinging(50, n_observed=1)), "Toy-v0")) == ["mesh"]
+
+
+def test_of_a_panda_the_end_effector_is_traced():
+    seconds = 0.04 * np.arange(51)
+    observations = np.zeros((51, 7))
+    observations[:, :3] = np.outer(seconds**3 / 6, [3, 0, 4])  # whose third derivative is (3, 0, 4)
+    observations[:, 3:6] = np.outer(seconds**2 / 2, [3, 0, 4])
+    trajectory = replace(swinging(50), observations=observations)
+    assert end_effector_jerk(trajectory) == pytest.approx(5)
+    assert end_effector_jerk(replace(trajectory, observations=observations[:3])) == 0
+    found = motion_of(both(trajectory), "PandaReach-v3")["end_effector"]
+    assert found["seconds_per_step"] == 0.04
+    assert found["original"]["position"][2][-1] == pytest.approx(4 * 2**3 / 6, rel=1e-4)
+    assert found["original"]["speed"][-1] == pytest.approx(5 * 2**2 / 2, rel=1e-4)
+    assert found["refined"]["jerk"] == pytest.approx(5)
+    assert "end_effector" not in motion_of(both(trajectory), "FetchReach-v4")
+
+
+@pytest.mark.panda
+def test_the_time_between_two_steps_of_a_panda():
+    import panda_gym  # noqa: F401 - registers it
+
+    env = gym.make("PandaReach-v3")
+    assert env.unwrapped.sim.dt == pytest.approx(0.04)
+    env.close()
+
+
+def test_the_motion_is_shown_where_there_is_any(run_folder):
+    content, found = refinement(), examination()
+    text = text_of(run_folder, content, found)
+    lower, upper = (found.motion["mesh"]["original"][bound] for bound in ("lower", "upper"))
+    assert f"the motion has: {lower:.2f} to {upper:.2f} before, " in text
+    first, second = found.motion["phase"]["entries"]
+    assert f"Observations {first} and {second} (numbered from 0)" in text
+    assert f"{found.motion['end_effector']['original']['jerk']:,.0f} m/s³ before" in text
+    assert "with `--no-end-at-success` the goal has to be held" in text
+    content["settings"]["end_at_success"] = False
+    assert "--no-end-at-success" not in text_of(run_folder, content, found)
+    text = text_of(run_folder, content, replace(found, motion={"phase": found.motion["phase"]}))
+    assert "plots/phase.png" in text
+    assert not any((run_folder / "plots" / f"{name}.png").exists() for name in ("mesh", "end_effector"))
+    assert "## Motion" not in text_of(run_folder, content, replace(found, motion={}))
+
+
+def test_an_examination_from_before_there_was_motion_is_read(run_folder):
+    old = asdict(examination())
+    del old["motion"]
+    assert "## Motion" not in text_of(run_folder, refinement() | {"examination": old})
+
+
 # ---------------------------------------------------------------- the examination
 
 
@@ -414,6 +525,10 @@ def test_examination_of_two_policies(demo):
     assert found.smoothness["action_change"]["refined"] == [0.0] * 3  # whose weights are all 0
     assert np.shape(found.traces["refined"]["actions"]) == (1, 200)
     assert np.ptp(found.traces["refined"]["actions"]) == 0 < np.ptp(found.traces["original"]["actions"])
+    assert found.motion["phase"]["entries"] == [0, 2] or found.motion["phase"]["entries"] == [1, 2]
+    assert np.shape(found.motion["phase"]["original"]) == (2, 201)
+    assert "end_effector" not in found.motion
+    assert examine(demo, other, [50], backend="serial", entries=(1, 0)).motion["phase"]["entries"] == [1, 0]
 
 
 def test_an_examination_that_was_written_and_read_gives_the_same_report(demo, run_folder):
