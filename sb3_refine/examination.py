@@ -16,7 +16,7 @@ from sb3_refine.objectives.mesh_dimension import mesh_dimension
 BOTH = ("original", "refined")
 N_SEEDS = 20  # under noise
 _N_TRACED = (200, 100)  # steps of a trace of continuous actions, of others
-_N_PHASE = 500  # steps of a phase portrait: the last, so that a gait is shown rather than its start
+N_PHASE = 500  # steps of a phase portrait: the last, so that a gait is shown rather than its start
 _N_VALUES = 10  # observations with no more values than these, such as contacts, are not what moves
 _PANDA_STEP = 20 / 500  # seconds between two actions in panda-gym: 20 steps of the simulation
 MAX_DIMENSIONS = 4  # of an action trace
@@ -159,7 +159,7 @@ def motion_of(
     if n_observed >= 2:
         chosen = list(entries or _most_moving([trajectory.seen for trajectory in found.values()]))
         motion["phase"] = {"entries": chosen} | {
-            name: _rounded(trajectory.observations[-_N_PHASE:, chosen].T) for name, trajectory in found.items()
+            name: _rounded(trajectory.observations[-N_PHASE:, chosen].T) for name, trajectory in found.items()
         }
     if (env_id or "").startswith("Panda") and n_observed >= 6:
         motion["end_effector"] = {"seconds_per_step": _PANDA_STEP} | {

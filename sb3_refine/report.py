@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sb3_refine.evaluation import mean_interval
-from sb3_refine.examination import BOTH, MAX_DIMENSIONS, Examination
+from sb3_refine.examination import BOTH, MAX_DIMENSIONS, N_PHASE, Examination
 from sb3_refine.files import atomic_path
 from sb3_refine.measures import SMOOTHNESS
 
@@ -344,18 +344,19 @@ class _Report:
     def _read_mesh(self, meshes: dict[str, Any]) -> str:
         before, after = (f"{meshes[name]['lower']:.2f} to {meshes[name]['upper']:.2f}" for name in BOTH)
         return (
-            "How many boxes the observations pass through, from one box for each step to one for all. The flatter, "
-            f"the fewer dimensions the motion has: {before} before, {after} after. Read it beside the return: what stands "
+            "How many boxes the observations pass through, from one box for each step to one for all. The flatter, the "
+            f"fewer dimensions the motion has: {before} before, {after} after. Read it beside the return: what stands "
             "still, or falls at once, has few dimensions, too."
         )
 
     def _read_phase(self, portraits: dict[str, Any]) -> str:
         first, second = portraits["entries"]
-        n_steps = max(len(portraits[name][0]) for name in BOTH)
+        is_cut = max(len(portraits[name][0]) for name in BOTH) >= N_PHASE
+        which = f"the last {N_PHASE} steps" if is_cut else "the whole episode"
         return (
-            f"Observations {first} and {second} (numbered from 0) against each other over the last {n_steps} steps; "
-            "the dot is where they end. A regular gait is a closed loop, the thinner the more regular; one that settles "
-            "shrinks to a point; shaking is a tangle."
+            f"Observations {first} and {second} (numbered from 0) against each other over {which}; the dot is where "
+            "they end. A regular gait is a closed loop, the thinner the more regular; what settles shrinks to a point; "
+            "shaking is a tangle."
         )
 
     def _read_end_effector(self, traces: dict[str, Any]) -> str:
