@@ -88,10 +88,13 @@ class Row:
         return f"{self.group} {self.algo} {self.env}"
 
 
+GENTLE = {"delta_std": (0.011, 0.003), "learning_rate": (0.015, 0.003)}
+"""For the two PPO agents, which the default preset's first perturbations break."""
+
 ROWS = (
-    Row("panda", "tqc", "PandaReach-v1", "smooth:weight=1", n_updates=60, n_episodes=200),
-    Row("smooth", "ddpg", "HopperBulletEnv-v0", "smooth:weight=2"),
-    Row("smooth", "ppo", "HopperBulletEnv-v0", "smooth:weight=1", settings={"delta_std": (0.01, 0.003)}),
+    Row("panda", "tqc", "PandaReach-v1", "smooth:weight=2", n_updates=60, n_episodes=200),
+    Row("smooth", "ddpg", "HopperBulletEnv-v0", "smooth:weight=4", n_updates=50),
+    Row("smooth", "ppo", "HopperBulletEnv-v0", "smooth:weight=1", n_updates=50, settings={"delta_std": (0.01, 0.003)}),
     Row(
         "mesh",
         "a2c",
@@ -112,6 +115,7 @@ ROWS = (
         "HopperBulletEnv-v0",
         "mesh-dimension",
         Published((1.434, 0.085), (4.878, 0.841), 2.307, 2537.1, 2559.8),
+        settings=GENTLE,
     ),
     Row(
         "mesh",
@@ -119,6 +123,7 @@ ROWS = (
         "Walker2DBulletEnv-v0",
         "mesh-dimension",
         Published((1.561, 0.145), (5.336, 0.661), 2.347, 2111.4, 2024.3),
+        settings=GENTLE,
     ),
     Row(
         "mesh",
@@ -296,7 +301,7 @@ def main() -> None:
         if options.only in row.name:
             results.append({**run(row, options), "run": circumstances_of_all})
             print_table(row.group, results[-1:])
-            if options.json is not None:  # it takes an hour: keep what there is
+            if options.json is not None:  # it takes most of an hour: keep what there is
                 options.json.write_text(json.dumps(results, indent=1) + "\n")
     for group in COLUMNS:
         of_group = [result for result in results if result["group"] == group]

@@ -35,11 +35,11 @@ def lent(agent: Agent, logger: Logger, with_env: bool) -> Iterator[None]:
     model = agent.model
     names = ("_logger", "_custom_logger", "num_timesteps", "env", "_vec_normalize_env")
     own = {name: vars(model)[name] for name in names if name in vars(model)}
-    model.set_logger(logger)
     env = _training_env(agent) if with_env and model.get_env() is None else None
-    if env is not None:
-        model.env, model._vec_normalize_env = env, unwrap_vec_normalize(env)
     try:
+        model.set_logger(logger)
+        if env is not None:
+            model.env, model._vec_normalize_env = env, unwrap_vec_normalize(env)
         yield
     finally:
         if env is not None:

@@ -59,6 +59,7 @@ class SearchState:
     :param milestones: of each part of the search, the iterate that its population did best around: mean fitness of the
         population, number of updates, parameters
     :param history: what each update came to
+    :param run_number: number of searches that the refiner has done before
     """
 
     optimizer: Optimizer
@@ -67,6 +68,7 @@ class SearchState:
     average: np.ndarray = field(default_factory=lambda: np.empty(0))
     milestones: dict[int, tuple[float, int, np.ndarray]] = field(default_factory=dict)
     history: list[Update] = field(default_factory=list)
+    run_number: int = 0
     n_episodes: int = 0
     n_env_steps: int = 0
     n_invalid: int = 0
@@ -153,6 +155,7 @@ class SearchState:
             "average": self.average.copy(),
             "milestones": {str(part): dict(enumerate(milestone)) for part, milestone in self.milestones.items()},
             "history": [list(update) for update in self.history],
+            "run_number": self.run_number,
             "n_episodes": self.n_episodes,
             "n_env_steps": self.n_env_steps,
             "n_invalid": self.n_invalid,
@@ -163,7 +166,7 @@ class SearchState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """:param state: what :meth:`state_dict` gave"""
         self.optimizer.load_state_dict(state["optimizer"])
-        for name in ("start", "average", "n_episodes", "n_env_steps", "n_invalid"):
+        for name in ("start", "average", "run_number", "n_episodes", "n_env_steps", "n_invalid"):
             setattr(self, name, state[name])
         self.milestones = {int(part): (m[0], m[1], m[2]) for part, m in state["milestones"].items()}
         self.history = [Update(*update) for update in state["history"]]
@@ -212,6 +215,18 @@ class Checkpoint:
             with atomic_path(self.folder / FILE_NAME) as path:
                 th.save({"settings": self.settings, "state": _with_tensors(self._state)}, path)
 
+    def run_number(self) -> int:
+        """
+        :return: number of searches that the refiner had done before the interrupted one
+        :raises RefineError: when there is no file, or it is damaged
+        """
+        return int(read_checkpoint(self._existing_folder())[1]["run_number"])
+
+    def _existing_folder(self) -> Path:
+        if self.folder is None:
+            raise RefineError("resume: name the folder of the interrupted search with checkpoint_folder")
+        return self.folder
+
     def load(self, search: SearchState) -> None:
         """
         Go on from the file.
@@ -219,9 +234,7 @@ class Checkpoint:
         :param search: takes up the state
         :raises RefineError: when there is no file, it is damaged, or of other settings, naming each difference
         """
-        if self.folder is None:
-            raise RefineError("resume: name the folder of the interrupted search with checkpoint_folder")
-        settings, state = read_checkpoint(self.folder)
+        settings, state = read_checkpoint(self._existing_folder())
         differences = [
             f"{name} was {settings.get(name)!r}, is {self.settings.get(name)!r}"
             for name in {**settings, **self.settings}
@@ -240,7 +253,12 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     try:
         content = th.load(folder / FILE_NAME, weights_only=True)
-        return content["settings"], _with_arrays(content["state"])
+        settings, state = content["settings"], _with_arrays(content["state"])
+        if not {"objective", "selection"} <= settings.keys() or "run_number" not in state:
+            raise RefineError(f"--resume: {folder / FILE_NAME} is of another version of sb3-refine; start the run anew")
+        return settings, state
+    except RefineError:
+        raise
     except FileNotFoundError:
         raise RefineError(f"--resume: no checkpoint at {folder / FILE_NAME}") from None
     except Exception as error:

@@ -132,7 +132,7 @@ def make_parser() -> Parser:
         "--preset",
         choices=("default", "paper"),
         default="default",
-        help="default: 16 directions, 80 updates; paper: 64 directions, 200 updates, the paper's schedules",
+        help="default: 16 directions, 80 updates; paper: 64 directions, 200 updates, its schedules, the last iterate",
     )
     search.add_argument("--optimizer", default="ars", help="search method (default: %(default)s)")
     search.add_argument(
@@ -192,7 +192,7 @@ def make_parser() -> Parser:
         type=_count_or_auto,
         default=100,
         metavar="N",
-        help="held-out episodes; auto: as many as it takes to resolve --min-effect (default: %(default)s)",
+        help="held-out episodes; auto: 50 to 2000, as many as it takes to resolve --min-effect (default: %(default)s)",
     )
     verdict.add_argument(
         "--min-effect",
@@ -343,6 +343,8 @@ def _refine(options: argparse.Namespace) -> int:
 
     destination = _destination(options.push_to_hub)
     if options.video:
+        if options.no_report or options.no_acceptance:
+            raise RefineError("--video: needs the test and the report: leave --no-acceptance and --no-report out")
         from sb3_refine.video import encoder
 
         encoder()  # what is missing is told before the search
@@ -374,15 +376,24 @@ def _refine(options: argparse.Namespace) -> int:
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of the result
         if refiner.result is not None:  # also after Ctrl-C
-            refiner.save(run_folder=run_folder, report=False)
+            refiner.save(run_folder=run_folder)
             _print_result(refiner.result, run_folder / f"{agent.env_name}.zip")
         remove_if_unused(run_folder)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not options.no_report:
-        print(f"report: {refiner.report(run_folder, options.video)}")
+    reported = options.no_report or _report(refiner, run_folder, options.video)
     if destination is not None:
         _push(argparse.Namespace(run_folder=run_folder, **destination))
-    return 0
+    return 0 if reported else 1
+
+
+def _report(refiner: "Refiner", run_folder: Path, video: bool) -> bool:
+    """The result is saved by now, and not to be lost to an environment that chokes on noise, or cannot be filmed."""
+    try:
+        print(f"report: {refiner.report(run_folder, video)}")
+    except (RefineError, EpisodeError, OSError) as error:
+        print(f"sb3-refine: error: the agent is saved, but there is no report: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _original_source(source: dict[str, Any], state_folder: Path) -> dict[str, Any]:
@@ -435,6 +446,8 @@ def _make_refiner(options: argparse.Namespace) -> tuple["Refiner", int]:
 
     settings = dict(PRESETS[options.preset])
     if options.resume:
+        if "preset" in options.given:
+            raise RefineError("--resume: goes on with the settings of the interrupted run: leave --preset out")
         settings = _resumed_settings(options)
     for name in ("n_updates", "n_delta", "n_top", "learning_rate", "delta_std"):
         value = getattr(options, name)

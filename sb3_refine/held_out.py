@@ -81,15 +81,16 @@ class HeldOut:
         n_validation = max(2, n_episodes // 2) if isinstance(n_episodes, int) else _VALIDATION_EPISODES
         return self.seeds.take("validation", n_validation)
 
-    def n_to_come(self, search: SearchState) -> int:
+    def n_to_come(self, search: SearchState, paired: bool = True) -> int:
         """
         :param search: a search
+        :param paired: whether the same seed means the same episode
         :return: episodes of the original and of iterates, on validation and test seeds, at most; as far as is known
         """
         n_validation = len(self.validation_seeds)
         n_test = self.n_eval_episodes if isinstance(self.n_eval_episodes, int) else 2 * _VALIDATION_EPISODES
         n_choice = 4 if self.selection else 0  # 8 iterates on a quarter of the seeds, 4 on another, 2 on the other half
-        return (n_choice + (search.baseline is None)) * n_validation + 2 * n_test
+        return (n_choice + (search.baseline is None)) * n_validation + 2 * n_test * (1 if paired else 2)
 
     def judge(self, search: SearchState, run: Run, paired: bool) -> Verdict:
         """
@@ -103,9 +104,10 @@ class HeldOut:
         iterates = search.iterates if self.selection else search.iterates[:1]
         chosen = sequential_halving(iterates, self.validation_seeds, run, self.objective.of_episodes)
         seeds = tuple(self.seeds.take("test", self._n_test_episodes(search, chosen, run, paired)))
-        baseline, refined = (
-            Evaluation(seeds, tuple(run(theta, seeds, SMOOTHNESS))) for theta in (search.start, chosen.vector)
-        )
+        baseline = Evaluation(seeds, tuple(run(search.start, seeds, SMOOTHNESS)))
+        refined = baseline  # a search that ended before its first update has nothing else
+        if not np.array_equal(chosen.vector, search.start):
+            refined = Evaluation(seeds, tuple(run(chosen.vector, seeds, SMOOTHNESS)))
         invalid = _invalid(baseline, refined)
         return Verdict(
             decision=invalid or self._decide(baseline, refined, paired),
@@ -129,7 +131,11 @@ class HeldOut:
         chosen.episodes += run(chosen.vector, seeds[len(chosen.episodes) :])
         original = self.objective.of_episodes(search.baseline.episodes)
         effect = self.min_effect or abs(original) / 100 or 1.0
-        wanted = episodes_to_resolve(search.baseline.episodes, chosen.episodes, effect, self.objective.fitness)
+        differences = [
+            self.objective.fitness(new) - self.objective.fitness(old)
+            for old, new in zip(search.baseline.episodes, chosen.episodes, strict=True)
+        ]
+        wanted = episodes_to_resolve(np.array(differences), effect, self.alpha)
         n_episodes = int(np.clip(wanted, *AUTO_EPISODES))
         logger.info(
             "%d held-out episodes: to resolve a difference of %.3g takes %d; at least %d and at most %d are run",

@@ -5,7 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -173,13 +173,11 @@ class Refiner:
         self._use_seed(seed)
         self.optimizer_name = optimizer
         self.optimizer_kwargs = optimizer_kwargs
-        self.objective_name = (
-            objective if isinstance(objective, str) else getattr(objective, "__name__", repr(objective))
-        )
         self.objective = make_objective(objective)
+        self.objective_name = objective if isinstance(objective, str) else self.objective.name
         self.backend = backend
         self.n_workers = n_processors() if n_workers is None else n_workers
-        self.n_eval_episodes = n_eval_episodes
+        self.n_eval_episodes = n_eval_episodes if isinstance(n_eval_episodes, str) else int(n_eval_episodes)
         self.alpha = alpha
         self.min_effect = min_effect
         self.max_return_loss = max_return_loss
@@ -257,14 +255,17 @@ class Refiner:
         :raises RefineError: when the settings are not those of the search to resume
         :raises EpisodeError: when an episode fails, or too many return NaN
         """
+        started = time.perf_counter()
+        check_count("log_interval", log_interval, 1)
         self.result = self.tested = None
-        self._use_seed(self.seed if self._n_learned == 0 else _derived_seed(self.seed, self._n_learned))
-        self._n_learned += 1
-        theta = self.parameters.get_vector()
-        search = SearchState(self._make_optimizer(theta, n_updates), start=theta)
         checkpoint = Checkpoint(checkpoint_folder, {**self.settings, "n_updates": n_updates}, checkpoint_interval)
+        run_number = checkpoint.run_number() if resume else self._n_learned
+        self._use_seed(self.seed if run_number == 0 else _derived_seed(self.seed, run_number))
+        theta = self.parameters.get_vector()
+        search = SearchState(self._make_optimizer(theta, n_updates), start=theta, run_number=run_number)
         if resume:
             checkpoint.load(search)
+            self.parameters.set_vector(search.optimizer.mean)
         logger = self._logger or configure_logger(self.verbose, self.tensorboard_log, tb_log_name, True)
         with (
             lent(self.agent, logger, with_env=bool(callback)),
@@ -272,16 +273,15 @@ class Refiner:
             self._progress(search, progress_bar) as progress,
         ):
             run = partial(self._run, search, evaluator, progress)
+            clock = _Clock(started, time_limit, search.n_episodes)
             try:
                 self._meet_the_original(search, run)
-                for episodes in self._search(search, evaluator, as_callback(callback), time_limit):
+                for episodes in self._search(search, evaluator, as_callback(callback), clock):
                     progress.update(len(episodes))
                     checkpoint.take(search)
                     if search.n_updates % log_interval == 0 or search.n_updates == n_updates:
                         self._log(logger, search, episodes)
                 self._conclude(search, run)
-                progress.total = progress.n  # fewer iterates to choose from than there might have been
-                progress.refresh()
             except KeyboardInterrupt:
                 self._conclude_early(search)
                 raise
@@ -289,19 +289,18 @@ class Refiner:
                 self.parameters.set_vector(search.start)
                 raise
             finally:
+                self._n_learned = max(self._n_learned, run_number + (search.n_updates > 0))
                 sync_copies(self.model)
                 checkpoint.write()
+            progress.total = progress.n  # fewer iterates to choose from than there might have been
         return self
 
-    def save(
-        self, folder: str | Path = "refined-agents", run_folder: str | Path | None = None, report: bool = True
-    ) -> Path:
+    def save(self, folder: str | Path = "refined-agents", run_folder: str | Path | None = None) -> Path:
         """
-        Save the model in the Zoo's layout, with ``refinement.json`` and ``report.md`` beside it.
+        Save the model in the Zoo's layout, with ``refinement.json`` beside it. :meth:`report` adds a report.
 
         :param folder: output folder; the agent goes to ``folder/ALGO/ENV_K``, K the next free number
         :param run_folder: a folder made by :func:`~sb3_refine.zoo.new_run_folder`, instead
-        :param report: whether to write the report, for which some episodes are run under noise
         :return: the run's folder
         :raises RefineError: before ``learn()``, and when the folder cannot be written
         """
@@ -310,8 +309,6 @@ class Refiner:
         run_folder = Path(run_folder or new_run_folder(folder, self.agent.algo, self.agent.env_name))
         zip_path = save_agent(self.agent, run_folder)
         write_refinement(run_folder, content_of(self, zip_path))
-        if report:
-            self.report(run_folder)
         return run_folder
 
     def report(self, run_folder: str | Path, video: bool = False) -> Path:
@@ -400,12 +397,12 @@ class Refiner:
 
     def _progress(self, search: SearchState, visible: bool) -> tqdm:
         """A bar over all episodes to come: its remaining time includes the held-out ones."""
-        n_held_out = self._held_out().n_to_come(search) if self.acceptance else 0
+        n_held_out = self._held_out().n_to_come(search, self.is_seeded) if self.acceptance else 0
         total = search.optimizer.n_updates * search.optimizer.population_size + n_held_out
         return tqdm(total=total, initial=search.n_episodes, disable=not visible, unit="episode", dynamic_ncols=True)
 
     def _search(
-        self, search: SearchState, evaluator: Evaluator, callback: BaseCallback, time_limit: float | None
+        self, search: SearchState, evaluator: Evaluator, callback: BaseCallback, clock: "_Clock"
     ) -> Iterator[list[Episode]]:
         """The search itself: yields the episodes of each update."""
         optimizer = search.optimizer
@@ -413,7 +410,8 @@ class Refiner:
         n_env_steps = self.model.num_timesteps
         total_timesteps = n_env_steps + optimizer.n_updates  # SB3's progress bar counts one a call
         callback.on_training_start(locals(), globals())
-        while search.n_updates < optimizer.n_updates and not self._is_late(search, time_limit):
+        while search.n_updates < optimizer.n_updates and not self._is_late(search, clock):
+            callback.on_rollout_start()
             mean, candidates = optimizer.mean.copy(), optimizer.ask()
             episodes = evaluator.evaluate(mean, candidates, self._search_seeds(candidates), self._measures)
             fitness = self.objective.of_population(episodes)
@@ -421,9 +419,11 @@ class Refiner:
             search.count(evaluator)
             search.record(mean, episodes, fitness)
             self.parameters.set_vector(optimizer.mean)
+            sync_copies(self.model)
             self.model.num_timesteps = n_env_steps + search.n_env_steps
             yield episodes
             callback.update_locals(locals())
+            callback.on_rollout_end()
             if not callback.on_step():
                 break
         callback.on_training_end()
@@ -458,7 +458,7 @@ class Refiner:
     def n_held_out(self) -> int:
         """Episodes on validation and test seeds, at most; as far as is known before the search."""
         search = SearchState(self._make_optimizer(np.zeros(1), n_updates=1), start=np.zeros(1))
-        return self._held_out().n_to_come(search) if self.acceptance else 0
+        return self._held_out().n_to_come(search, self.is_seeded) if self.acceptance else 0
 
     def _held_out(self) -> HeldOut:
         return HeldOut(
@@ -472,13 +472,10 @@ class Refiner:
             self.selection,
         )
 
-    def _is_late(self, search: SearchState, time_limit: float | None) -> bool:
-        """Whether the time left is needed for the held-out episodes, at the pace of the episodes so far."""
-        if time_limit is None:
-            return False
-        pace = search.elapsed / max(1, search.n_episodes)
-        n_to_come = self._held_out().n_to_come(search) if self.acceptance else 0
-        return search.elapsed + pace * n_to_come >= time_limit
+    def _is_late(self, search: SearchState, clock: "_Clock") -> bool:
+        """Whether the time left is needed for the held-out episodes."""
+        n_to_come = self._held_out().n_to_come(search, self.is_seeded) if self.acceptance else 0
+        return clock.is_late(search.n_episodes, n_to_come)
 
     def _meet_the_original(self, search: SearchState, run: Run) -> None:
         """Run the original on validation seeds: is it what it was, and what does the objective make of it?"""
@@ -486,9 +483,12 @@ class Refiner:
             seeds = self._held_out().validation_seeds
             search.baseline = Evaluation(tuple(seeds), tuple(run(search.start, seeds)))
             _check_valid(search.baseline)
-            _warn_if_unexpected(self.agent, search.baseline)
+            if search.run_number == 0 and self.agent.recipe.end_at_success:
+                _warn_if_unexpected(self.agent, search.baseline)
         if search.baseline is not None:
             self.objective.calibrate(search.baseline.episodes)
+            if not np.isfinite(self.objective.of_episodes(search.baseline.episodes)):
+                raise RefineError(f"objective: {self.objective_name} gave NaN or infinity for the original; mend it")
 
     def _log(self, logger: Logger, search: SearchState, episodes: list[Episode]) -> None:
         returns = np.array([episode.episode_return for episode in episodes])
@@ -496,6 +496,7 @@ class Refiner:
         logger.record("rollout/ep_len_mean", safe_mean([episode.length for episode in episodes]))
         logger.record("refine/ep_rew_std", float(np.nanstd(returns)))
         logger.record("refine/ep_rew_max", float(np.nanmax(returns)))
+        logger.record("refine/fitness_mean", search.history[-1].mean_fitness)
         logger.record("refine/failure_rate", safe_mean([episode.failed for episode in episodes]))
         logger.record("refine/n_updates", search.n_updates, exclude="tensorboard")
         logger.record("refine/rollouts", search.n_episodes, exclude="tensorboard")
@@ -509,6 +510,7 @@ class Refiner:
         """Choose, judge, and leave the better of the two in the model."""
         if not self.acceptance:
             decision = unchecked("the last iterate, not tested on held-out seeds (acceptance was switched off)")
+            self.parameters.set_vector(search.optimizer.mean)
             self.result = _result(search, decision)
             return
         verdict = self._held_out().judge(search, run, self.is_seeded)
@@ -524,12 +526,11 @@ class Refiner:
         )
 
     def _conclude_early(self, search: SearchState) -> None:
-        """Interrupted: leave the last iterate if it was the last to come, else the best so far."""
-        if search.n_updates == search.optimizer.n_updates:
-            kept, which = search.optimizer.mean, "this is the last iterate"
-        else:
-            update, kept = search.best
-            which = f"this is the best iterate so far, that after update {update}"
+        """Interrupted: leave the best so far."""
+        if self.result is not None:  # after the verdict
+            return
+        update, kept = search.best
+        which = f"this is the best iterate so far, that after update {update}"
         self.parameters.set_vector(kept)
         after = f"interrupted after {search.n_updates} of {search.optimizer.n_updates} updates"
         if np.array_equal(kept, search.start):
@@ -538,6 +539,32 @@ class Refiner:
             decision = unchecked(f"{after}: {which}, not tested on held-out seeds")
         if search.n_updates:
             self.result = _result(search, decision)
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """
+    When to end a search, at the pace of the episodes so far.
+
+    :param started: when ``learn()`` was called
+    :param limit: seconds from then on, or None
+    :param n_before: episodes of the search before it was resumed
+    """
+
+    started: float
+    limit: float | None
+    n_before: int
+    first_episode: float = field(default_factory=time.perf_counter)
+
+    def is_late(self, n_episodes: int, n_to_come: int) -> bool:
+        """
+        :param n_episodes: so far
+        :param n_to_come: after the search
+        :return: whether the time left is needed for those
+        """
+        now = time.perf_counter()
+        pace = (now - self.first_episode) / max(1, n_episodes - self.n_before)
+        return self.limit is not None and now - self.started + pace * n_to_come >= self.limit
 
 
 def _check_valid(baseline: Evaluation) -> None:

@@ -75,7 +75,12 @@ def measured_rollout(
     if math.isnan(episode.episode_return):
         return episode
     trajectory = recording.trajectory(episode.failed, normalisation)
-    return episode._replace(measures={name: measure(trajectory) for name, measure in measures.items()})
+    return episode._replace(measures={name: _plain(measure(trajectory)) for name, measure in measures.items()})
+
+
+def _plain(value: Any) -> Any:
+    """numpy's single numbers as Python's, which checkpoints can hold."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _zero(observation: Any) -> Callable[[Any], Any]:

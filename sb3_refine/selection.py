@@ -1,13 +1,14 @@
 """Which of the iterates of a search is put to the test: sequential halving on validation seeds."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy import stats
 
 from sb3_refine.episode import Episode
-from sb3_refine.evaluation import Fitness
 
 
 @dataclass
@@ -70,16 +71,18 @@ def _nan_last(score: float) -> float:
     return -math.inf if math.isnan(score) else score
 
 
-def episodes_to_resolve(before: Sequence[Episode], after: Sequence[Episode], effect: float, fitness: Fitness) -> int:
+def episodes_to_resolve(differences: np.ndarray, effect: float, alpha: float) -> int:
     r"""
-    How many pairs of episodes show a true difference, four times out of five, at a level of 5%:
-    :math:`n = (z_{0.95} + z_{0.8})^2 (s_d / \Delta)^2 \approx 6.2 \, (s_d / \Delta)^2`.
+    How many pairs of episodes show a true difference, four times out of five:
+    :math:`n = (z_{1 - \alpha / 2} + z_{0.8})^2 (s_d / \Delta)^2`.
 
-    :param before: episodes of one policy
-    :param after: of another, on the same seeds
-    :param effect: the difference :math:`\Delta` to resolve, in units of the fitness
-    :param fitness: of an episode
-    :return: number of seeds, at least 2
+    :param differences: of some pairs; NaN is left out
+    :param effect: the difference :math:`\Delta` to resolve
+    :param alpha: level of the test
+    :return: number of pairs, at least 2; without two finite differences, as many as one likes
     """
-    differences = np.array([fitness(new) - fitness(old) for old, new in zip(before, after, strict=True)])
-    return max(2, math.ceil(6.2 * float(differences.std(ddof=1) / effect) ** 2))
+    differences = differences[np.isfinite(differences)]
+    if differences.size < 2:
+        return sys.maxsize
+    z = stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(0.8)
+    return max(2, math.ceil((z * differences.std(ddof=1) / effect) ** 2))

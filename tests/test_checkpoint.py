@@ -48,6 +48,34 @@ def test_resumes_to_the_same_bits(made_agents, tmp_path, n_calls):
     assert (resumed.result.rollouts, resumed.result.env_steps) == (whole.result.rollouts, whole.result.env_steps)
 
 
+def test_a_complete_search_resumes_to_its_last_iterate(made_agents, tmp_path):
+    """As after a crash between the last update and the end."""
+    whole = refiner_of(made_agents, acceptance=False).learn(2, checkpoint_folder=tmp_path, checkpoint_interval=1)
+    resumed = refiner_of(made_agents, acceptance=False).learn(2, checkpoint_folder=tmp_path, resume=True)
+    assert resumed.result.decision == "unchecked"
+    assert np.array_equal(resumed.parameters.get_vector(), whole.parameters.get_vector())
+
+
+def test_the_same_refiner_goes_on_with_the_same_search(made_agents, tmp_path):
+    """As in a notebook, after Ctrl-C; also if it is not its first search."""
+    whole, stopped = (refiner_of(made_agents).learn(1) for _ in range(2))
+    whole.learn(4)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.learn(4, callback=stop_after(2), checkpoint_folder=tmp_path, checkpoint_interval=1)
+    stopped.parameters.set_vector(whole.tested[0])
+    stopped.learn(4, checkpoint_folder=tmp_path, resume=True)
+    assert stopped.run_seed == whole.run_seed != whole.seed
+    assert np.array_equal(stopped.parameters.get_vector(), whole.parameters.get_vector())
+    assert stopped.result.candidates == whole.result.candidates
+
+
+def test_a_refused_search_uses_no_seeds_up(made_agents, tmp_path):
+    refiner = refiner_of(made_agents)
+    with pytest.raises(RefineError):
+        refiner.learn(2, checkpoint_folder=tmp_path, resume=True)
+    assert refiner.learn(1).run_seed == refiner.seed
+
+
 def test_other_settings_are_refused_with_the_difference(made_agents, tmp_path):
     refiner_of(made_agents).learn(2, checkpoint_folder=tmp_path)
     with pytest.raises(RefineError, match=r"n_delta was 4, is 5; n_updates was 2, is 3"):

@@ -14,7 +14,19 @@ from conftest import ENV_ID
 
 from sb3_refine.cli import main
 
-FAST = ["--n-updates", "3", "--n-delta", "4", "--n-eval-episodes", "5", "--n-workers", "2", "--verbose", "0", "--no-report"]
+FAST = [
+    "--n-updates",
+    "3",
+    "--n-delta",
+    "4",
+    "--n-eval-episodes",
+    "5",
+    "--n-workers",
+    "2",
+    "--verbose",
+    "0",
+    "--no-report",
+]
 
 
 def run(*arguments, **kwargs):

@@ -27,7 +27,19 @@ pytest.importorskip("huggingface_hub")
 
 TOKEN, STRANGER = "hf_of_me", "hf_of_somebody_else"
 ZIP = f"a2c-{ENV_ID}.zip"
-FAST = ["--n-updates", "2", "--n-delta", "2", "--n-eval-episodes", "2", "--n-workers", "1", "--verbose", "0", "--no-report"]
+FAST = [
+    "--n-updates",
+    "2",
+    "--n-delta",
+    "2",
+    "--n-eval-episodes",
+    "2",
+    "--n-workers",
+    "1",
+    "--verbose",
+    "0",
+    "--no-report",
+]
 
 CLIENT = """
 import hashlib, json, os, sys

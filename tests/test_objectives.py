@@ -16,6 +16,7 @@ from sb3_refine.measures import action_change, action_jerk, high_frequency_share
 from sb3_refine.objectives import MEASURE, OBJECTIVES, make_objective
 from sb3_refine.objectives.mesh_dimension import mesh_dimension
 from sb3_refine.objectives.mesh_shaped import parse_entries
+from sb3_refine.objectives.smooth import Smooth
 
 
 def episode(value, failed=False, success=None, measure=None):
@@ -176,7 +177,7 @@ def test_a_function_of_ones_own_is_maximised_in_the_workers():
     result = refiner.result
     assert result.decision == "refined"
     assert result.objective_difference.ci_low > 0
-    assert "paired difference in bold" in result.reason
+    assert "paired difference in test_objectives:bold" in result.reason
     assert result.history[-1].mean_fitness > result.history[0].mean_fitness
     assert set(result.baseline.summary()) >= {"mean_return", "failure_rate", "action_change", "high_frequency_share"}
 
@@ -260,3 +261,18 @@ class Interrupt:
         if self.n_calls > self.after:
             raise KeyboardInterrupt
         return True
+
+
+def test_objectives_are_known_by_name():
+    assert make_objective("smooth:weight=1").name == Smooth(1).name == "Smooth:weight=1.0"
+    assert make_objective(bold).name == "test_objectives:bold"
+    assert Refiner(train("ppo"), objective="smooth").settings["objective"] == "smooth"
+
+
+def test_an_objective_that_gives_infinity_is_told():
+    with pytest.raises(RefineError, match=r"test_objectives:endless gave NaN or infinity for the original"):
+        Refiner(train("ppo"), objective=endless, backend="serial", **SHORT).learn(1)
+
+
+def endless(steps):
+    return np.inf

@@ -34,6 +34,25 @@ def spoilt(demo):
     return Refiner(demo, **FAST, learning_rate=50.0, delta_std=0.01)
 
 
+def test_callbacks_are_told_of_every_rollout(demo):
+    class Told(BaseCallback):
+        events = ""
+
+        def _on_rollout_start(self):
+            self.events += "("
+
+        def _on_step(self):
+            self.events += "."
+            return True
+
+        def _on_rollout_end(self):
+            self.events += ")"
+
+    told = Told()
+    Refiner(demo, **FAST, acceptance=False).learn(n_updates=2, callback=told)
+    assert told.events == "().()."
+
+
 def held_out(result):
     """Episodes on validation and test seeds."""
     return sum(candidate["n_episodes"] for candidate in result.candidates) + 2 * len(result.baseline.seeds)
@@ -253,14 +272,31 @@ def test_an_interrupt_before_anything_better_leaves_the_original(demo):
     assert np.array_equal(refiner.parameters.get_vector(), before)
 
 
-def test_an_interrupt_after_the_search_leaves_the_last_iterate(demo, monkeypatch):
+def test_an_interrupt_while_judging_leaves_the_best_iterate(demo, monkeypatch):
     refiner = Refiner(demo, **FAST)
     monkeypatch.setattr(refiner, "_conclude", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     recorder = Recorder()
     with pytest.raises(KeyboardInterrupt):
         refiner.learn(n_updates=3, callback=recorder)
-    assert "this is the last iterate" in refiner.result.reason
-    assert th.equal(demo.model.policy.action_net.bias, recorder.vectors[-1])
+    assert (
+        "interrupted after 3 of 3 updates: this is the best iterate so far, that after update 2"
+        in refiner.result.reason
+    )
+    assert th.equal(demo.model.policy.action_net.bias, recorder.vectors[1])
+
+
+def test_an_interrupt_after_the_verdict_changes_nothing(spoilt, monkeypatch):
+    monkeypatch.setattr("sb3_refine.refiner.sync_copies", lambda model: interrupt_once(spoilt))
+    before = spoilt.parameters.get_vector()
+    with pytest.raises(KeyboardInterrupt):
+        spoilt.learn(n_updates=2)
+    assert spoilt.result.decision == "original"
+    assert np.array_equal(spoilt.parameters.get_vector(), before)
+
+
+def interrupt_once(refiner):
+    if refiner.result is not None:
+        raise KeyboardInterrupt
 
 
 def test_the_model_gets_its_own_logger_and_count_back(tmp_path):

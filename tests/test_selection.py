@@ -20,10 +20,6 @@ def episode(value):
     return Episode(float(value), 1, False)
 
 
-def get_return(one):
-    return one.episode_return
-
-
 def iterates_of(values):
     return [Iterate(f"iterate {i}", i, vector(value)) for i, value in enumerate(values)]
 
@@ -83,10 +79,11 @@ def test_the_same_parameters_are_run_once():
 
 
 def test_episodes_to_resolve_an_effect():
-    before = [episode(value) for value in (0, 0, 0, 0)]
-    after = [episode(value) for value in (1, 3, 1, 3)]  # differences with a standard deviation of 2 / sqrt(3)
-    assert episodes_to_resolve(before, after, 0.1, get_return) == np.ceil(6.2 * 4 / 3 / 0.01)
-    assert episodes_to_resolve(before, before, 0.1, get_return) == 2
+    differences = np.array([1, 3, 1, 3, np.nan])  # a standard deviation of 2 / sqrt(3)
+    z = 1.95996 + 0.84162
+    assert episodes_to_resolve(differences, 0.1, alpha=0.05) == np.ceil(z**2 * 4 / 3 / 0.01)
+    assert episodes_to_resolve(np.zeros(5), 0.1, alpha=0.05) == 2
+    assert episodes_to_resolve(np.full(5, np.nan), 0.1, alpha=0.05) > AUTO_EPISODES[1]
 
 
 def searched(scores, n_updates=None):
@@ -182,3 +179,27 @@ def test_auto_runs_as_many_episodes_as_the_effect_takes(model, caplog, min_effec
     assert n_seeds == n_episodes or AUTO_EPISODES[0] <= n_seeds <= AUTO_EPISODES[1]
     assert f"{n_seeds} held-out episodes: to resolve a difference of" in caplog.text
     assert len(set(result.baseline.seeds)) == n_seeds
+
+
+def test_a_search_without_an_update_tests_nothing_twice(model):
+    result = Refiner(model, **SHORT, n_eval_episodes=10).learn(5, time_limit=1e-9).result
+    assert (result.decision, result.n_updates_done) == ("original", 0)
+    assert result.rollouts == 5 + 10
+
+
+def test_auto_survives_an_invalid_episode(model):
+    refiner = Refiner(model, **SHORT, n_eval_episodes="auto", min_effect=1e9, selection=False)
+    run = refiner._run
+
+    def ill(search, evaluator, progress, theta, seeds, measures=()):
+        episodes = run(search, evaluator, progress, theta, seeds, measures)
+        if not np.array_equal(theta, search.start) and not measures:
+            episodes[0] = episodes[0]._replace(episode_return=np.nan)
+        return episodes
+
+    refiner._run = ill
+    assert len(refiner.learn(1).result.baseline.seeds) == AUTO_EPISODES[0]
+
+
+def test_a_numpy_integer_is_a_number_of_episodes(model):
+    assert len(Refiner(model, **SHORT, n_eval_episodes=np.int64(4)).learn(1).result.baseline.seeds) == 4

@@ -1,5 +1,6 @@
 """What every objective has in common."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -26,6 +27,13 @@ class Objective(ABC):
 
     needs_baseline: ClassVar[bool] = False
     """Whether :meth:`calibrate` is wanted also where nothing is judged on held-out seeds."""
+
+    @property
+    def name(self) -> str:
+        """What to call it: also that by which an interrupted search knows its objective again."""
+        options = {} if type(self).__init__ is object.__init__ else inspect.signature(type(self)).parameters
+        given = ",".join(f"{option}={getattr(self, option)}" for option in options if hasattr(self, option))
+        return f"{type(self).__name__}:{given}" if given else type(self).__name__
 
     def measure(self, trajectory: Trajectory) -> float:
         """

@@ -23,9 +23,16 @@ class Custom(Objective):
     def __init__(self, function: Callable[[Trajectory], float]):
         self.function = function
 
+    @property
+    def name(self) -> str:
+        """Module and name of the function."""
+        named = self.function if hasattr(self.function, "__qualname__") else type(self.function)
+        return f"{named.__module__}:{named.__qualname__}"
+
     def measure(self, trajectory: Trajectory) -> float:
         """:return: what the function gives"""
-        return float(self.function(trajectory))
+        value = float(self.function(trajectory))
+        return value if np.isfinite(value) else np.nan
 
     def fitness(self, episode: Episode) -> float:
         """:return: what the function gave"""
@@ -43,7 +50,7 @@ def find_function(name: str) -> Callable[[Trajectory], float]:
         sys.path.append("")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever that module raises
         raise RefineError(f"objective: {name}: cannot be imported ({error}); name it as module:function") from error
     if not callable(function):
         raise RefineError(f"objective: {name} is no function")

@@ -12,10 +12,11 @@ class CVaR(Objective):
     r"""
     Mean of the worst episodes: the conditional value at risk.
 
-    The verdict goes by :math:`q - \max(0, q - R) / \text{share}`, where :math:`q` is a quantile of the original's. Its
-    mean is the CVaR of the original, and at most that of any other agent (Rockafellar and Uryasev, 2000, "Optimization
-    of conditional value-at-risk", Eq. 4): so a gain in it is a gain in CVaR of at least as much. The search goes by the
-    lower half of each population, where the tail shows in more than a few episodes.
+    The verdict goes by :math:`q - \max(0, q - R) / \text{share}`, where :math:`q` is the original's quantile, as its
+    validation episodes estimate it. For the true quantile, its mean is the CVaR of the original, and at most that of
+    any other agent (Rockafellar and Uryasev, 2000, "Optimization of conditional value-at-risk", Eq. 4): so a gain in it
+    is, but for the error of the estimate, a gain in CVaR of at least as much. The search goes by the lower half of each
+    population, where the tail shows in more than a few episodes.
 
     :param share: of the episodes that count as the worst
     """
