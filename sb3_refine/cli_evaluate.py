@@ -1,9 +1,7 @@
 """``sb3-refine evaluate``: one agent, or two side by side on the same seeds."""
 
 import argparse
-import json
 import logging
-import math
 import signal
 import tempfile
 from collections.abc import Callable
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sb3_refine.cli import Parser, add_agent_options, count, load_chosen_agent
 from sb3_refine.errors import RefineError
+from sb3_refine.files import as_json
 
 if TYPE_CHECKING:  # not for `--help`
     from rich.table import Table
@@ -379,7 +378,7 @@ def _write_json(report: _Report, alpha: float, path: Path) -> None:
         "versions": versions(),
     }
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+        temporary.write_text(as_json(content))
     print(f"figures written to {path}")
 
 
@@ -401,16 +400,3 @@ def _content(report: _Report, name: str) -> dict[str, Any]:
             for condition, evaluations in report.conditions.items()
         },
     }
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: null for NaN and infinity, and anything unknown by its name."""
-    if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, (str, int, bool, type(None))) else str(value)

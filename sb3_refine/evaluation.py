@@ -172,7 +172,8 @@ def mean_interval(before: np.ndarray, after: np.ndarray, alpha: float) -> tuple[
 
     Each bound is Gaffke's: a quantile of :math:`\sum_{i=0}^{n} W_i d_i` with weights :math:`W` uniform on the simplex,
     where :math:`d_0` is the least difference possible. So it is Rubin's Bayesian bootstrap, on the safe side, and no
-    distribution is known for which it errs more often than it says, however skewed or small the sample (Gaffke, 2005,
+    distribution is known for which, with the true :math:`d_0`, it errs more often than it says, however skewed or small
+    the sample (Gaffke, 2005,
     "Three test statistics for a nonparametric one-sided hypothesis on the mean of a nonnegative variable";
     Learned-Miller and Thomas, 2020, https://arxiv.org/abs/1905.06208). Student's t and the usual bootstraps do err,
     where a rare catastrophe has not happened yet.

@@ -1,10 +1,13 @@
 """Writing files so that nothing is lost."""
 
 import hashlib
+import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -29,3 +32,23 @@ def sha256(path: Path) -> str:
     :return: its SHA-256 as hexadecimal digits
     """
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def as_json(content: Any) -> str:
+    """
+    :param content: dicts, lists, numbers (also numpy's), strings
+    :return: JSON: null for NaN and infinity, and anything unknown by its name
+    """
+    return json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, (str, int, bool, type(None))) else str(value)

@@ -1,16 +1,13 @@
 """``refinement.json``: what was done, what came of it, and all that is needed to do it again."""
 
-import json
 import platform
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sb3_refine.evaluation import Evaluation
-from sb3_refine.files import atomic_path, sha256
+from sb3_refine.files import as_json, atomic_path, sha256
 
 if TYPE_CHECKING:
     from sb3_refine.refiner import Refiner
@@ -54,6 +51,7 @@ def content_of(refiner: "Refiner", zip_path: Path) -> dict[str, Any]:
         },
         "seeds": {
             "seed": refiner.run_seed,
+            "validation": list(refiner.validation_seeds) if result.candidates else None,
             "test": list(result.baseline.seeds) if result.baseline else None,
         },
         "versions": versions(),
@@ -70,7 +68,7 @@ def write_refinement(run_folder: Path, content: dict[str, Any]) -> None:
     :param content: see :func:`content_of`
     """
     with atomic_path(run_folder / "refinement.json") as path:
-        path.write_text(json.dumps(content, indent=2, default=_plain) + "\n")
+        path.write_text(as_json(content))
 
 
 def versions() -> dict[str, str]:
@@ -94,8 +92,3 @@ def _with_returns(evaluation: Evaluation | None) -> dict[str, Any] | None:
         "lengths": evaluation.lengths.tolist(),
         "failed": [episode.failed for episode in evaluation.episodes],
     }
-
-
-def _plain(value: Any) -> Any:
-    """numpy numbers as Python's; anything else by its name."""
-    return value.item() if isinstance(value, np.generic) else str(value)

@@ -455,6 +455,11 @@ class Refiner:
         return episodes
 
     @property
+    def validation_seeds(self) -> list[int]:
+        """Episode seeds that the choice among iterates was made on."""
+        return self._held_out().validation_seeds
+
+    @property
     def n_held_out(self) -> int:
         """Episodes on validation and test seeds, at most; as far as is known before the search."""
         search = SearchState(self._make_optimizer(np.zeros(1), n_updates=1), start=np.zeros(1))
