@@ -176,7 +176,10 @@ def make_parser() -> Parser:
     )
     search.add_argument("--no-accelerator", action="store_true", help="use the stock step of the environment")
     search.add_argument(
-        "--time-limit", type=float, metavar="MIN", help="end the search in time, held-out episodes included"
+        "--time-limit",
+        type=float,
+        metavar="MIN",
+        help="end the search in time, with --n-eval-episodes held-out ones set aside; the report comes on top",
     )
     search.add_argument(
         "--checkpoint-interval",

@@ -27,7 +27,7 @@ ORGANIZATION = "sb3"
 _PULLED = ("config.yml", "args.yml", "env_kwargs.yml", "vec_normalize.pkl")
 """What is pulled beside the zip, where it is there."""
 
-_OURS = (*_PULLED, "train_eval_metrics.zip", "results.json", "refinement.json", "replay.mp4")
+_OURS = (*_PULLED, "train_eval_metrics.zip", "results.json", "refinement.json", "report.md", "replay.mp4")
 """What speaks of the agent that a push replaces, and must not outlive it."""
 
 _METRICS = ("evaluations.npz", "progress.csv")
@@ -252,6 +252,8 @@ def layout(run: RunFolder, repo: str) -> dict[str, Path | bytes]:
         "README.md": model_card(run, repo).encode(),
         **{f"plots/{path.name}": path for path in run.plots},
     }
+    if run.report is not None:  # without the folders of this machine
+        files["report.md"] = run.report.read_text().replace(str(run.path.parent.parent), "refined-agents").encode()
     if run.vec_normalize is not None:
         files["vec_normalize.pkl"] = run.vec_normalize
     if run.evaluation is not None:

@@ -34,6 +34,7 @@ def model_card(run: RunFolder, repo: str) -> str:
         _introduction(run),
         *_figures(run),
         *(f"![{path.stem}](plots/{path.name})" for path in run.plots),
+        *(["More in [report.md](report.md)."] if run.report is not None else []),
         "## How to load it",
         *_usage(run, repo, algo_class),
         "## Origin",
@@ -69,8 +70,14 @@ def _introduction(run: RunFolder) -> str:
     return (
         "A [Stable-Baselines3](https://github.com/DLR-RM/stable-baselines3) agent that went through `sb3-refine`: a "
         "direct random search around the parameters behind its deterministic action.\n\n"
-        f"{_OUTCOME[decision]}\n\nDecision: `{decision}` ({run.refinement['reason']})."
+        f"{_OUTCOME[decision]}{_maximised(run)}\n\nDecision: `{decision}` ({run.refinement['reason']})."
     )
+
+
+def _maximised(run: RunFolder) -> str:
+    """What the decision went by, where it was not the return."""
+    objective = run.refinement["settings"].get("objective", "return")
+    return "" if objective == "return" else f" What was maximised is `{objective}`, not the return alone."
 
 
 def _figures(run: RunFolder) -> list[str]:

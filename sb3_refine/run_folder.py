@@ -55,6 +55,12 @@ class RunFolder:
         return sorted(self.path.glob("plots/*.png"))
 
     @property
+    def report(self) -> Path | None:
+        """The report, where one was written."""
+        path = self.path / "report.md"
+        return path if path.is_file() else None
+
+    @property
     def evaluation(self) -> dict[str, Any] | None:
         """The held-out figures of the agent that was saved, or None where it was not tested."""
         name = {"refined": "refined", "original": "baseline"}.get(self.refinement["decision"])

@@ -402,16 +402,18 @@ def test_without_the_client_a_folder_is_all_there_is(made_agents, monkeypatch):
 def test_a_pushed_agent_has_the_zoos_layout(hub, client, run_folder):
     (run_folder / "plots").mkdir()
     (run_folder / "plots" / "returns.png").write_bytes(b"\x89PNG")
+    (run_folder / "report.md").write_text(f"sb3-refine evaluate -f {run_folder.parent.parent} --seeds 1")
     (run_folder / "progress.csv").write_text("a,b\n1,2\n")
     assert client(f"push({str(run_folder)!r}, 'me')", TOKEN) == f"{hub.url}/me/a2c-{ENV_ID}"
     files = hub.repos[f"me/a2c-{ENV_ID}"].files
     assert sorted(files) == [
         ".gitattributes", "README.md", ZIP, "args.yml", "config.yml", "env_kwargs.yml", "plots/returns.png",
-        "refinement.json", "results.json", "train_eval_metrics.zip", "vec_normalize.pkl",
+        "refinement.json", "report.md", "results.json", "train_eval_metrics.zip", "vec_normalize.pkl",
     ]  # fmt: skip
     assert files[ZIP] == (run_folder / f"{ENV_ID}.zip").read_bytes()
     assert files["vec_normalize.pkl"] == (run_folder / ENV_ID / "vecnormalize.pkl").read_bytes()
     assert zipfile.ZipFile(io.BytesIO(files["train_eval_metrics.zip"])).namelist() == ["progress.csv"]
+    assert files["report.md"] == b"sb3-refine evaluate -f refined-agents --seeds 1"
     local = json.loads((run_folder / "refinement.json").read_text())
     assert json.loads(files["results.json"])["mean_reward"] == local["baseline"]["mean_return"]
     assert json.loads(files["refinement.json"]) == {**local, "source": {**local["source"], "path": f"{ENV_ID}.zip"}}
