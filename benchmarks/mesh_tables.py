@@ -9,7 +9,6 @@ deviations. (The search goes by the clipped one.) The published values are those
 python benchmarks/mesh_tables.py --agents FOLDER --json benchmarks/results/mesh_tables.json
 """
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -24,6 +23,7 @@ from sb3_refine.comparison import Contestant, evaluate
 from sb3_refine.episode import Trajectory
 from sb3_refine.evaluation import Evaluation, paired_difference
 from sb3_refine.examination import BOTH, end_effector_jerk, motion_of
+from sb3_refine.files import as_json
 from sb3_refine.measures import SMOOTHNESS
 from sb3_refine.objectives.mesh_dimension import mesh_dimension
 from sb3_refine.plots import end_effector
@@ -302,7 +302,7 @@ def main() -> None:
             results.append({**run(row, options), "run": circumstances_of_all})
             print_table(row.group, results[-1:])
             if options.json is not None:  # it takes most of an hour: keep what there is
-                options.json.write_text(json.dumps(results, indent=1) + "\n")
+                options.json.write_text(as_json(results))
     for group in COLUMNS:
         of_group = [result for result in results if result["group"] == group]
         if len(of_group) > 1:
