@@ -286,13 +286,13 @@ def is_of(row: Row, result: dict[str, Any]) -> bool:
 
 
 def main() -> None:
-    options = parser(__doc__.splitlines()[1])
-    options.add_argument("--only", default="", help="only rows with this in GROUP ALGO ENV")
-    options.add_argument("--n-updates", type=int, help="length of each search (default: the row's)")
-    options.add_argument("--episodes", type=int, help="held-out episodes, and fresh ones (default: the row's)")
-    options.add_argument("--n-workers", type=int, default=2, help="worker processes")
-    options.add_argument("--figure", type=Path, help="write the figure of the Panda's end effector here")
-    options = options.parse_args()
+    arguments = parser(__doc__.splitlines()[1])
+    arguments.add_argument("--only", default="", help="only rows with this in GROUP ALGO ENV")
+    arguments.add_argument("--n-updates", type=int, help="length of each search (default: the row's)")
+    arguments.add_argument("--episodes", type=int, help="held-out episodes, and fresh ones (default: the row's)")
+    arguments.add_argument("--n-workers", type=int, default=2, help="worker processes")
+    arguments.add_argument("--figure", type=Path, help="write the figure of the Panda's end effector here")
+    options = arguments.parse_args()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("sb3_refine").setLevel(logging.ERROR)
     circumstances_of_all = circumstances()

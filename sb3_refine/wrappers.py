@@ -122,10 +122,25 @@ class GoesOnAtSuccess(gym.Wrapper):
     :param env: an environment that terminates on success, and says ``is_success``
     """
 
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        self._max_steps = env.spec.max_episode_steps if env.spec is not None else None
+        self._n_steps = 0
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """:return: of the environment"""
+        self._n_steps = 0
+        return self.env.reset(**kwargs)
+
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """:return: of the environment, without the termination that success would be"""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, reward, terminated and not info.get("is_success", False), truncated, info
+        self._n_steps += 1
+        if terminated and info.get("is_success", False):
+            terminated = False
+            # the time limit that rl_zoo3 puts in gymnasium's place says nothing of its own where there is a termination
+            truncated = truncated or self._n_steps == self._max_steps
+        return observation, reward, terminated, truncated, info
 
 
 class ZeroContactForces(gym.ObservationWrapper):

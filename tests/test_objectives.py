@@ -17,6 +17,7 @@ from sb3_refine.objectives import MEASURE, OBJECTIVES, make_objective
 from sb3_refine.objectives.mesh_dimension import mesh_dimension
 from sb3_refine.objectives.mesh_shaped import parse_entries
 from sb3_refine.objectives.smooth import Smooth
+from sb3_refine.wrappers import GoesOnAtSuccess
 
 
 def episode(value, failed=False, success=None, measure=None):
@@ -228,6 +229,29 @@ def test_episodes_can_go_on_at_success():
                 return step
 
     assert (n_steps(), n_steps(end_at_success=False)) == (3, 6)
+
+
+class Limit(gym.Wrapper):
+    """As rl_zoo3 has it: a termination leaves it silent."""
+
+    def reset(self, **kwargs):
+        self.n_steps = 0
+        return self.env.reset(**kwargs)
+
+    def step(self, action):
+        observation, reward, terminated, _, info = self.env.step(action)
+        self.n_steps += 1
+        return observation, reward, terminated, self.n_steps >= 5 and not terminated, info
+
+
+def test_the_zoos_own_time_limit_ends_them_too():
+    env = Limit(Reach())
+    env.spec = gym.spec(ENV_ID)
+    env.spec.max_episode_steps = 5
+    held = GoesOnAtSuccess(env)
+    held.reset(seed=0)
+    ends = [held.step(np.zeros(1))[2:4] for _ in range(5)]
+    assert ends == [(False, False)] * 4 + [(False, True)]
 
 
 def test_panda_holds_its_pose_when_asked(zoo_agents):

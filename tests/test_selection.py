@@ -171,7 +171,7 @@ def test_the_three_streams_of_seeds_stay_apart(model):
     assert {seed for seeds in seen["search"] for seed in seeds} <= by_stream["search"]
 
 
-@pytest.mark.parametrize(("min_effect", "n_episodes"), [(1e9, AUTO_EPISODES[0]), (None, None)])
+@pytest.mark.parametrize(("min_effect", "n_episodes"), [(1e9, AUTO_EPISODES[0]), (150.0, None)])
 def test_auto_runs_as_many_episodes_as_the_effect_takes(model, caplog, min_effect, n_episodes):
     caplog.set_level("INFO", "sb3_refine")
     result = Refiner(model, **SHORT, n_eval_episodes="auto", min_effect=min_effect, n_workers=2).learn(2).result
