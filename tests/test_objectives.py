@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import ENV_ID, train
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 
 from sb3_refine import RefineError, Refiner, load_agent
 from sb3_refine.environments import EnvRecipe
@@ -245,10 +246,9 @@ class Limit(gym.Wrapper):
 
 
 def test_the_zoos_own_time_limit_ends_them_too():
-    env = Limit(Reach())
-    env.spec = gym.spec(ENV_ID)
-    env.spec.max_episode_steps = 5
-    held = GoesOnAtSuccess(env)
+    reach = Reach()
+    reach.spec = EnvSpec("Reach-v0", max_episode_steps=5)
+    held = GoesOnAtSuccess(Limit(reach))
     held.reset(seed=0)
     ends = [held.step(np.zeros(1))[2:4] for _ in range(5)]
     assert ends == [(False, False)] * 4 + [(False, True)]
