@@ -26,9 +26,9 @@ from sb3_refine.agents import Agent, agent_from_model, save_agent
 from sb3_refine.callbacks import as_callback, lent
 from sb3_refine.candidates import Candidate
 from sb3_refine.checkpoint import Checkpoint, SearchState, Update
-from sb3_refine.comparison import Contestant, contestant
+from sb3_refine.comparison import Contestant, check_valid, contestant
 from sb3_refine.episode import Episode, Trajectory
-from sb3_refine.errors import EpisodeError, RefineError, check_count, did_you_mean
+from sb3_refine.errors import RefineError, check_count, did_you_mean
 from sb3_refine.evaluation import Evaluation, PairedDifference
 from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator, n_processors
 from sb3_refine.examination import examine
@@ -265,7 +265,6 @@ class Refiner:
         search = SearchState(self._make_optimizer(theta, n_updates), start=theta, run_number=run_number)
         if resume:
             checkpoint.load(search)
-            self.parameters.set_vector(search.optimizer.mean)
         logger = self._logger or configure_logger(self.verbose, self.tensorboard_log, tb_log_name, True)
         with (
             lent(self.agent, logger, with_env=bool(callback)),
@@ -275,6 +274,7 @@ class Refiner:
             run = partial(self._run, search, evaluator, progress)
             clock = _Clock(started, time_limit, search.n_episodes)
             try:
+                self.parameters.set_vector(search.optimizer.mean)  # where a resumed search had got to
                 self._meet_the_original(search, run)
                 for episodes in self._search(search, evaluator, as_callback(callback), clock):
                     progress.update(len(episodes))
@@ -487,7 +487,7 @@ class Refiner:
         if search.baseline is None and (self.acceptance or self.objective.needs_baseline):
             seeds = self._held_out().validation_seeds
             search.baseline = Evaluation(tuple(seeds), tuple(run(search.start, seeds)))
-            _check_valid(search.baseline)
+            check_valid(search.baseline, "the original")
             if search.run_number == 0 and self.agent.recipe.end_at_success:
                 _warn_if_unexpected(self.agent, search.baseline)
         if search.baseline is not None:
@@ -570,14 +570,6 @@ class _Clock:
         now = time.perf_counter()
         pace = (now - self.first_episode) / max(1, n_episodes - self.n_before)
         return self.limit is not None and now - self.started + pace * n_to_come >= self.limit
-
-
-def _check_valid(baseline: Evaluation) -> None:
-    if baseline.n_invalid:
-        raise EpisodeError(
-            f"{baseline.n_invalid} of the {len(baseline.seeds)} held-out episodes of the original had NaN or infinite "
-            "rewards or observations: there is nothing to compare with; mend the environment"
-        )
 
 
 def _warn_if_unexpected(agent: Agent, baseline: Evaluation) -> None:

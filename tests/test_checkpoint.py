@@ -56,6 +56,16 @@ def test_a_complete_search_resumes_to_its_last_iterate(made_agents, tmp_path):
     assert np.array_equal(resumed.parameters.get_vector(), whole.parameters.get_vector())
 
 
+def test_a_resume_that_fails_before_it_starts_leaves_the_original(made_agents, tmp_path, monkeypatch):
+    refiner_of(made_agents).learn(2, checkpoint_folder=tmp_path, checkpoint_interval=1)
+    refiner = refiner_of(made_agents)
+    before = refiner.parameters.get_vector()
+    monkeypatch.setattr(refiner, "_make_evaluator", lambda search: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        refiner.learn(2, checkpoint_folder=tmp_path, resume=True)
+    assert np.array_equal(refiner.parameters.get_vector(), before)
+
+
 def test_the_same_refiner_goes_on_with_the_same_search(made_agents, tmp_path):
     """As in a notebook, after Ctrl-C; also if it is not its first search."""
     whole, stopped = (refiner_of(made_agents).learn(1) for _ in range(2))
@@ -158,7 +168,10 @@ def test_too_many_invalid_episodes_stop_the_run():
 
 def test_an_agent_whose_own_episodes_are_invalid_is_told():
     refiner = Refiner(train("ppo"), lambda: Poisoned("reward", 1.0), **{**FAST, "n_eval_episodes": 20})
-    with pytest.raises(EpisodeError, match=r"10 of the 10 held-out episodes of the original had NaN"):
+    with pytest.raises(
+        EpisodeError,
+        match=r"10 of the 10 episodes of the original had NaN .*, those with seed \d+, \d+, \d+ and others",
+    ):
         refiner.learn(1)
 
 
