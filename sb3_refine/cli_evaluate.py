@@ -338,7 +338,7 @@ def _under_noise(report: _Report) -> "Table":
     table = plain_table(*([headers[0], "", *headers[1:], "difference"] if OTHER in report.agents else headers))
     for condition, evaluations in report.conditions.items():
         label = "none" if condition == UNDISTURBED else condition.replace(" noise", "")
-        figures = [_mean_andrate_text(evaluation, rate) for evaluation in evaluations.values()]
+        figures = [_mean_and_rate(evaluation, rate) for evaluation in evaluations.values()]
         cells = ["\n".join(column) for column in zip(*figures, strict=True)]
         if OTHER in report.agents:
             d = report.differences.get(condition)
@@ -351,7 +351,7 @@ def _under_noise(report: _Report) -> "Table":
     return table
 
 
-def _mean_andrate_text(evaluation: "Evaluation", rate: str) -> tuple[str, str]:
+def _mean_and_rate(evaluation: "Evaluation", rate: str) -> tuple[str, str]:
     from sb3_refine.tables import rate_text
 
     if evaluation.n_invalid:
