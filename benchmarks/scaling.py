@@ -2,6 +2,8 @@
 What more workers bring, what coordinating them costs, and how much memory it takes.
 
 - two workers: wall time of the same episodes on one worker and on two, in turn; median ratio
+- what the machine allows: the same episodes on one worker, and on each of two that know nothing of each other at the
+  same time, twice the first time over the second; two workers that share out episodes cannot do better
 - overhead: wall time of an update (ask, evaluate, tell) on an environment whose episodes end at once, which leaves
   broadcast, scheduling, writing the parameters, and the update; relative to that of the real update; and the same with
   the directions that workers draw
@@ -14,7 +16,8 @@ import multiprocessing as mp
 import re
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -64,28 +67,44 @@ class Updates:
 
 def workers_and_overhead(refiner: Refiner, options: Any) -> list[dict[str, Any]]:
     task, mean = refiner._make_task(), refiner.parameters.get_vector()
-    one, two = (Updates(task, mean, n, options.n_delta) for n in (1, 2))
+    one, two, other = (Updates(task, mean, n, options.n_delta) for n in (1, 2, 1))
     empty = Updates(without_episodes(task), mean, 2, options.n_delta)
-    times: dict[str, list[float]] = {"one": [], "two": [], "empty": [], "drawn": []}
+    work: dict[str, Callable[[int], float]] = {
+        "one": one.time,
+        "two": two.time,
+        "apart": partial(apart, one, other),
+        "empty": partial(empty.time, perturbed=False),
+        "drawn": empty.time,
+    }
+    times: dict[str, list[float]] = {name: [] for name in work}
     for update in range(options.rounds + 1):
-        for name, updates in (("one", one), ("two", two), ("empty", empty), ("drawn", empty)):
-            seconds = updates.time(update, perturbed=name != "empty")
+        for name, timed in work.items():
+            seconds = timed(update)
             if update > 0:  # the first warms up
                 times[name].append(seconds)
-    for updates in (one, two, empty):
+    for updates in (one, two, other, empty):
         updates.evaluator.close()
     common = {"env": refiner.agent.env_name, "parameters": mean.size, "episodes": 2 * options.n_delta}
     ratio = statistics.median(a / b for a, b in zip(times["one"], times["two"], strict=True))
+    twice = [2 * seconds for seconds in times["one"]]
+    allowed = statistics.median(a / b for a, b in zip(twice, times["apart"], strict=True))
     overhead, drawn = (
         statistics.median(a / b for a, b in zip(times[name], times["two"], strict=True)) for name in ("empty", "drawn")
     )
     return [
         {"what": "two workers relative to one", **common, "value": ratio, "spread": spread(times["one"], times["two"])},
+        {"what": "what the machine allows", **common, "value": allowed, "spread": spread(twice, times["apart"])},
         {"what": "overhead of an update", **common, "value": overhead, "spread": spread(times["empty"], times["two"])},
         {"what": "... with drawing", **common, "value": drawn, "spread": spread(times["drawn"], times["two"])},
         {"what": "start of the first worker, s", **common, "value": one.start_s},
         {"what": "start of two more, s", **common, "value": two.start_s},
     ]
+
+
+def apart(one: Updates, other: Updates, update: int) -> float:
+    """Wall time of the same update on each of two pools at the same time."""
+    with ThreadPoolExecutor(2) as both:
+        return max(both.map(lambda updates: updates.time(update), (one, other)))
 
 
 def spread(a: list[float], b: list[float]) -> list[float]:
