@@ -65,10 +65,10 @@ class Updates:
         return time.perf_counter() - start
 
 
-def workers_and_overhead(refiner: Refiner, options: Any) -> list[dict[str, Any]]:
+def workers_and_overhead(refiner: Refiner, n_delta: int, rounds: int) -> list[dict[str, Any]]:
     task, mean = refiner._make_task(), refiner.parameters.get_vector()
-    one, two, other = (Updates(task, mean, n, options.n_delta) for n in (1, 2, 1))
-    empty = Updates(without_episodes(task), mean, 2, options.n_delta)
+    one, two, other = (Updates(task, mean, n, n_delta) for n in (1, 2, 1))
+    empty = Updates(without_episodes(task), mean, 2, n_delta)
     work: dict[str, Callable[[int], float]] = {
         "one": one.time,
         "two": two.time,
@@ -77,14 +77,14 @@ def workers_and_overhead(refiner: Refiner, options: Any) -> list[dict[str, Any]]
         "drawn": empty.time,
     }
     times: dict[str, list[float]] = {name: [] for name in work}
-    for update in range(options.rounds + 1):
+    for update in range(rounds + 1):
         for name, timed in work.items():
             seconds = timed(update)
             if update > 0:  # the first warms up
                 times[name].append(seconds)
     for updates in (one, two, other, empty):
         updates.evaluator.close()
-    common = {"env": refiner.agent.env_name, "parameters": mean.size, "episodes": 2 * options.n_delta}
+    common = {"env": refiner.agent.env_name, "parameters": mean.size, "episodes": 2 * n_delta}
     ratio = statistics.median(a / b for a, b in zip(times["one"], times["two"], strict=True))
     twice = [2 * seconds for seconds in times["one"]]
     allowed = statistics.median(a / b for a, b in zip(twice, times["apart"], strict=True))
@@ -158,10 +158,12 @@ def main() -> None:
     options = parser(__doc__.splitlines()[1])
     options.add_argument("--rounds", type=int, default=10, help="counted rounds")
     options.add_argument("--no-memory", action="store_true", help="leave the memory out")
-    options.add_argument("--n-delta", type=int, default=16, help="directions of an update; two episodes each")
+    options.add_argument(
+        "--n-delta", type=int, nargs="+", default=[16, 64], help="directions of an update, each in turn"
+    )
     options = options.parse_args()
     refiner = Refiner(load_agent("ddpg", "HopperBulletEnv-v0", options.agents))
-    timed = workers_and_overhead(refiner, options)
+    timed = [row for n_delta in options.n_delta for row in workers_and_overhead(refiner, n_delta, options.rounds)]
     columns = ["", "parameters", "episodes", "median", "range"]
     rows = [[r["what"], r["parameters"], r["episodes"], r["value"], pair(r.get("spread"))] for r in timed]
     show(f"workers, {refiner.agent.algo} {refiner.agent.env_name}", columns, rows)
