@@ -227,6 +227,13 @@ def make_parser() -> Parser:
     output.add_argument(
         "--video", action="store_true", help="record an episode of the original and of what was found, side by side"
     )
+    output.add_argument(
+        "--phase-portrait",
+        type=int,
+        nargs=2,
+        metavar=("I", "J"),
+        help="observations, by index, to draw against each other in the report (default: the two that move most)",
+    )
     output.add_argument("-P", "--progress", action="store_true", help="show a progress bar")
     output.add_argument("--tensorboard-log", metavar="DIR", help="log for TensorBoard")
     output.add_argument(
@@ -345,14 +352,14 @@ def _refine(options: argparse.Namespace) -> int:
     from sb3_refine.zoo import new_run_folder, remove_if_unused
 
     destination = _destination(options.push_to_hub)
-    if options.video:
-        if options.no_report or options.no_acceptance:
-            raise RefineError("--video: needs the test and the report: leave --no-acceptance and --no-report out")
-        from sb3_refine.video import encoder
-
-        encoder()  # what is missing is told before the search
+    _check_report(options)
     refiner, n_updates = _make_refiner(options)
     agent = refiner.agent
+    if options.phase_portrait:
+        from sb3_refine.episode import flattened
+        from sb3_refine.examination import check_entries
+
+        check_entries(options.phase_portrait, flattened(agent.model.observation_space.sample()).size)
     if options.dry_run:
         return _dry_run(refiner, n_updates)
     run_folder = Path(options.resume or new_run_folder(options.output, agent.algo, agent.env_name))
@@ -383,16 +390,27 @@ def _refine(options: argparse.Namespace) -> int:
             _print_result(refiner.result, run_folder / f"{agent.env_name}.zip")
         remove_if_unused(run_folder)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    reported = options.no_report or _report(refiner, run_folder, options.video)
+    reported = options.no_report or _report(refiner, run_folder, options)
     if destination is not None:
         _push(argparse.Namespace(run_folder=run_folder, **destination))
     return 0 if reported else 1
 
 
-def _report(refiner: "Refiner", run_folder: Path, video: bool) -> bool:
+def _check_report(options: argparse.Namespace) -> None:
+    """What the report would lack is told before the search."""
+    for option, given in (("--video", options.video), ("--phase-portrait", options.phase_portrait)):
+        if given and (options.no_report or options.no_acceptance):
+            raise RefineError(f"{option}: needs the test and the report: leave --no-acceptance and --no-report out")
+    if options.video:
+        from sb3_refine.video import encoder
+
+        encoder()
+
+
+def _report(refiner: "Refiner", run_folder: Path, options: argparse.Namespace) -> bool:
     """The result is saved by now, and not to be lost to an environment that chokes on noise, or cannot be filmed."""
     try:
-        print(f"report: {refiner.report(run_folder, video)}")
+        print(f"report: {refiner.report(run_folder, options.video, options.phase_portrait)}")
     except (RefineError, EpisodeError, OSError) as error:
         print(f"sb3-refine: error: the agent is saved, but there is no report: {error}", file=sys.stderr)
         return False

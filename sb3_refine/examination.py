@@ -148,8 +148,8 @@ def motion_of(
     """
     observations = [trajectory.observations for trajectory in found.values()]
     n_observed = observations[0].shape[1]
-    if entries is not None and (len(entries) != 2 or not all(0 <= entry < n_observed for entry in entries)):
-        raise RefineError(f"entries: expected two of the {n_observed} observations, numbered from 0; got {entries}")
+    if entries is not None:
+        check_entries(entries, n_observed)
     if n_observed == 0 or any(rows.dtype.kind != "f" for rows in observations):
         return {}
     motion: dict[str, Any] = {}
@@ -166,6 +166,18 @@ def motion_of(
             name: _end_effector(trajectory) for name, trajectory in found.items()
         }
     return motion
+
+
+def check_entries(entries: Sequence[int], n_observed: int) -> None:
+    """
+    :param entries: for a phase portrait
+    :param n_observed: how many there are to choose from
+    :raises RefineError: when they are not two of those
+    """
+    if len(entries) != 2 or not all(0 <= entry < n_observed for entry in entries):
+        raise RefineError(
+            f"phase portrait: expected two of the {n_observed} observations, numbered from 0; got {tuple(entries)}"
+        )
 
 
 def _mesh(trajectory: Trajectory) -> dict[str, Any]:

@@ -311,19 +311,24 @@ class Refiner:
         write_refinement(run_folder, content_of(self, zip_path))
         return run_folder
 
-    def report(self, run_folder: str | Path, video: bool = False) -> Path:
+    def report(
+        self, run_folder: str | Path, video: bool = False, phase_portrait: tuple[int, int] | None = None
+    ) -> Path:
         """
         Write ``report.md`` and its plots, for which some episodes of both agents are run under noise.
 
         :param run_folder: where :meth:`save` has saved
         :param video: whether to record an episode of both, side by side
+        :param phase_portrait: two observations, by index, to draw against each other; by default the two that move most
         :return: path of ``report.md``
+        :raises RefineError: when there are no such observations
         """
         run_folder = Path(run_folder)
         content = json.loads((run_folder / "refinement.json").read_text())
         contestants = self.contestants
         if contestants is not None and self.result is not None and self.result.refined is not None:
-            examination = examine(*contestants, self.result.refined.seeds, self.n_workers, self.backend)
+            seeds = self.result.refined.seeds
+            examination = examine(*contestants, seeds, self.n_workers, self.backend, entries=phase_portrait)
             content["examination"] = asdict(examination)
             write_refinement(run_folder, content)
             if video:

@@ -111,6 +111,18 @@ def test_options_reach_the_search(made_agents, tmp_path):
     assert written["source"]["path"].endswith("best_model.zip")
 
 
+def test_the_phase_portrait_is_of_the_observations_asked_for(made_agents, tmp_path, capsys):
+    """Pendulum observes the cosine and the sine of its angle, and its velocity."""
+    arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST]
+    arguments = [str(argument) for argument in arguments if argument != "--no-report"]
+    assert main([*arguments, "--phase-portrait", "2", "1"]) == 0
+    found = json.loads((tmp_path / "ppo" / f"{ENV_ID}_1" / "refinement.json").read_text())
+    assert found["examination"]["motion"]["phase"]["entries"] == [2, 1]
+    assert main([*arguments, "--phase-portrait", "2", "3"]) == 1
+    assert "expected two of the 3 observations, numbered from 0; got (2, 3)" in capsys.readouterr().err
+    assert not (tmp_path / "ppo" / f"{ENV_ID}_2").exists()  # told before the search
+
+
 def test_a_plain_zip_needs_no_algo(made_agents, tmp_path):
     zip_path = made_agents / "ppo" / f"{ENV_ID}_1" / f"{ENV_ID}.zip"
     shutil.copy(zip_path, tmp_path / "mine.zip")
