@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from sb3_refine.episode import observed_keys
+from sb3_refine.episode import flattened, observed_keys
 
 RETURN_KEY = "sb3_refine_return"
 """Entry of the last ``info`` of an episode: the return that :class:`TrueReturn` has seen."""
@@ -193,7 +193,7 @@ class Noisy(gym.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """:return: the first observation, disturbed"""
         if seed is not None:
-            self._rng = np.random.default_rng(seed)
+            self._rng = np.random.default_rng([seed, 1])  # from the seed alone, an environment draws its own numbers
         observation, info = self.env.reset(seed=seed, options=options)
         return self._observed(observation), info
 
@@ -211,8 +211,21 @@ class Noisy(gym.Wrapper):
             return np.clip(disturbed, space.low, space.high).astype(space.dtype)
         if self._rng.random() < amount:
             space.seed(int(self._rng.integers(2**31)))
-            return space.sample()
+            return space.sample(self._mask())
         return action
+
+    def _mask(self) -> Any:
+        """Which actions are valid now, in the form that ``sample`` takes; None where the environment does not say."""
+        space = self.action_space
+        if not self.env.has_wrapper_attr("action_masks"):
+            return None
+        masks = np.asarray(self.env.get_wrapper_attr("action_masks")(), dtype=np.int8).ravel()
+        if isinstance(space, spaces.MultiDiscrete):
+            return tuple(np.split(masks, np.cumsum(space.nvec.ravel())[:-1]))
+        if isinstance(space, spaces.MultiBinary):  # 0, 1 or, where both are valid, 2
+            zero, one = masks.reshape(-1, 2).T
+            return (one + (zero & one)).reshape(space.shape).astype(np.int8)
+        return masks
 
     def _observed(self, observation: Any) -> Any:
         std = self._noise.observation_std
@@ -223,8 +236,9 @@ class Noisy(gym.Wrapper):
             return _plus(observation, noise)
         disturbed, start = dict(observation), 0
         for key in observed_keys(observation):
-            size = np.size(observation[key])
-            disturbed[key] = _plus(observation[key], noise[start : start + size])
+            size = flattened(observation[key]).size
+            if size and np.asarray(observation[key]).dtype.kind == "f":
+                disturbed[key] = _plus(observation[key], noise[start : start + size])
             start += size
         return disturbed
 

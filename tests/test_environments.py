@@ -6,11 +6,13 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 from sb3_contrib.common.wrappers import TimeFeatureWrapper
 
 from sb3_refine import RefineError, load_agent
 from sb3_refine.agents import save_agent
 from sb3_refine.environments import EnvRecipe, current_env_id, parse_wrappers
+from sb3_refine.wrappers import Noise, Noisy
 from sb3_refine.zoo import new_run_folder
 
 
@@ -32,6 +34,63 @@ def test_a_recipe_survives_pickling():
 
 def test_keyword_arguments_reach_the_environment():
     assert EnvRecipe("Pendulum-v1", {"g": 1.5}).build().unwrapped.g == 1.5
+
+
+class Still(gym.Env):
+    """Gives back the action as it came, and heeds masks."""
+
+    def __init__(self, action_space, observation=0.0, observation_space=None):
+        self.action_space = action_space
+        self.observation_space = observation_space or spaces.Box(-1, 1, (1,))
+        self.observation = observation
+        self.masks = None
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation, {}
+
+    def step(self, action):
+        return self.observation, 0.0, False, False, {"action": action}
+
+    def action_masks(self):
+        return self.masks
+
+
+@pytest.mark.parametrize(
+    ("space", "masks", "valid"),
+    [
+        (spaces.Discrete(4), [0, 1, 0, 1], {(1,), (3,)}),
+        (spaces.MultiDiscrete([2, 3]), [1, 0, 0, 1, 1], {(0, 1), (0, 2)}),
+        (spaces.MultiBinary(3), [1, 1, 0, 1, 1, 0], {(0, 1, 0), (1, 1, 0)}),
+    ],
+)
+def test_noise_on_actions_takes_none_that_is_not_valid(space, masks, valid):
+    env = Still(space)
+    env.masks = np.array(masks, dtype=bool)
+    noisy = Noisy(env, Noise(action=1.0))
+    noisy.reset(seed=0)
+    taken = {tuple(np.atleast_1d(noisy.step(None)[-1]["action"]).tolist()) for _ in range(50)}
+    assert taken == valid
+
+
+def test_noise_goes_to_what_is_continuous_and_in_its_place():
+    parts = {
+        "image": spaces.Box(0, 255, (4, 4, 1), np.uint8),
+        "mode": spaces.Discrete(3),
+        "position": spaces.Box(-1, 1, (2,), np.float32),
+    }
+    observation = {"image": np.zeros((4, 4, 1), np.uint8), "mode": 2, "position": np.zeros(2, np.float32)}
+    env = Still(spaces.Discrete(2), observation, spaces.Dict(parts))
+    noisy = Noisy(env, Noise(observation_std=np.array([1.0, 0.0, 0.5])))  # of the mode and the position
+    seen = noisy.reset(seed=0)[0]
+    assert (seen["mode"], seen["image"].sum()) == (2, 0)
+    assert seen["position"][0] == 0 != seen["position"][1]
+
+
+def test_noise_is_other_than_what_the_environment_draws_from_the_same_seed():
+    env = Still(spaces.Discrete(2), np.zeros(3))
+    noise = Noisy(env, Noise(observation_std=np.ones(3))).reset(seed=7)[0]
+    assert not np.allclose(noise, env.np_random.standard_normal(3))
 
 
 def test_the_time_limit_is_kept_and_no_monitor_is_added():

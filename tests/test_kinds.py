@@ -22,7 +22,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 
 from sb3_refine import RefineError, Refiner, load_agent, refine
 from sb3_refine.agents import Normalised, save_agent
+from sb3_refine.comparison import contestant, evaluate_all
 from sb3_refine.evaluators import SerialEvaluator
+from sb3_refine.measures import SMOOTHNESS
 from sb3_refine.policies import ExactPolicy, one_thread
 from sb3_refine.zoo import new_run_folder
 
@@ -169,6 +171,17 @@ def test_the_return_for_a_seed_is_that_of_evaluate_policy(kind, tmp_path):
             theirs += evaluate(agent.model, env, 1, return_episode_rewards=True, warn=False)[0]
     assert ours == pytest.approx(theirs, abs=1e-5)  # Monitor rounds
     assert len(set(ours)) > 1
+
+
+@pytest.mark.parametrize("kind", ["dict with image", "masked", "multi-binary", "multi-discrete", "image", "lstm"])
+def test_every_kind_can_be_disturbed(kind, tmp_path):
+    algo, env_id, _ = make(kind, tmp_path)
+    who = {"agent": contestant(load(tmp_path, algo, env_id))}
+    conditions = evaluate_all(who, SEEDS, SMOOTHNESS, backend="serial")
+    returns = {condition: found["agent"].returns for condition, found in conditions.items()}
+    assert all(np.isfinite(values).all() for values in returns.values())
+    assert not np.array_equal(returns["no noise"], returns["action noise 10%"])
+    assert ("observation noise 10%" in returns) == (kind not in ("image",))
 
 
 def test_which_kinds_run_on_the_exact_policy(tmp_path):
