@@ -116,6 +116,8 @@ class SearchState:
         """
         returns = np.array([episode.episode_return for episode in episodes])
         self.n_invalid += int(np.isnan(returns).sum())
+        if self.n_invalid == 0 and np.isnan(fitness).all():
+            raise EpisodeError("the objective gave NaN or infinity for every episode of an update; mend it")
         if self.n_invalid > MAX_INVALID_SHARE * self.n_episodes or np.isnan(fitness).all():
             raise EpisodeError(
                 f"{self.n_invalid} of {self.n_episodes} episodes had NaN or infinite rewards or observations; "

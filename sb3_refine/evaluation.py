@@ -21,6 +21,16 @@ def episode_return(episode: Episode) -> float:
     return episode.episode_return
 
 
+def tail_mean(returns: np.ndarray, share: float) -> float:
+    """
+    :param returns: of episodes
+    :param share: of them that count as the worst; at least one does
+    :return: mean of the worst, the conditional value at risk; NaN where one is NaN
+    """
+    worst = np.sort(returns)[: max(1, round(share * returns.size))]
+    return float(np.nan if np.isnan(returns).any() else worst.mean())
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """
@@ -74,13 +84,13 @@ class Evaluation:
         :return: the figures of ``refinement.json``. CVaR10 is the mean of the worst tenth of the returns; the intervals
             of rates are Wilson's at 95%; measures are there if they were taken, averaged over episodes
         """
-        returns, n = np.sort(self.returns), len(self.episodes)
+        returns, n = self.returns, len(self.episodes)
         figures: dict[str, Any] = {
             "mean_return": float(returns.mean()),
             "std_return": float(returns.std()),
             "median_return": float(np.median(returns)),
-            "min_return": float(returns[0]),
-            "cvar10_return": float(returns[: max(1, round(n / 10))].mean()),
+            "min_return": float(returns.min()),
+            "cvar10_return": tail_mean(returns, 0.1),
             "mean_length": float(self.lengths.mean()),
             "failure_rate": self.failure_rate,
             "failure_rate_ci": wilson_interval(round(n * self.failure_rate), n),

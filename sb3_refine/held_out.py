@@ -37,7 +37,7 @@ class Verdict:
     :param decision: refined or original
     :param baseline: the original on the test seeds
     :param refined: the chosen iterate on the same seeds; None where some of its episodes were invalid
-    :param paired_difference: of their returns; None where some episodes were invalid
+    :param paired_difference: of their returns; None where some episodes cannot be judged
     :param chosen: the iterate
     :param candidates: the original and what was chosen from, on validation seeds
     """
@@ -108,7 +108,7 @@ class HeldOut:
         refined = baseline  # a search that ended before its first update has nothing else
         if not np.array_equal(chosen.vector, search.start):
             refined = Evaluation(seeds, tuple(run(chosen.vector, seeds, SMOOTHNESS)))
-        invalid = _invalid(baseline, refined)
+        invalid = self._invalid(baseline, refined)
         return Verdict(
             decision=invalid or self._decide(baseline, refined, paired),
             baseline=baseline,
@@ -117,6 +117,18 @@ class HeldOut:
             chosen=chosen,
             candidates=self._candidates(search, iterates, chosen),
         )
+
+    def _invalid(self, baseline: Evaluation, refined: Evaluation) -> Decision | None:
+        """What cannot be judged, and why."""
+        for whose, evaluation in (("the original's", baseline), ("its", refined)):
+            held_out = f"of {whose} {len(evaluation.seeds)} held-out episodes"
+            if evaluation.n_invalid:
+                return Decision(ORIGINAL, f"{evaluation.n_invalid} {held_out} had NaN or inf; the original is kept")
+            n_without = np.isnan([self.objective.fitness(episode) for episode in evaluation.episodes]).sum()
+            if n_without:
+                reason = f"{self.objective_name} gave NaN or inf for {n_without} {held_out}; the original is kept"
+                return Decision(ORIGINAL, reason)
+        return None
 
     def _decide(self, baseline: Evaluation, refined: Evaluation, paired: bool) -> Decision:
         max_loss = None if isinstance(self.objective, Return) else self.max_return_loss
@@ -161,11 +173,3 @@ class HeldOut:
             "mean_fitness": self.objective.of_episodes(iterate.episodes) if returns else None,
             "chosen": is_chosen,
         }
-
-
-def _invalid(baseline: Evaluation, refined: Evaluation) -> Decision | None:
-    for whose, evaluation in (("the original's", baseline), ("its", refined)):
-        if evaluation.n_invalid:
-            n, of = evaluation.n_invalid, len(evaluation.seeds)
-            return Decision(ORIGINAL, f"{n} of {whose} {of} held-out episodes had NaN or inf; the original is kept")
-    return None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sb3_refine.episode import Trajectory
+from sb3_refine.errors import RefineError
 
 Measure = Callable[[Trajectory], Any]
 
@@ -61,9 +62,12 @@ def mean_mesh_dimension(trajectory: Trajectory) -> float:
 
     :param trajectory: of an episode
     :return: see :func:`~sb3_refine.objectives.mesh_dimension.mesh_dimension`
+    :raises RefineError: when the observations are images
     """
     from sb3_refine.objectives.mesh_dimension import mesh_dimension  # objectives are made of measures
 
+    if trajectory.seen.shape[1] == 0:
+        raise RefineError("images have no mesh dimension; leave --mesh-dimension out")
     return mesh_dimension(trajectory.seen[1:]).mean
 
 

@@ -1,6 +1,7 @@
 """What is maximised."""
 
 import math
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -13,7 +14,7 @@ from sb3_refine import RefineError, Refiner, load_agent
 from sb3_refine.environments import EnvRecipe
 from sb3_refine.episode import Episode, Normalisation, Trajectory
 from sb3_refine.evaluators import EVALUATORS
-from sb3_refine.measures import action_change, action_jerk, high_frequency_share
+from sb3_refine.measures import action_change, action_jerk, high_frequency_share, mean_mesh_dimension
 from sb3_refine.objectives import MEASURE, OBJECTIVES, make_objective
 from sb3_refine.objectives.mesh_dimension import mesh_dimension
 from sb3_refine.objectives.mesh_shaped import parse_entries
@@ -48,6 +49,8 @@ def test_every_objective_gives_a_number_and_drops_what_is_invalid(name):
     assert math.isfinite(objective.fitness(episode(5, success=True, measure=1.5)))
     assert math.isnan(objective.fitness(Episode(math.nan, 3, False)))
     assert np.isfinite(objective.of_population(BASELINE)).all()
+    assert math.isfinite(objective.of_episodes(BASELINE))
+    assert math.isnan(objective.of_episodes([*BASELINE, Episode(math.nan, 3, False)]))
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -70,6 +73,18 @@ def test_smooth_pays_for_jitter_in_units_of_the_originals():
     assert objective.measure(trajectory(actions=[[0], [1], [0], [1]])) == 1.0
     with pytest.raises(RefineError, match="actions never change"):
         calibrated("smooth", [e._replace(measures={MEASURE: 0.0}) for e in BASELINE])
+
+
+@pytest.mark.parametrize("name", ["survival", "smooth"])
+def test_a_weight_needs_a_unit(name):
+    with pytest.raises(RefineError, match="return is 0 in every validation episode"):
+        calibrated(name, [episode(0, measure=0.2)] * 5)
+
+
+@pytest.mark.parametrize("what", [None, 3, Smooth])
+def test_what_is_no_objective_is_refused(what):
+    with pytest.raises(RefineError, match="expected a name, a function or an instance of Objective"):
+        make_objective(what)
 
 
 def test_success_is_what_the_environment_says():
@@ -130,6 +145,13 @@ def test_neither_failing_nor_standing_still_is_rewarded():
     moving = objective.measure(trajectory(circle(), np.zeros((499, 1))))
     assert objective.measure(trajectory(circle(), np.zeros((499, 1)), failed=True)) == 2.0  # half of 4
     assert objective.measure(trajectory(np.ones((500, 4)), np.zeros((499, 1)))) == 2.0 > moving
+
+
+def test_images_have_no_mesh_dimension():
+    images = trajectory(observations=np.zeros((11, 0)))
+    for measure in (mean_mesh_dimension, make_objective("mesh-dimension").measure):
+        with pytest.raises(RefineError, match="images have no mesh dimension"):
+            measure(images)
 
 
 def test_smoothness_of_known_actions():
@@ -291,6 +313,27 @@ def test_objectives_are_known_by_name():
     assert make_objective("smooth:weight=1").name == Smooth(1).name == "Smooth:weight=1.0"
     assert make_objective(bold).name == "test_objectives:bold"
     assert Refiner(train("ppo"), objective="smooth").settings["objective"] == "smooth"
+
+
+def nan_on_some(trajectory):
+    return math.nan if trajectory.rewards[0] > -0.3 else 1.0
+
+
+def test_what_the_objective_cannot_judge_is_told():
+    """Not as if more episodes would help."""
+    settings = {"n_delta": 2, "n_eval_episodes": 40, "selection": False, "backend": "serial"}
+    refiner = Refiner(train("ppo"), objective=nan_on_some, **settings)
+    with pytest.raises(RefineError, match=r"nan_on_some gave NaN or infinity for the original; mend it"):
+        refiner.learn(1)
+    refiner.objective.of_episodes = lambda episodes: 1.0
+    result = refiner.learn(1).result
+    assert re.search(r"gave NaN or inf for \d+ of the original's 40 held-out episodes", result.reason)
+    assert (result.decision, result.paired_difference) == ("original", None)
+
+
+def test_a_dry_run_tries_the_objective_too():
+    with pytest.raises(RefineError, match="there are 3 observations"):
+        Refiner(train("ppo"), objective="mesh-dimension:entries=7").try_pair()
 
 
 def test_an_objective_that_gives_infinity_is_told():

@@ -36,6 +36,8 @@ def make_objective(objective: str | Objective | Callable[[Trajectory], float]) -
     if isinstance(objective, Objective):
         return objective
     if not isinstance(objective, str):
+        if not callable(objective) or isinstance(objective, type):
+            raise RefineError(f"objective: expected a name, a function or an instance of Objective, got {objective!r}")
         return Custom(objective)
     name, colon, rest = objective.partition(":")
     if name in OBJECTIVES:

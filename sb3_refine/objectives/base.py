@@ -37,6 +37,8 @@ class Objective(ABC):
 
     def measure(self, trajectory: Trajectory) -> float:
         """
+        What workers compute; they do not know what :meth:`calibrate` settles.
+
         :param trajectory: of one episode
         :return: what :meth:`fitness` finds in the episode's ``measures``
         """
@@ -84,9 +86,16 @@ def scale_of(baseline: Sequence[Episode]) -> float:
 
     :param baseline: episodes of the original
     :return: its mean return without sign, or the standard deviation where that is larger
+    :raises RefineError: where both are 0
     """
     returns = returns_of(baseline)
-    return float(max(abs(returns.mean()), returns.std()))
+    scale = float(max(abs(returns.mean()), returns.std()))
+    if scale == 0:
+        raise RefineError(
+            "objective: the original's return is 0 in every validation episode, which gives a weight no unit; "
+            "use --objective return or success"
+        )
+    return scale
 
 
 def check_number(name: str, value: object, low: float, high: float = np.inf) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sb3_refine.episode import Episode
+from sb3_refine.evaluation import tail_mean
 from sb3_refine.objectives.base import Objective, check_number, returns_of
 
 
@@ -44,5 +45,4 @@ class CVaR(Objective):
 
     def of_episodes(self, episodes: Sequence[Episode]) -> float:
         """:return: mean of the worst"""
-        returns = np.sort(returns_of(episodes))
-        return float(returns[: max(1, round(self.share * returns.size))].mean())
+        return tail_mean(returns_of(episodes), self.share)

@@ -18,8 +18,9 @@ class Smooth(Objective):
     .. math:: R - \lambda \, \bar R_0 \, c / c_0
 
     with :math:`c` the mean :math:`|a_{t+1} - a_t|` of the episode. It is counted in units of the original's,
-    :math:`c_0`, and the return in units of the original's mean, :math:`\bar R_0`, so that one :math:`\lambda` serves
-    every environment: at 0.5, to halve the action differences is worth a quarter of the return.
+    :math:`c_0`, and the return in units of the original's mean, :math:`\bar R_0` (its
+    standard deviation where that is larger), so that one :math:`\lambda` serves every environment: at 0.5, to halve the
+    action differences is worth a quarter of the return.
 
     :param weight: :math:`\lambda`
     """
@@ -38,7 +39,7 @@ class Smooth(Objective):
     def calibrate(self, baseline: Sequence[Episode]) -> None:
         """
         :param baseline: settles the units
-        :raises RefineError: where the original's actions never change
+        :raises RefineError: where the original's actions never change, or its return is always 0
         """
         change = float(np.mean([episode.measures[MEASURE] for episode in baseline]))
         if change == 0:

@@ -13,7 +13,8 @@ class Survival(Objective):
     Failure-averse return: :math:`R - \lambda` for an episode that fails, so that the mean is the mean return less
     :math:`\lambda` times the failure rate.
 
-    :param weight: :math:`\lambda` in units of the original's mean return
+    :param weight: :math:`\lambda` in units of the original's mean return, or of its standard deviation where that is
+        larger
     """
 
     needs_baseline = True
@@ -23,7 +24,10 @@ class Survival(Objective):
         self.penalty = np.nan
 
     def calibrate(self, baseline: Sequence[Episode]) -> None:
-        """:param baseline: settles the unit"""
+        """
+        :param baseline: settles the unit
+        :raises RefineError: where the original's return is always 0
+        """
         self.penalty = self.weight * scale_of(baseline)
 
     def fitness(self, episode: Episode) -> float:
