@@ -7,7 +7,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -379,21 +380,38 @@ def _refine(options: argparse.Namespace) -> int:
             checkpoint_interval=options.checkpoint_interval,
             resume=options.resume is not None,
         )
-    except (EpisodeError, KeyboardInterrupt):
+    except (EpisodeError, KeyboardInterrupt) as stop:
         if (state_folder / CHECKPOINT).exists():
-            print(f"to go on from here: sb3-refine --resume {run_folder}", file=sys.stderr)
+            _say_how_to_go_on(run_folder, stop)
         raise
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave half of the result
-        if refiner.result is not None:  # also after Ctrl-C
-            refiner.save(run_folder=run_folder)
-            _print_result(refiner.result, run_folder / f"{agent.env_name}.zip")
-        remove_if_unused(run_folder)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with _signals_ignored():
+            if refiner.result is not None:  # also after Ctrl-C
+                refiner.save(run_folder=run_folder)
+                _print_result(refiner.result, run_folder / f"{agent.env_name}.zip")
+            remove_if_unused(run_folder)
     reported = options.no_report or _report(refiner, run_folder, options)
     if destination is not None:
         _push(argparse.Namespace(run_folder=run_folder, **destination))
     return 0 if reported else 1
+
+
+def _say_how_to_go_on(run_folder: Path, stop: BaseException) -> None:
+    print(f"to go on from here: sb3-refine --resume {run_folder}", file=sys.stderr)
+    if isinstance(stop, EpisodeError):  # the same episode would fail again
+        print("once that is mended; or as it is, with --time-limit 0: that judges what there is", file=sys.stderr)
+
+
+@contextmanager
+def _signals_ignored() -> Iterator[None]:
+    """A second Ctrl-C or SIGTERM must not leave half of the result."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
 
 
 def _check_report(options: argparse.Namespace) -> None:
@@ -412,7 +430,7 @@ def _report(refiner: "Refiner", run_folder: Path, options: argparse.Namespace) -
     try:
         print(f"report: {refiner.report(run_folder, options.video, options.phase_portrait)}")
     except (RefineError, EpisodeError, OSError) as error:
-        print(f"sb3-refine: error: the agent is saved, but there is no report: {error}", file=sys.stderr)
+        print(f"sb3-refine: error: the agent is saved, but its report is not complete: {error}", file=sys.stderr)
         return False
     return True
 
@@ -605,7 +623,8 @@ def _print_result(result: "Result", zip_path: Path) -> None:
         d = result.paired_difference
         what = "paired difference" if d.paired else "difference"
         console.print(
-            f"{what} of the returns {difference_text(d)} at {d.confidence:.0%}, better on {d.p_better:.0%} of the seeds"
+            f"{what} of the returns {difference_text(d)} at {d.confidence:.0%}; "
+            f"better on a seed: {d.p_better:.0%}, ties counting half"
         )
     console.print(f"decision: {result.decision} ({result.reason})", markup=False)
     console.print(

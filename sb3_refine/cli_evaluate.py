@@ -165,7 +165,9 @@ def _recorder(options: argparse.Namespace) -> Callable[[dict[str, "Contestant"],
     """What films the episode of a seed; does nothing without ``--video``."""
     if not options.video:
         return lambda contestants, seed: None
-    from sb3_refine.video import record_video
+    from sb3_refine.video import encoder, record_video
+
+    encoder()  # what is missing is told before the episodes
 
     def record(contestants: dict[str, "Contestant"], seed: int) -> None:
         name = contestants[AGENT].task.recipe.env_id or "env"

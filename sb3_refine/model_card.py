@@ -49,7 +49,7 @@ def _metadata(run: RunFolder, algo_class: str) -> str:
 
     tags = [run.env_id, "deep-reinforcement-learning", "reinforcement-learning", "stable-baselines3", "sb3-refine"]
     data: dict[str, Any] = {"library_name": "stable-baselines3", "tags": tags}
-    if run.evaluation is not None:
+    if run.evaluation is not None and run.evaluation["mean_return"] is not None:  # NaN, in JSON
         value = f"{run.evaluation['mean_return']:.2f} +/- {run.evaluation['std_return']:.2f}"
         result = EvalResult(
             task_type="reinforcement-learning",
@@ -83,7 +83,7 @@ def _maximised(run: RunFolder) -> str:
 def _figures(run: RunFolder) -> list[str]:
     """Before and after, and the difference between the two."""
     baseline, refined, difference = (run.refinement[key] for key in ("baseline", "refined", "paired_difference"))
-    if baseline is None or refined is None:
+    if baseline is None or refined is None or difference is None:
         return []
     rows = [f"| {title} | {_figure(key, baseline[key])} | {_figure(key, refined[key])} |" for title, key in _ROWS]
     table = "\n".join(["| | original | after the search |", "|---|---:|---:|", *rows])
@@ -92,8 +92,8 @@ def _figures(run: RunFolder) -> list[str]:
         "## Before and after",
         table,
         f"The {paired} of the returns is {difference['mean']:+.2f}, {difference['confidence']:.0%} interval "
-        f"({difference['ci_low']:.2f}, {difference['ci_high']:.2f}); better on {difference['p_better']:.0%} of the "
-        "seeds. `refinement.json` has the return of every seed.",
+        f"({difference['ci_low']:.2f}, {difference['ci_high']:.2f}); better on a seed: {difference['p_better']:.0%}, "
+        "ties counting half. `refinement.json` has the return of every seed.",
     ]
 
 

@@ -31,7 +31,7 @@ from sb3_refine.episode import Episode, Trajectory
 from sb3_refine.errors import RefineError, check_count, did_you_mean
 from sb3_refine.evaluation import Evaluation, PairedDifference
 from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator, n_processors
-from sb3_refine.examination import examine
+from sb3_refine.examination import BOTH, examine
 from sb3_refine.held_out import AUTO, HeldOut, Run
 from sb3_refine.models import sync_copies
 from sb3_refine.objectives import MEASURE, Objective, make_objective
@@ -213,7 +213,7 @@ class Refiner:
         candidates = self._make_optimizer(theta, n_updates=1).ask()[:2]
         with SerialEvaluator(self._make_task()) as evaluator:
             start = time.perf_counter()
-            episodes = evaluator.evaluate(theta, candidates, self._search_seeds(candidates))
+            episodes = evaluator.evaluate(theta, candidates, self._search_seeds(candidates), self._measures)
             return episodes, time.perf_counter() - start
 
     def set_logger(self, logger: Logger) -> None:
@@ -321,21 +321,25 @@ class Refiner:
         :param video: whether to record an episode of both, side by side
         :param phase_portrait: two observations, by index, to draw against each other; by default the two that move most
         :return: path of ``report.md``
-        :raises RefineError: when there are no such observations
+        :raises RefineError: when there are no such observations, or no video can be made
+        :raises EpisodeError: when an episode fails; the report is written without it
         """
         run_folder = Path(run_folder)
         content = json.loads((run_folder / "refinement.json").read_text())
         contestants = self.contestants
-        if contestants is not None and self.result is not None and self.result.refined is not None:
-            seeds = self.result.refined.seeds
-            examination = examine(*contestants, seeds, self.n_workers, self.backend, entries=phase_portrait)
-            content["examination"] = asdict(examination)
-            write_refinement(run_folder, content)
-            if video:
-                seed = examination.traces["seed"]
-                path = run_folder / "videos" / f"{self.agent.env_name}-seed-{seed}.mp4"
-                record_video(dict(zip(("original", "refined"), contestants, strict=True)), seed, path)
-        return write_report(run_folder, content)
+        try:
+            if contestants is not None and self.result is not None and self.result.refined is not None:
+                seeds = self.result.refined.seeds
+                examination = examine(*contestants, seeds, self.n_workers, self.backend, entries=phase_portrait)
+                content["examination"] = asdict(examination)
+                write_refinement(run_folder, content)
+                if video:
+                    seed = examination.traces["seed"]
+                    path = run_folder / "videos" / f"{self.agent.env_name}-seed-{seed}.mp4"
+                    record_video(dict(zip(BOTH, contestants, strict=True)), seed, path)
+        finally:  # also of what is known where noise or film is more than the environment can bear
+            report = write_report(run_folder, content)
+        return report
 
     @property
     def contestants(self) -> tuple[Contestant, Contestant] | None:

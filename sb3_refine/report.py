@@ -157,7 +157,8 @@ class _Report:
             row("failure rate", "failure_rate", self._interval(*failed), -1, percent=True),
         ]
         if "success_rate" in before and "success_rate" in after:
-            rows.append(row("success rate", "success_rate", _newcombe(before, after, "success_rate"), percent=True))
+            was, is_now = (np.array(figures.get("success", [None] * old.size), float) for figures in (before, after))
+            rows.append(row("success rate", "success_rate", self._interval(was, is_now), percent=True))
         if "mesh_dimension" in before and "mesh_dimension" in after:
             rows.append(row("mesh dimension", "mesh_dimension", None, 0))
         return rows + self._smoothness_rows()
@@ -213,7 +214,7 @@ class _Report:
         if not self.is_tested:
             what = "Not tested" if self.decision == "unchecked" else "The original agent was kept"
             lines = [f"**{what}**: {self.refinement['reason']}.", "How good the result of the search is, is not known."]
-            if self.before:
+            if self.before and self.before["mean_return"] is not None:
                 mean, std = _short(self.before["mean_return"]), _short(self.before["std_return"])
                 n = self.before["n_episodes"]
                 lines.append(f"The original: mean return {mean}, standard deviation {std} on {n} held-out seeds.")
@@ -462,6 +463,8 @@ class _Report:
             where = ["-f", str(self.folder.parent.parent), "--exp-id", numbered[2]]
         else:
             where = ["--model", str(self.folder / f"{env.replace('/', '-')}.zip")]
+        if not self.settings.get("end_at_success", True):
+            where.append("--no-end-at-success")
         if self.settings.get("gym_packages"):
             where += ["--gym-packages", *self.settings["gym_packages"]]
         if self.decision != "original" and any(state.glob("*.zip")):
@@ -473,18 +476,6 @@ class _Report:
 def _worst_tenth(returns: np.ndarray, axis: int) -> np.ndarray:
     n = max(1, round(returns.shape[axis] / 10))
     return np.sort(returns, axis=axis).take(range(n), axis=axis).mean(axis=axis)
-
-
-def _newcombe(before: dict[str, Any], after: dict[str, Any], key: str) -> tuple[float, float]:
-    """Interval of the difference of two rates from Wilson's of each (Newcombe, 1998, method 10)."""
-    old, new, (old_low, old_high), (new_low, new_high) = (
-        before[key],
-        after[key],
-        before[f"{key}_ci"],
-        after[f"{key}_ci"],
-    )
-    low, high = np.hypot(new - new_low, old_high - old), np.hypot(new_high - new, old - old_low)
-    return float(new - old - low), float(new - old + high)
 
 
 def _means(old: np.ndarray, new: np.ndarray) -> tuple[float, float]:
@@ -526,7 +517,9 @@ def _code(*lines: str) -> str:
     return "\n".join(["```", *lines, "```"])
 
 
-def _short(value: float) -> str:
+def _short(value: float | None) -> str:
+    if value is None:  # NaN, in JSON
+        return "not valid"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 

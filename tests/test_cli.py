@@ -12,6 +12,7 @@ import time
 import pytest
 from conftest import ENV_ID
 
+from sb3_refine import RefineError, Refiner
 from sb3_refine.cli import main
 
 FAST = [
@@ -111,6 +112,32 @@ def test_options_reach_the_search(made_agents, tmp_path):
     assert written["source"]["path"].endswith("best_model.zip")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_stop_the_saving(made_agents, tmp_path, monkeypatch, number):
+    def save(self, *args, **kwargs):
+        os.kill(os.getpid(), number)
+        time.sleep(0.1)
+        return saved(self, *args, **kwargs)
+
+    saved = Refiner.save
+    monkeypatch.setattr(Refiner, "save", save)
+    arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST]
+    assert main(list(map(str, arguments))) == 0
+    assert (tmp_path / "ppo" / f"{ENV_ID}_1" / f"{ENV_ID}.zip").exists()
+
+
+def test_the_report_is_written_without_what_cannot_be_had(made_agents, tmp_path, monkeypatch, capsys):
+    def record_video(*args):
+        raise RefineError("video: no screen")
+
+    monkeypatch.setattr("sb3_refine.refiner.record_video", record_video)
+    monkeypatch.setattr("sb3_refine.video.encoder", lambda: "")
+    arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST[:-1], "--video"]
+    assert main(list(map(str, arguments))) == 1
+    assert "the agent is saved, but its report is not complete: video: no screen" in capsys.readouterr().err
+    assert "## Robustness" in (tmp_path / "ppo" / f"{ENV_ID}_1" / "report.md").read_text()
+
+
 def test_the_phase_portrait_is_of_the_observations_asked_for(made_agents, tmp_path, capsys):
     """Pendulum observes the cosine and the sine of its angle, and its velocity."""
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST]
@@ -179,6 +206,9 @@ def test_ctrl_c_leaves_the_best_so_far_and_no_process(long_run, number):
     assert errors == f"to go on from here: sb3-refine --resume {run_folder}\nsb3-refine: interrupted\n"
     decision = json.loads((run_folder / "refinement.json").read_text())["decision"]
     assert decision in ("unchecked", "original")  # as long as nothing was better than the original
+    judged = run("--resume", run_folder, "--time-limit", 0, "--verbose", 0, "--no-report")
+    assert "paired difference of the returns" in judged.stdout
+    assert json.loads((run_folder / "refinement.json").read_text())["baseline"]["n_episodes"] == 5
     assert f"decision: {decision} (interrupted after" in shown
     assert (run_folder / f"{ENV_ID}.zip").exists()
     deadline = time.time() + 10

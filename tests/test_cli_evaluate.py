@@ -400,6 +400,13 @@ def test_the_first_seed_or_those_asked_for_are_filmed(made_agents, monkeypatch, 
     assert [(names, seed) for names, seed, _ in filmed] == [(["agent"], 7), (["agent"], 8)]
 
 
+def test_a_missing_encoder_is_told_before_the_episodes(made_agents, monkeypatch, tmp_path, refused):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    code, line, shown = refused(*agent_of(made_agents, "ppo"), "--video", tmp_path / "films")
+    assert (code, shown) == (1, "")
+    assert "imageio_ffmpeg is missing" in line
+
+
 def test_nothing_is_cut_off_in_a_pipe(made_agents, capsys):
     assert evaluate(*agent_of(made_agents, "ppo"), "--compare-to", made_agents, "--n-eval-episodes", 2) == 0
     shown = capsys.readouterr().out

@@ -16,7 +16,7 @@ from sb3_refine.agents import load_agent
 from sb3_refine.cli import DEMO
 from sb3_refine.comparison import contestant, evaluate
 from sb3_refine.episode import Episode, Normalisation, Trajectory
-from sb3_refine.evaluation import Evaluation, paired_difference
+from sb3_refine.evaluation import Evaluation, mean_interval, paired_difference
 from sb3_refine.examination import Examination, end_effector_jerk, examine, motion_of
 from sb3_refine.objectives.mesh_dimension import mesh_dimension
 from sb3_refine.report import PLOTS, write_report
@@ -218,12 +218,19 @@ def test_another_objective_than_the_return_is_told_of(run_folder):
     assert text.splitlines()[4].startswith("**Worse after the search:** mean return; ")
 
 
-def test_success_rates_are_compared_by_newcombe(run_folder):
+def test_success_rates_are_compared_seed_by_seed(run_folder):
     content = refinement()
-    content["baseline"] |= {"success_rate": 56 / 70, "success_rate_ci": [0.6919, 0.8769]}
-    content["refined"] |= {"success_rate": 48 / 80, "success_rate_ci": [0.4904, 0.7006]}
-    found = row(text_of(run_folder, content), "success rate")
-    assert found == ["success rate", "80.0%", "60.0%", "-20.0% (-33.4% to -5.2%)", "worse"]  # Newcombe's example (a)
+    old, new = [True] * 36 + [False] * 4, [True] * 24 + [False] * 16
+    for name, success in (("baseline", old), ("refined", new)):
+        rate = float(np.mean(success))
+        content[name] |= {"success": success, "success_rate": rate, "success_rate_ci": [rate - 0.1, rate + 0.1]}
+    low, high = mean_interval(np.array(old, float), np.array(new, float), 0.05)
+    expected = ["success rate", "90.0%", "60.0%", f"-30.0% ({100 * low:.1f}% to {100 * high:.1f}%)", "worse"]
+    assert row(text_of(run_folder, content), "success rate") == expected
+    content["paired_difference"]["confidence"] = 0.5
+    assert row(text_of(run_folder, content), "success rate") != expected
+    del content["baseline"]["success"]  # of an earlier version
+    assert row(text_of(run_folder, content), "success rate")[3] == "-30.0%"
 
 
 def test_an_untested_agent_claims_nothing(run_folder):
@@ -396,6 +403,15 @@ def test_what_is_not_a_number_does_not_stop_a_report(run_folder):
     assert "| action noise 10% |     90." in text
 
 
+def test_episodes_that_are_not_valid_do_not_stop_a_report(run_folder):
+    content = refinement(decision="original")
+    content["candidates"][1]["mean_return"] = None
+    assert "not valid" in text_of(run_folder, content)
+    content |= {"refined": None, "paired_difference": None, "reason": "1 of the original's episodes had NaN or inf"}
+    content["baseline"] |= {"mean_return": None, "std_return": None}
+    assert "**The original agent was kept**: 1 of the original's" in text_of(run_folder, content)
+
+
 def test_of_many_actions_four_are_shown(run_folder):
     text = text_of(run_folder, refinement(), examination(n_dimensions=4))
     assert "At most 4 actions are shown, those that move most." in text
@@ -488,7 +504,9 @@ def test_the_motion_is_shown_where_there_is_any(run_folder):
     assert f"{found.motion['end_effector']['original']['jerk']:,.0f} m/s³ before" in text
     assert "with `--no-end-at-success` the goal has to be held" in text
     content["settings"]["end_at_success"] = False
-    assert "--no-end-at-success" not in text_of(run_folder, content, found)
+    text = text_of(run_folder, content, found)
+    assert "with `--no-end-at-success` the goal has to be held" not in text
+    assert all("--no-end-at-success" in command for command in commands(text))
     found = replace(found, motion={"phase": found.motion["phase"]})
     found.motion["phase"]["original"] = found.motion["phase"]["refined"]
     assert "against each other over the whole episode" in text_of(run_folder, content, found)
