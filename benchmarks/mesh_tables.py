@@ -88,12 +88,12 @@ class Row:
         return f"{self.group} {self.algo} {self.env}"
 
 
-GENTLE = {"delta_std": (0.011, 0.003), "learning_rate": (0.015, 0.003)}
-"""For the two PPO agents, which the default preset's first perturbations break."""
+FIRST_LAYER: dict[str, Any] = {"parameters": "policy_net.0"}
+"""For the two PPO agents, whose return is near its best: the dimension follows fewer parameters, and smaller steps."""
 
 ROWS = (
     Row("panda", "tqc", "PandaReach-v1", "smooth:weight=2", n_updates=60, n_episodes=200),
-    Row("smooth", "ddpg", "HopperBulletEnv-v0", "smooth:weight=4", n_updates=50),
+    Row("smooth", "ddpg", "HopperBulletEnv-v0", "smooth:weight=10"),
     Row("smooth", "ppo", "HopperBulletEnv-v0", "smooth:weight=1", n_updates=50, settings={"delta_std": (0.01, 0.003)}),
     Row(
         "mesh",
@@ -115,7 +115,7 @@ ROWS = (
         "HopperBulletEnv-v0",
         "mesh-dimension",
         Published((1.434, 0.085), (4.878, 0.841), 2.307, 2537.1, 2559.8),
-        settings=GENTLE,
+        settings={**FIRST_LAYER, "delta_std": 0.02, "learning_rate": (0.02, 0.01)},
     ),
     Row(
         "mesh",
@@ -123,7 +123,7 @@ ROWS = (
         "Walker2DBulletEnv-v0",
         "mesh-dimension",
         Published((1.561, 0.145), (5.336, 0.661), 2.347, 2111.4, 2024.3),
-        settings=GENTLE,
+        settings={**FIRST_LAYER, "delta_std": 0.015, "learning_rate": (0.012, 0.006)},
     ),
     Row(
         "mesh",
