@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import signal
 import tempfile
 from collections.abc import Callable
@@ -136,6 +137,8 @@ def _check(options: argparse.Namespace) -> None:
     from sb3_refine.errors import did_you_mean
     from sb3_refine.evaluators import EVALUATORS
 
+    if options.seeds and len(set(options.seeds)) < len(options.seeds):
+        raise RefineError("--seeds: names a seed more than once, which would count twice; name each once")
     if options.seeds and options.seed is not None:
         raise RefineError("--seeds: says which episodes to run, and so does --seed; leave one out")
     if options.backend not in EVALUATORS:
@@ -314,7 +317,7 @@ def _print_report(report: _Report, title: str) -> None:
 def _verdict(d: "PairedDifference") -> str:
     from sb3_refine.tables import difference_text
 
-    found = f"{difference_text(d)} at {d.confidence:.0%}"
+    found = f"{difference_text(d)} at {d.confidence:.0%}" if d.ci_low > -math.inf else difference_text(d)
     if d.paired:
         return (
             f"{AGENT} minus {OTHER} on the same seeds: {found}; better on a seed: {d.p_better:.1%}, ties counting half"

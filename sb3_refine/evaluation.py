@@ -82,7 +82,7 @@ class Evaluation:
     def summary(self) -> dict[str, Any]:
         """
         :return: the figures of ``refinement.json``. CVaR10 is the mean of the worst tenth of the returns; the intervals
-            of rates are Wilson's at 95%; measures are there if they were taken, averaged over episodes
+            of rates are Wilson's at 95%; measures are there if taken and not NaN, averaged over episodes
         """
         returns, n = self.returns, len(self.episodes)
         figures: dict[str, Any] = {
@@ -100,8 +100,9 @@ class Evaluation:
             figures["success_rate"] = self.success_rate
             figures["success_rate_ci"] = wilson_interval(sum(self._successes), len(self._successes))
         for name in (*SMOOTHNESS, "mesh_dimension"):
-            if name in self.episodes[0].measures:
-                figures[name] = float(np.nanmean(self.measure(name)))
+            values = self.measure(name)
+            if np.isfinite(values).any():
+                figures[name] = float(np.nanmean(values))
         return figures
 
 
@@ -194,17 +195,27 @@ def mean_interval(before: np.ndarray, after: np.ndarray, alpha: float) -> tuple[
     :param before: one value an episode
     :param after: the same of the other, in the order of the seeds
     :param alpha: one minus the confidence
-    :return: lower and upper bound
+    :return: lower and upper bound; infinite for a single pair, which says nothing of others
     """
+    if before.size < 2:
+        return -np.inf, np.inf
     if np.array_equal(before, after):
         return 0.0, 0.0
     return _lower_bound(before, after, alpha / 2), -_lower_bound(after, before, alpha / 2)
 
 
 def _lower_bound(before: np.ndarray, after: np.ndarray, alpha: float) -> float:
-    differences = after - before
-    worst = min(differences.min(), min(before.min(), after.min()) - before.mean())
-    return float(np.quantile(_weights(differences.size + 1) @ np.append(differences, worst), alpha))
+    differences = np.append(after - before, least_difference(before, after))
+    return float(np.quantile(_weights(differences.size) @ differences, alpha))
+
+
+def least_difference(before: np.ndarray, after: np.ndarray) -> float:
+    """
+    :param before: one value an episode
+    :param after: the same of the other
+    :return: the least that ``after - before`` is reckoned to be in any pair, see :func:`mean_interval`
+    """
+    return float(min((after - before).min(), min(before.min(), after.min()) - before.mean()))
 
 
 @lru_cache(maxsize=1)

@@ -109,6 +109,8 @@ class HeldOut:
         if not np.array_equal(chosen.vector, search.start):
             refined = Evaluation(seeds, tuple(run(chosen.vector, seeds, SMOOTHNESS)))
         invalid = self._invalid(baseline, refined)
+        if not search.n_updates:
+            invalid = Decision(ORIGINAL, "nothing was searched: there was no time for an update")
         return Verdict(
             decision=invalid or self._decide(baseline, refined, paired),
             baseline=baseline,
@@ -143,11 +145,11 @@ class HeldOut:
         chosen.episodes += run(chosen.vector, seeds[len(chosen.episodes) :])
         original = self.objective.of_episodes(search.baseline.episodes)
         effect = self.min_effect or abs(original) / 100 or 1.0
-        differences = [
-            self.objective.fitness(new) - self.objective.fitness(old)
-            for old, new in zip(search.baseline.episodes, chosen.episodes, strict=True)
-        ]
-        wanted = episodes_to_resolve(np.array(differences), effect, self.alpha)
+        before, after = (
+            np.array([self.objective.fitness(episode) for episode in episodes])
+            for episodes in (search.baseline.episodes, chosen.episodes)
+        )
+        wanted = episodes_to_resolve(before, after, effect, self.alpha)
         n_episodes = int(np.clip(wanted, *AUTO_EPISODES))
         logger.info(
             "%d held-out episodes: to resolve a difference of %.3g takes %d; at least %d and at most %d are run",

@@ -34,8 +34,10 @@ def action_jerk(trajectory: Trajectory) -> float:
     Root mean square of the third differences of the actions, in the units of :func:`action_change` per step cubed.
 
     :param trajectory: of an episode
-    :return: 0 for actions that change evenly
+    :return: 0 for actions that change evenly; NaN for actions that are not continuous
     """
+    if trajectory.action_range is None:
+        return np.nan
     jerk = np.diff(_actions(trajectory), n=3, axis=0)
     return float(np.sqrt(np.mean(np.square(jerk)))) if len(jerk) else 0.0
 
@@ -45,8 +47,11 @@ def high_frequency_share(trajectory: Trajectory) -> float:
     Share of the actions' power above a quarter of the control rate, their mean left out.
 
     :param trajectory: of an episode
-    :return: between 0 and 1; 0 for a constant action, about a half for white noise
+    :return: between 0 and 1; 0 for a constant action, about a half for white noise; NaN for actions that are not
+        continuous
     """
+    if trajectory.action_range is None:
+        return np.nan
     actions = _actions(trajectory)
     if len(actions) < 4:
         return 0.0

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from sb3_refine.episode import Episode
+from sb3_refine.evaluation import least_difference
 
 
 @dataclass
@@ -71,18 +72,28 @@ def _nan_last(score: float) -> float:
     return -math.inf if math.isnan(score) else score
 
 
-def episodes_to_resolve(differences: np.ndarray, effect: float, alpha: float) -> int:
+def episodes_to_resolve(before: np.ndarray, after: np.ndarray, effect: float, alpha: float) -> int:
     r"""
-    How many pairs of episodes show a true difference, four times out of five:
-    :math:`n = (z_{1 - \alpha / 2} + z_{0.8})^2 (s_d / \Delta)^2`.
+    How many pairs of episodes it takes to resolve a difference, as far as some pairs can tell: the least n with
 
-    :param differences: of some pairs; NaN is left out
+    .. math:: (z_{1 - \alpha / 2} + z_{0.8}) \frac{s_d}{\sqrt{n}} + \ln \frac{2}{\alpha} \frac{w}{n} \le \Delta
+
+    where the second term is the weight that :func:`~sb3_refine.evaluation.mean_interval` gives to one more, worst pair,
+    which is :math:`w` below the mean.
+
+    :param before: of some episodes; pairs with NaN are left out
+    :param after: the same of the other
     :param effect: the difference :math:`\Delta` to resolve
     :param alpha: level of the test
-    :return: number of pairs, at least 2; without two finite differences, as many as one likes
+    :return: number of pairs, at least 2; without two finite pairs, as many as one likes
     """
-    differences = differences[np.isfinite(differences)]
-    if differences.size < 2:
+    valid = np.isfinite(after - before)
+    before, after = before[valid], after[valid]
+    if before.size < 2:
         return sys.maxsize
+    differences = after - before
     z = stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(0.8)
-    return max(2, math.ceil((z * differences.std(ddof=1) / effect) ** 2))
+    spread = z * differences.std(ddof=1)
+    tail = math.log(2 / alpha) * (differences.mean() - least_difference(before, after)) if differences.any() else 0.0
+    root = (spread + math.sqrt(spread**2 + 4 * effect * tail)) / (2 * effect)
+    return max(2, math.ceil(root**2))

@@ -1,5 +1,6 @@
 """Figures of agents side by side, as the terminal shows them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +18,8 @@ _LABELS = {
     "mean_length": "mean length",
 }
 
-_MEASURE_LABELS = {
-    "action_change": "mean |Δa|, in half ranges",
+_MEASURE_LABELS = {  # the first in half ranges, see sb3_refine.measures
+    "action_change": "action change a step",
     "action_jerk": "action jerk",
     "high_frequency_share": "high-frequency share of actions",
     "mesh_dimension": "mesh dimension",
@@ -73,6 +74,8 @@ def rate_text(summary: dict[str, Any], name: str) -> str:
 def difference_text(difference: PairedDifference) -> str:
     """
     :param difference: of two agents
-    :return: the difference and its interval
+    :return: the difference and its interval, if it has one
     """
+    if difference.ci_low == -math.inf:
+        return f"{difference.mean:+.2f}"
     return f"{difference.mean:+.2f} ({difference.ci_low:.2f}, {difference.ci_high:.2f})"

@@ -424,6 +424,7 @@ def test_nothing_is_cut_off_in_a_pipe(made_agents, capsys):
         (["--n-eval-episodes", "100", "--seeds", "3"], 2, "--seeds: not allowed with argument --n-eval-episodes"),
         (["--seeds", "3", "--seed", "0"], 1, "--seeds: says which episodes to run, and so does --seed"),
         (["--seeds", "-3"], 2, "--seeds: expected a seed of at least 0, got -3"),
+        (["--seeds", "3", "4", "3"], 1, "--seeds: names a seed more than once"),
         (["--alpha", "2"], 1, "--alpha: expected a number between 0 and 1, got 2.0"),
         (["--json", "nowhere/figures.json"], 1, "--json: cannot write to"),
         (["--json", "."], 1, "--json: . is a folder; name a file"),

@@ -14,6 +14,10 @@ def evaluation(returns, terminated=False, seeds=None):
     return Evaluation(seeds, tuple(Episode(float(r), 10, terminated) for r in returns))
 
 
+def test_a_single_pair_has_no_interval():
+    assert mean_interval(np.array([1.0]), np.array([3.0]), 0.05) == (-np.inf, np.inf)
+
+
 def test_summary_of_known_returns():
     episodes = tuple(Episode(float(r), 5 * r, r < 4) for r in range(1, 21))
     summary = Evaluation(tuple(range(20)), episodes).summary()

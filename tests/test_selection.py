@@ -9,6 +9,7 @@ from conftest import train
 from sb3_refine import Refiner
 from sb3_refine.checkpoint import N_MILESTONES, SearchState
 from sb3_refine.episode import Episode
+from sb3_refine.evaluation import mean_interval
 from sb3_refine.held_out import AUTO_EPISODES
 from sb3_refine.optimizers import ARS
 from sb3_refine.selection import Iterate, distinct, episodes_to_resolve, sequential_halving
@@ -81,11 +82,22 @@ def test_the_same_parameters_are_run_once():
 
 
 def test_episodes_to_resolve_an_effect():
-    differences = np.array([1, 3, 1, 3, np.nan])  # a standard deviation of 2 / sqrt(3)
-    z = 1.95996 + 0.84162
-    assert episodes_to_resolve(differences, 0.1, alpha=0.05) == np.ceil(z**2 * 4 / 3 / 0.01)
-    assert episodes_to_resolve(np.zeros(5), 0.1, alpha=0.05) == 2
-    assert episodes_to_resolve(np.full(5, np.nan), 0.1, alpha=0.05) > AUTO_EPISODES[1]
+    before, after = np.zeros(5), np.array([1, 3, 1, 3, np.nan])  # a standard deviation of 2 / sqrt(3), none below 0
+    z, tail = 1.95996 + 0.84162, np.log(2 / 0.05) * 2
+    n = episodes_to_resolve(before, after, 0.1, alpha=0.05)
+    assert z * np.sqrt(4 / 3 / n) + tail / n <= 0.1 < z * np.sqrt(4 / 3 / (n - 1)) + tail / (n - 1)
+    assert episodes_to_resolve(before, before, 0.1, alpha=0.05) == 2
+    assert episodes_to_resolve(before, np.full(5, np.nan), 0.1, alpha=0.05) > AUTO_EPISODES[1]
+
+
+def test_that_many_episodes_do_resolve_it():
+    """Returns that vary much more than their differences, as when nearly the same policy runs on the same seeds."""
+    rng = np.random.default_rng(0)
+    before = rng.normal(-150, 100, 50)
+    n = episodes_to_resolve(before, before + rng.normal(0, 1, 50), 5.0, alpha=0.05)
+    before = rng.normal(-150, 100, n)
+    low, high = mean_interval(before, before + 5 + rng.normal(0, 1, n), 0.05)
+    assert (high - low) / 2 < 1.25 * 5  # the lowest of n returns is lower than that of 50
 
 
 def searched(scores, n_updates=None):
