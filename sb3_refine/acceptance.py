@@ -1,6 +1,7 @@
 """The decision: refined or original."""
 
 from dataclasses import dataclass
+from statistics import fmean
 
 from sb3_refine.evaluation import (
     Evaluation,
@@ -65,7 +66,10 @@ def decide(
     interval = f"[{difference.ci_low:.4g}, {difference.ci_high:.4g}]"
     figures = f"{difference.mean:+.4g} {interval} at {difference.confidence:.0%}"
     what = "paired difference" if paired else "difference"
-    what = what if objective == "return" else f"{what} in {objective}"
+    if objective != "return":
+        levels = (fmean(map(fitness, which.episodes)) for which in (baseline, refined))
+        figures = "{}, from {:.4g} to {:.4g}".format(figures, *levels)
+        what = f"{what} in {objective}"
     veto = _veto(baseline, refined, alpha, paired, max_return_loss)
     if difference.ci_low > 0 and veto is None:
         return Decision(REFINED, f"better on held-out seeds: {what} {figures}", difference)

@@ -115,14 +115,11 @@ class SearchState:
         :raises EpisodeError: when too many episodes returned NaN
         """
         returns = np.array([episode.episode_return for episode in episodes])
-        self.n_invalid += int(np.isnan(returns).sum())
-        if self.n_invalid == 0 and np.isnan(fitness).all():
-            raise EpisodeError("the objective gave NaN or infinity for every episode of an update; mend it")
+        self.n_invalid += int(np.isnan(fitness).sum())
         if self.n_invalid > MAX_INVALID_SHARE * self.n_episodes or np.isnan(fitness).all():
-            raise EpisodeError(
-                f"{self.n_invalid} of {self.n_episodes} episodes had NaN or infinite rewards or observations; "
-                "mend the environment, or perturb less (delta_std)"
-            )
+            whose = "rewards or observations; mend the environment" if np.isnan(returns).any() else "fitness; mend it"
+            many = f"{self.n_invalid} of {self.n_episodes} episodes"
+            raise EpisodeError(f"{many} had NaN or infinite {whose}, or perturb less (delta_std)")
         score, before = float(np.nanmean(fitness)), self.n_updates - 1
         part = N_MILESTONES * before // self.optimizer.n_updates
         if part not in self.milestones or score > self.milestones[part][0]:

@@ -174,10 +174,9 @@ def check_entries(entries: Sequence[int], n_observed: int) -> None:
     :param n_observed: how many there are to choose from
     :raises RefineError: when they are not two of those
     """
-    if len(entries) != 2 or not all(0 <= entry < n_observed for entry in entries):
-        raise RefineError(
-            f"phase portrait: expected two of the {n_observed} observations, numbered from 0; got {tuple(entries)}"
-        )
+    if len(set(entries)) != 2 or len(entries) != 2 or not all(0 <= entry < n_observed for entry in entries):
+        expected = f"two different ones of the {n_observed} observations, numbered from 0"
+        raise RefineError(f"phase portrait: expected {expected}; got {tuple(entries)}")
 
 
 def _mesh(trajectory: Trajectory) -> dict[str, Any]:

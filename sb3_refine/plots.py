@@ -226,10 +226,10 @@ def mesh(path: Path, meshes: dict[str, Any], names: tuple[str, str]) -> None:
             steepest = int(np.argmin((np.diff(y) / np.diff(x))[:-1]))
             piece = slice(steepest, steepest + 2)
             axes.loglog(boxes[piece], sizes[piece], color=colour, lw=4, solid_capstyle="round")
-        axes.plot([], [], color=_DARK, lw=1.5, ls="--", label="line through all: its slope is the lower bound")
+        axes.plot([], [], color=_DARK, lw=1.5, ls="--", label="line through all: the lower bound")
         axes.plot([], [], color=_DARK, lw=4, label="steepest piece: the upper bound")
         axes.set(xlabel="edge of a box, in units of what the policy sees", ylabel="boxes that the motion visits")
-        figure.legend(loc="outside upper center", ncols=2)
+        figure.legend(loc="outside upper center", ncols=2, fontsize="small")
 
 
 def phase(path: Path, portraits: dict[str, Any], names: tuple[str, str]) -> None:

@@ -117,7 +117,8 @@ class Refiner:
         resolve ``min_effect``, within :data:`~sb3_refine.held_out.AUTO_EPISODES`
     :param alpha: the refined agent is accepted if it is better at this level of significance
     :param min_effect: a difference worth knowing of, in units of the objective; None for a hundredth of the original's
-    :param max_return_loss: share of the original's mean return that may be lost where the objective is another
+    :param max_return_loss: share of the original's mean return that may be lost where the objective is another; from 0
+        to 1, or infinity for no limit
     :param acceptance: whether to judge at all; without, ``learn()`` leaves the last iterate, untested
     :param selection: whether to choose among the last iterate, the running average and the best iterates, on validation
         seeds; without, it is the last iterate that is judged
@@ -154,7 +155,9 @@ class Refiner:
     ):
         _check_choice("optimizer", optimizer, OPTIMIZERS)
         _check_choice("backend", backend, EVALUATORS)
-        if n_eval_episodes != AUTO:
+        if isinstance(n_eval_episodes, str):
+            _check_choice("n_eval_episodes", n_eval_episodes, (AUTO,))
+        else:
             check_count("n_eval_episodes", n_eval_episodes, 2)
         check_count("n_workers", 1 if n_workers is None else n_workers, 1)
         check_count("seed", seed, 0)
@@ -162,8 +165,8 @@ class Refiner:
             raise RefineError(f"alpha: expected a number between 0 and 1, got {alpha}")
         if min_effect is not None and not min_effect > 0:
             raise RefineError(f"min_effect: expected a positive number, got {min_effect}")
-        if not max_return_loss >= 0:
-            raise RefineError(f"max_return_loss: expected a share of the return, 0 or more, got {max_return_loss}")
+        if not (0 <= max_return_loss <= 1 or max_return_loss == np.inf):
+            raise RefineError(f"max_return_loss: expected a share from 0 to 1, or inf for any, got {max_return_loss}")
         if isinstance(model, Agent) and env is not None:
             raise RefineError("env: an Agent brings its own environment; leave env out, or pass agent.model")
         self.agent = model if isinstance(model, Agent) else agent_from_model(model, env)
@@ -281,6 +284,7 @@ class Refiner:
                     checkpoint.take(search)
                     if search.n_updates % log_interval == 0 or search.n_updates == n_updates:
                         self._log(logger, search, episodes)
+                _warn_if_short(search)
                 self._conclude(search, run)
             except KeyboardInterrupt:
                 self._conclude_early(search)
@@ -591,6 +595,12 @@ def _warn_if_unexpected(agent: Agent, baseline: Evaluation) -> None:
         "(%.4g to %.4g around its end): is %s, with these wrappers and arguments, still the environment it knew?",
         *(baseline.returns.mean(), expected.last, expected.low, expected.high, agent.env_name),
     )
+
+
+def _warn_if_short(search: SearchState) -> None:
+    n_done, n_updates = search.n_updates, search.optimizer.n_updates
+    if n_done < n_updates:
+        logger.warning("the search ended after %d of %d updates: out of time, or by a callback", n_done, n_updates)
 
 
 def _result(search: SearchState, decision: Decision) -> Result:

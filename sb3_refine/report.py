@@ -403,7 +403,8 @@ class _Report:
             return ["## The search", used]
         read = (
             f"{used} The band is a population of perturbed policies; the iterate in their middle usually does better. "
-            "Star and diamonds are iterates on validation seeds, which are other than those that the verdict is from."
+            "Star and diamonds are iterates on validation seeds, which are other than those that the verdict is from; "
+            "those with fewer episodes did worse on these than others did, and were left behind."
         )
         parts = ["## The search", self._plot("learning_curve", history, candidates), _filled(read)]
         rows = [
@@ -411,7 +412,7 @@ class _Report:
                 c["name"],
                 str(c["update"]),
                 str(c["n_episodes"]),
-                _short(c["mean_return"]) if c["n_episodes"] else "",
+                (_short(c["mean_return"]) if c["mean_fitness"] is not None else "not valid") if c["n_episodes"] else "",
                 "chosen" * c["chosen"],
             ]
             for c in candidates

@@ -146,7 +146,7 @@ def test_the_phase_portrait_is_of_the_observations_asked_for(made_agents, tmp_pa
     found = json.loads((tmp_path / "ppo" / f"{ENV_ID}_1" / "refinement.json").read_text())
     assert found["examination"]["motion"]["phase"]["entries"] == [2, 1]
     assert main([*arguments, "--phase-portrait", "2", "3"]) == 1
-    assert "expected two of the 3 observations, numbered from 0; got (2, 3)" in capsys.readouterr().err
+    assert "expected two different ones of the 3 observations, numbered from 0; got (2, 3)" in capsys.readouterr().err
     assert not (tmp_path / "ppo" / f"{ENV_ID}_2").exists()  # told before the search
 
 

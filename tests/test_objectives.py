@@ -131,6 +131,18 @@ def test_the_dimension_is_that_of_the_normalised_observations_clipped():
     assert make_objective("mesh-dimension:bound=upper").measure(steps) == expected[1]
 
 
+def test_a_dimension_at_its_limits_is_told_of(caplog):
+    """Three observations have at most 1.5 dimensions, and a motion at least 1."""
+    calibrated("mesh-dimension", [episode(value, measure=1.25) for value in (5, 6, 7)])
+    assert "the dimension is 1.25 in all of the original's episodes" in caplog.text
+    caplog.clear()
+    calibrated("mesh-dimension", [episode(value, failed=True, measure=4.0) for value in (5, 6, 7)])
+    calibrated("mesh-dimension", [episode(value, measure=value / 2) for value in (5, 6, 7)])
+    assert caplog.text == ""
+    with pytest.raises(RefineError, match="skip=5 leaves fewer than 6 steps of the original's episodes, of which the"):
+        calibrated("mesh-dimension:skip=5", [episode(5, measure=2)])
+
+
 def test_the_transient_and_some_observations_can_be_left_out():
     rows = np.vstack([np.random.default_rng(0).normal(size=(100, 4)), circle()])
     short = make_objective("mesh-dimension:skip=100,entries=0-1").measure(trajectory(rows, np.zeros((599, 1))))
@@ -197,7 +209,7 @@ SHORT = {"n_delta": 4, "n_eval_episodes": 20, "learning_rate": 0.05, "delta_std"
 
 
 def test_a_function_of_ones_own_is_maximised_in_the_workers():
-    refiner = Refiner(train("ppo"), objective=bold, n_workers=2, max_return_loss=10.0, **SHORT).learn(10)
+    refiner = Refiner(train("ppo"), objective=bold, n_workers=2, max_return_loss=math.inf, **SHORT).learn(10)
     result = refiner.result
     assert result.decision == "refined"
     assert result.objective_difference.ci_low > 0
@@ -317,6 +329,15 @@ def test_objectives_are_known_by_name():
 
 def nan_on_some(trajectory):
     return math.nan if trajectory.rewards[0] > -0.3 else 1.0
+
+
+def as_text(trajectory):
+    return "good"
+
+
+def test_a_function_that_returns_no_number_is_told():
+    with pytest.raises(RefineError, match="test_objectives:as_text returned 'good'; it must return a number"):
+        make_objective(as_text).measure(trajectory())
 
 
 def test_what_the_objective_cannot_judge_is_told():

@@ -460,8 +460,10 @@ def test_the_entries_of_the_phase_portrait_can_be_chosen():
     found = motion_of(both(swinging(50)), "Toy-v0", (5, 0))["phase"]
     assert found["entries"] == [5, 0]
     np.testing.assert_allclose(found["original"][0], swinging(50).observations[:, 5], rtol=1e-4)
-    for entries in ((0, 6), (-1, 0), (1,)):
-        with pytest.raises(RefineError, match="expected two of the 6 observations, numbered from 0; got"):
+    for entries in ((0, 6), (-1, 0), (1,), (2, 2)):
+        with pytest.raises(
+            RefineError, match="expected two different ones of the 6 observations, numbered from 0; got"
+        ):
             motion_of(both(swinging(50)), "Toy-v0", entries)
 
 

@@ -30,8 +30,15 @@ class Custom(Objective):
         return f"{named.__module__}:{named.__qualname__}"
 
     def measure(self, trajectory: Trajectory) -> float:
-        """:return: what the function gives"""
-        value = float(self.function(trajectory))
+        """
+        :return: what the function gives; NaN for infinity
+        :raises RefineError: when that is no number
+        """
+        found = self.function(trajectory)
+        try:
+            value = float(found)
+        except (TypeError, ValueError):
+            raise RefineError(f"objective: {self.name} returned {found!r}; it must return a number") from None
         return value if np.isfinite(value) else np.nan
 
     def fitness(self, episode: Episode) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 
 _FACTOR = 1.2  # from one box size to the next
 _FLOOR = 1e-9  # the first box size that is not above it is the last
-_MIN_POINTS = 6  # fewer leave next to nothing to fit a line through
+MIN_POINTS = 6  # fewer leave next to nothing to fit a line through
 _MIN_EXTENT, _MAX_EXTENT = 1e-4, 1e4  # below, nothing moves; above, the unit is another
 _MIN_STEP = 1e-5  # of the extent: rows that differ by less do not move
 _GOLDEN_RATIO = (1 + 5**0.5) / 2
@@ -69,17 +69,17 @@ def mesh_dimension(observations: np.ndarray) -> MeshDimension:
     n_steps, n_dims = rows.shape
     if not np.isfinite(rows).all():
         return _without_counts(np.nan)
-    if n_steps < _MIN_POINTS:
+    if n_steps < MIN_POINTS:
         return _without_counts(n_dims)
     points, extent, exponent = _in_units(np.ascontiguousarray(rows.T))
     if extent < _MIN_EXTENT:
         return _without_counts(n_dims)
     moves = _moves(points, _MIN_STEP * extent)
-    if np.count_nonzero(moves) < max(_MIN_POINTS, n_steps / 2):
+    if np.count_nonzero(moves) < max(MIN_POINTS, n_steps / 2):
         return _without_counts(n_dims)
     mesh_sizes, box_sizes = _measure(points, moves)
     lower, upper = _bounds(mesh_sizes, box_sizes)
-    if mesh_sizes[0] < _MIN_POINTS or min(lower, upper) <= 0:
+    if mesh_sizes[0] < MIN_POINTS or min(lower, upper) <= 0:
         return _without_counts(n_dims)
     with np.errstate(over="ignore"):  # around numbers close to the largest, boxes may be beyond it
         return MeshDimension(lower, upper, mesh_sizes, np.ldexp(box_sizes, exponent))

@@ -1,5 +1,6 @@
 """The return, shaped by the mesh dimension."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,7 +8,9 @@ import numpy as np
 from sb3_refine.episode import Episode, Trajectory
 from sb3_refine.errors import RefineError, check_count
 from sb3_refine.objectives.base import MEASURE, Objective, returns_of
-from sb3_refine.objectives.mesh_dimension import mesh_dimension
+from sb3_refine.objectives.mesh_dimension import MIN_POINTS, mesh_dimension
+
+logger = logging.getLogger(__name__)
 
 BOUNDS = ("mean", "lower", "upper")
 
@@ -61,8 +64,16 @@ class MeshDimensionShaped(Objective):
     def calibrate(self, baseline: Sequence[Episode]) -> None:
         """
         :param baseline: settles the sign
-        :raises RefineError: where some returns are positive and others negative
+        :raises RefineError: where some returns are positive and others negative, or nothing is left after ``skip``
         """
+        longest = max(episode.length for episode in baseline)
+        if self.skip > longest - MIN_POINTS:
+            raise RefineError(
+                f"objective: mesh-dimension: skip={self.skip} leaves fewer than {MIN_POINTS} steps of the original's "
+                f"episodes, of which the longest has {longest}"
+            )
+        if not any(episode.failed for episode in baseline):
+            self._warn_if_constant({episode.measures.get(MEASURE, np.nan) for episode in baseline})
         returns = returns_of(baseline)
         if returns.min() < 0 < returns.max():
             raise RefineError(
@@ -71,6 +82,14 @@ class MeshDimensionShaped(Objective):
                 "use --objective smooth, or shift the rewards in a wrapper"
             )
         self.sign = 1.0 if returns.mean() > 0 else -1.0
+
+    def _warn_if_constant(self, dimensions: set[float]) -> None:
+        if len(dimensions) == 1:
+            logger.warning(
+                "objective: mesh-dimension: the dimension is %.4g in all of the original's episodes, clipped as it is: "
+                "as long as it stays there, what is maximised is the return; take more entries, or another objective",
+                *dimensions,
+            )
 
     def fitness(self, episode: Episode) -> float:
         """:return: Eq. 2 or 3, as settled; a return of the other sign counts as it would with :math:`D = 1`"""
