@@ -189,8 +189,9 @@ def mean_interval(before: np.ndarray, after: np.ndarray, alpha: float) -> tuple[
     Learned-Miller and Thomas, 2020, https://arxiv.org/abs/1905.06208). Student's t and the usual bootstraps do err,
     where a rare catastrophe has not happened yet.
 
-    The least difference is not known. It is taken to be that between the lowest of all these returns, whoever had it,
-    and the mean of the other agent, or the least difference seen: what neither was seen to do is not reckoned with.
+    The least difference is not known. It is taken to be the least one seen, or that of the one's mean to the lowest of
+    all these returns, whoever had it, or of the highest to the other's mean: that a catastrophe, or a stroke of luck,
+    befell the wrong agent. What neither was seen to do is not reckoned with.
 
     :param before: one value an episode
     :param after: the same of the other, in the order of the seeds
@@ -215,7 +216,8 @@ def least_difference(before: np.ndarray, after: np.ndarray) -> float:
     :param after: the same of the other
     :return: the least that ``after - before`` is reckoned to be in any pair, see :func:`mean_interval`
     """
-    return float(min((after - before).min(), min(before.min(), after.min()) - before.mean()))
+    low, high = min(before.min(), after.min()), max(before.max(), after.max())
+    return float(min((after - before).min(), low - before.mean(), after.mean() - high))
 
 
 @lru_cache(maxsize=1)

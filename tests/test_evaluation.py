@@ -18,6 +18,22 @@ def test_a_single_pair_has_no_interval():
     assert mean_interval(np.array([1.0]), np.array([3.0]), 0.05) == (-np.inf, np.inf)
 
 
+def test_luck_that_befell_one_agent_might_have_befallen_the_other():
+    """A single success, where there was none before, is no gain; seven are, by McNemar's test, too."""
+    none = np.zeros(100)
+    for n, is_gain in ((1, False), (3, False), (7, True)):
+        some = np.arange(100) < n
+        assert (mean_interval(none, some.astype(float), 0.05)[0] > 0) == is_gain
+        assert (mean_interval(some.astype(float), none, 0.05)[1] < 0) == is_gain
+
+
+def test_rare_successes_are_not_taken_for_a_gain():
+    """At a rate of 1% for either agent."""
+    rng = np.random.default_rng(0)
+    trials = [mean_interval(*(rng.random((2, 100)) < 0.01).astype(float), 0.05)[0] > 0 for _ in range(300)]
+    assert np.mean(trials) <= 0.025
+
+
 def test_summary_of_known_returns():
     episodes = tuple(Episode(float(r), 5 * r, r < 4) for r in range(1, 21))
     summary = Evaluation(tuple(range(20)), episodes).summary()
