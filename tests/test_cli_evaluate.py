@@ -26,6 +26,7 @@ class Marked(gym.Env):
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
     observation_space = spaces.Box(-1, 1, (2,), np.float32)
     action_space = spaces.Box(-1, 1, (1,), np.float32)
+    n_steps = 5
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -40,7 +41,7 @@ class Marked(gym.Env):
 
     def step(self, action):
         self.t += 1
-        return self.observe(), self.number, self.t == 5, False, {"is_success": self.number > 0}
+        return self.observe(), self.number, self.t == self.n_steps, False, {"is_success": self.number > 0}
 
 
 class Unseeded(Marked):
@@ -70,6 +71,7 @@ class Fragile(Marked):
         return observation, 0.0 if action[0] <= self.limit else float("nan"), *rest[1:]
 
     limit = -1.0
+    n_steps = 30  # so that noise is above 0 in some
 
 
 class Broken(Fragile):
