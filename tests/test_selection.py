@@ -82,8 +82,8 @@ def test_the_same_parameters_are_run_once():
 
 
 def test_episodes_to_resolve_an_effect():
-    before, after = np.zeros(5), np.array([1, 3, 1, 3, np.nan])  # a standard deviation of 2 / sqrt(3), none below 0
-    z, tail = 1.95996 + 0.84162, np.log(2 / 0.05) * 2
+    before, after = np.zeros(5), np.array([1, 3, 1, 3, np.nan])  # a standard deviation of 2 / sqrt(3)
+    z, tail = 1.95996 + 0.84162, np.log(2 / 0.05) * 3  # had the 3 befallen the other: 2 - 3, 3 below the mean
     n = episodes_to_resolve(before, after, 0.1, alpha=0.05)
     assert z * np.sqrt(4 / 3 / n) + tail / n <= 0.1 < z * np.sqrt(4 / 3 / (n - 1)) + tail / (n - 1)
     assert episodes_to_resolve(before, before, 0.1, alpha=0.05) == 2
