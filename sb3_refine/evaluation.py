@@ -21,14 +21,16 @@ def episode_return(episode: Episode) -> float:
     return episode.episode_return
 
 
-def tail_mean(returns: np.ndarray, share: float) -> float:
+def tail_mean(returns: np.ndarray, share: float = 0.1, axis: int = -1) -> np.ndarray:
     """
     :param returns: of episodes
     :param share: of them that count as the worst; at least one does
+    :param axis: of the episodes
     :return: mean of the worst, the conditional value at risk; NaN where one is NaN
     """
-    worst = np.sort(returns)[: max(1, round(share * returns.size))]
-    return float(np.nan if np.isnan(returns).any() else worst.mean())
+    n_worst = max(1, round(share * returns.shape[axis]))
+    worst = np.sort(returns, axis=axis).take(range(n_worst), axis=axis)
+    return np.where(np.isnan(returns).any(axis=axis), np.nan, worst.mean(axis=axis))
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Evaluation:
             "std_return": float(returns.std()),
             "median_return": float(np.median(returns)),
             "min_return": float(returns.min()),
-            "cvar10_return": tail_mean(returns, 0.1),
+            "cvar10_return": float(tail_mean(returns)),
             "mean_length": float(self.lengths.mean()),
             "failure_rate": self.failure_rate,
             "failure_rate_ci": wilson_interval(round(n * self.failure_rate), n),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_refine.evaluation import mean_interval
+from sb3_refine.evaluation import mean_interval, tail_mean
 from sb3_refine.examination import BOTH, MAX_DIMENSIONS, N_PHASE, Examination
 from sb3_refine.files import atomic_path
 from sb3_refine.measures import SMOOTHNESS
@@ -151,7 +151,7 @@ class _Report:
             row("mean return", "mean_return", (self.difference["ci_low"], self.difference["ci_high"])),
             row("median return", "median_return", self._interval(old, new, np.median)),
             row("standard deviation", "std_return", self._interval(old, new, np.std), -1),
-            row("worst tenth (CVaR10)", "cvar10_return", self._interval(old, new, _worst_tenth)),
+            row("worst tenth (CVaR10)", "cvar10_return", self._interval(old, new, tail_mean)),
             row("lowest return", "min_return", None),
             row("mean length", "mean_length", self._interval(*lengths), 0),
             row("failure rate", "failure_rate", self._interval(*failed), -1, percent=True),
@@ -472,11 +472,6 @@ class _Report:
             options = ("--compare-to", str(state), *options)
         lines = [shlex.join(["sb3-refine", "evaluate", "--algo", algo, "--env", env, *where]), shlex.join(options)]
         return " \\\n  ".join(line for line in lines if line)
-
-
-def _worst_tenth(returns: np.ndarray, axis: int) -> np.ndarray:
-    n = max(1, round(returns.shape[axis] / 10))
-    return np.sort(returns, axis=axis).take(range(n), axis=axis).mean(axis=axis)
 
 
 def _means(old: np.ndarray, new: np.ndarray) -> tuple[float, float]:

@@ -45,4 +45,4 @@ class CVaR(Objective):
 
     def of_episodes(self, episodes: Sequence[Episode]) -> float:
         """:return: mean of the worst"""
-        return tail_mean(returns_of(episodes), self.share)
+        return float(tail_mean(returns_of(episodes), self.share))
