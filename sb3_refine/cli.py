@@ -397,9 +397,12 @@ def _refine(options: argparse.Namespace) -> int:
 
 
 def _say_how_to_go_on(run_folder: Path, stop: BaseException) -> None:
-    print(f"to go on from here: sb3-refine --resume {run_folder}", file=sys.stderr)
+    command = f"sb3-refine --resume {run_folder}"
     if isinstance(stop, EpisodeError):  # the same episode would fail again
-        print("once that is mended; or as it is, with --time-limit 0: that judges what there is", file=sys.stderr)
+        line = f"to go on from here, once that is mended: {command} (with --time-limit 0, to judge what there is)"
+    else:
+        line = f"to go on from here: {command}"
+    print(line, file=sys.stderr)
 
 
 @contextmanager

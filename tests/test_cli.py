@@ -14,6 +14,7 @@ from conftest import ENV_ID
 
 from sb3_refine import RefineError, Refiner
 from sb3_refine.cli import main
+from sb3_refine.errors import EpisodeError
 
 FAST = [
     "--n-updates",
@@ -124,6 +125,20 @@ def test_a_second_signal_does_not_stop_the_saving(made_agents, tmp_path, monkeyp
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST]
     assert main(list(map(str, arguments))) == 0
     assert (tmp_path / "ppo" / f"{ENV_ID}_1" / f"{ENV_ID}.zip").exists()
+
+
+def test_after_an_error_the_way_on_is_one_line(made_agents, tmp_path, monkeypatch, capsys):
+    def log(self, logger, search, episodes):
+        if search.n_updates == 2:
+            raise EpisodeError("the pendulum fell off")
+
+    monkeypatch.setattr(Refiner, "_log", log)
+    arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST, "--log-interval", "1"]
+    assert main([*map(str, arguments), "--checkpoint-interval", "1"]) == 1
+    way_on, error = capsys.readouterr().err.splitlines()
+    assert error == "sb3-refine: error: the pendulum fell off"
+    command = f"sb3-refine --resume {tmp_path / 'ppo' / f'{ENV_ID}_1'} (with --time-limit 0, to judge what there is)"
+    assert way_on == f"to go on from here, once that is mended: {command}"
 
 
 def test_the_report_is_written_without_what_cannot_be_had(made_agents, tmp_path, monkeypatch, capsys):
