@@ -108,20 +108,18 @@ class HeldOut:
         refined = baseline  # a search that ended before its first update has nothing else
         if not np.array_equal(chosen.vector, search.start):
             refined = Evaluation(seeds, tuple(run(chosen.vector, seeds, SMOOTHNESS)))
-        invalid = self._invalid(baseline, refined)
-        if not search.n_updates:
-            invalid = Decision(ORIGINAL, "nothing was searched: there was no time for an update")
+        unjudged = self._unjudged(search, baseline, refined)
         return Verdict(
-            decision=invalid or self._decide(baseline, refined, paired),
+            decision=unjudged or self._decide(baseline, refined, paired),
             baseline=baseline,
             refined=None if refined.n_invalid else refined,
-            paired_difference=None if invalid else paired_difference(baseline, refined, self.alpha, paired),
+            paired_difference=None if unjudged else paired_difference(baseline, refined, self.alpha, paired),
             chosen=chosen,
             candidates=self._candidates(search, iterates, chosen),
         )
 
-    def _invalid(self, baseline: Evaluation, refined: Evaluation) -> Decision | None:
-        """What cannot be judged, and why."""
+    def _unjudged(self, search: SearchState, baseline: Evaluation, refined: Evaluation) -> Decision | None:
+        """Where there is nothing to judge, or what there is cannot be: why."""
         for whose, evaluation in (("the original's", baseline), ("its", refined)):
             held_out = f"of {whose} {len(evaluation.seeds)} held-out episodes"
             if evaluation.n_invalid:
@@ -130,7 +128,7 @@ class HeldOut:
             if n_without:
                 reason = f"{self.objective_name} gave NaN or inf for {n_without} {held_out}; the original is kept"
                 return Decision(ORIGINAL, reason)
-        return None
+        return None if search.n_updates else Decision(ORIGINAL, "nothing was searched: no update was done")
 
     def _decide(self, baseline: Evaluation, refined: Evaluation, paired: bool) -> Decision:
         max_loss = None if isinstance(self.objective, Return) else self.max_return_loss

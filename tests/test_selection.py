@@ -196,9 +196,11 @@ def test_auto_runs_as_many_episodes_as_the_effect_takes(model, caplog, min_effec
     assert len(set(result.baseline.seeds)) == n_seeds
 
 
-def test_a_search_without_an_update_tests_nothing_twice(model):
+def test_a_search_without_an_update_tests_nothing_twice(model, caplog):
     result = Refiner(model, **SHORT, n_eval_episodes=10).learn(5, time_limit=1e-9).result
     assert (result.decision, result.n_updates_done) == ("original", 0)
+    assert result.reason == "nothing was searched: no update was done"
+    assert "the search ended after 0 of 5 updates" in caplog.text
     assert result.rollouts == 5 + 10
 
 
