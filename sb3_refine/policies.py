@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle
@@ -24,6 +25,8 @@ if TYPE_CHECKING:  # workers that run the exact policy need not import Stable-Ba
 
 logger = logging.getLogger(__name__)
 
+# what ``np.clip`` calls in the end, at a fifth of its cost
+_clip: np.ufunc = import_module("numpy.core.umath" if np.__version__ < "2" else "numpy._core.umath").clip
 _ALIGNMENT = 4  # floats: MKL's gemv gives other bits when a weight matrix is not aligned to 16 bytes
 
 
@@ -121,13 +124,12 @@ class Input:
 
         mean, std, clip = self._statistics
         high, work = np.full_like(std, clip), np.empty_like(mean)
-        low, subtract, divide, maximum, minimum = -high, np.subtract, np.divide, np.maximum, np.minimum
+        low, subtract, divide = -high, np.subtract, np.divide
 
         def write_normalised(observation: Any) -> None:
-            subtract(as_array(observation), mean, out=work)
-            divide(work, std, out=work)
-            maximum(work, low, out=work)
-            target[...] = minimum(work, high, out=work)
+            subtract(as_array(observation), mean, work)
+            divide(work, std, work)
+            target[...] = _clip(work, low, high, work)
 
         return write_normalised
 
@@ -158,19 +160,15 @@ class BoxAction:
         :return: a function that makes a new array of it, within the action space
         """
         network, low, high = output.numpy(), self._low, self._high
-        add, multiply, maximum, minimum = np.add, np.multiply, np.maximum, np.minimum
+        add, multiply = np.add, np.multiply
         one, half, span = np.ones_like(network), np.full_like(network, 0.5), high - low
 
         def unscaled() -> np.ndarray:  # low + (0.5 * (network + 1.0) * span)
             action = add(network, one)
-            scaled = multiply(multiply(half, action, out=action), span)  # in double precision if the bounds are
-            return add(low, scaled, out=scaled)
+            scaled = multiply(multiply(half, action, action), span)  # in double precision if the bounds are
+            return add(low, scaled, scaled)
 
-        def clipped() -> np.ndarray:
-            bounded = maximum(network, low)
-            return minimum(bounded, high, out=bounded)
-
-        action = unscaled if self._squashed else clipped
+        action = unscaled if self._squashed else partial(_clip, network, low, high)
         return action if len(self._shape) == 1 else lambda: action().reshape(self._shape)
 
 
