@@ -262,6 +262,8 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: arguments; those of the process by default
     :return: exit status: 0 for a verdict, whatever it is; 1 for an error; 2 for a wrong option; 130 after Ctrl-C
     """
+    if "" not in sys.path:
+        sys.path.append("")  # as with python -m: environments, objectives and wrappers of the working directory
     argv = sys.argv[1:] if argv is None else argv
     name = next(iter(argv), "")
     make, run = _SUBCOMMANDS.get(name, (make_parser, _refine))
@@ -616,7 +618,7 @@ def _dry_run(refiner: "Refiner", n_updates: int) -> int:
 def _print_result(result: "Result", zip_path: Path) -> None:
     from rich.console import Console
 
-    from sb3_refine.tables import difference_text, figures_table
+    from sb3_refine.tables import better_text, difference_text, figures_table
 
     console = Console(highlight=False, soft_wrap=True)
     if result.baseline is not None and result.refined is not None:
@@ -626,8 +628,7 @@ def _print_result(result: "Result", zip_path: Path) -> None:
         d = result.paired_difference
         what = "paired difference" if d.paired else "difference"
         console.print(
-            f"{what} of the returns {difference_text(d)} at {d.confidence:.0%}; "
-            f"better on a seed: {d.p_better:.0%}, ties counting half"
+            f"{what} of the returns {difference_text(d)} at {d.confidence:.0%}; {better_text(d.p_better, d.paired)}"
         )
     console.print(f"decision: {result.decision} ({result.reason})", markup=False)
     console.print(

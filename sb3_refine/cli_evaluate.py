@@ -315,17 +315,11 @@ def _print_report(report: _Report, title: str) -> None:
 
 
 def _verdict(d: "PairedDifference") -> str:
-    from sb3_refine.tables import difference_text
+    from sb3_refine.tables import better_text, difference_text
 
     found = f"{difference_text(d)} at {d.confidence:.0%}" if d.ci_low > -math.inf else difference_text(d)
-    if d.paired:
-        return (
-            f"{AGENT} minus {OTHER} on the same seeds: {found}; better on a seed: {d.p_better:.1%}, ties counting half"
-        )
-    return (
-        f"{AGENT} minus {OTHER}, unpaired, as the environment ignores its seed: {found}; "
-        f"better in a pair of episodes: {d.p_better:.1%}, ties counting half"
-    )
+    how = " on the same seeds" if d.paired else ", unpaired, as the environment ignores its seed"
+    return f"{AGENT} minus {OTHER}{how}: {found}; {better_text(d.p_better, d.paired)}"
 
 
 def _origin(agent: "Agent") -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 from sb3_refine.models import ALGOS
 from sb3_refine.run_folder import RunFolder
+from sb3_refine.tables import better_text
 
 _ROWS = (
     ("mean return", "mean_return"),
@@ -92,8 +93,8 @@ def _figures(run: RunFolder) -> list[str]:
         "## Before and after",
         table,
         f"The {paired} of the returns is {difference['mean']:+.2f}, {difference['confidence']:.0%} interval "
-        f"({difference['ci_low']:.2f}, {difference['ci_high']:.2f}); better on a seed: {difference['p_better']:.0%}, "
-        "ties counting half. `refinement.json` has the return of every seed.",
+        f"({difference['ci_low']:.2f}, {difference['ci_high']:.2f}); "
+        f"{better_text(difference['p_better'], difference['paired'])}. `refinement.json` has the return of every seed.",
     ]
 
 

@@ -325,10 +325,12 @@ class Refiner:
         :param video: whether to record an episode of both, side by side
         :param phase_portrait: two observations, by index, to draw against each other; by default the two that move most
         :return: path of ``report.md``
-        :raises RefineError: when there are no such observations, or no video can be made
+        :raises RefineError: when nothing was saved there, there are no such observations, or no video can be made
         :raises EpisodeError: when an episode fails; the report is written without it
         """
         run_folder = Path(run_folder)
+        if not (run_folder / "refinement.json").is_file():
+            raise RefineError(f"report: no refinement.json in {run_folder}; name the folder that save() returned")
         content = json.loads((run_folder / "refinement.json").read_text())
         contestants = self.contestants
         try:

@@ -71,6 +71,16 @@ def rate_text(summary: dict[str, Any], name: str) -> str:
     return f"{summary[name]:.1%} ({100 * low:.1f}, {100 * high:.1f})"
 
 
+def better_text(p_better: float, paired: bool) -> str:
+    """
+    :param p_better: see :class:`~sb3_refine.evaluation.PairedDifference`
+    :param paired: see there
+    :return: how often the one is better than the other
+    """
+    where = "on a seed" if paired else "in a pair of episodes"
+    return f"better {where}: {p_better:.1%}, ties counting half"
+
+
 def difference_text(difference: PairedDifference) -> str:
     """
     :param difference: of two agents

@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
+from pathlib import Path
 
 import pytest
 from conftest import ENV_ID
@@ -287,6 +289,24 @@ def test_an_unknown_environment_is_one_line(made_agents, tmp_path):
     done = run("--model", zip_path, "--env", "Pendulun-v1", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "unknown environment 'Pendulun-v1' (did you mean Pendulum-v1" in done.stderr
+
+
+def test_modules_of_the_working_directory_are_found(made_agents, tmp_path):
+    """The console script, which starts without the working directory, and its workers."""
+    (tmp_path / "my_module.py").write_text(
+        "import gymnasium as gym\n"
+        "from gymnasium.envs.classic_control import PendulumEnv\n"
+        "gym.register('Mine-v0', PendulumEnv, max_episode_steps=20)\n"
+        "def effort(trajectory):\n"
+        "    return -float(abs(trajectory.actions).sum())\n"
+    )
+    zip_path = made_agents / "ppo" / f"{ENV_ID}_1" / f"{ENV_ID}.zip"
+    script = Path(sysconfig.get_path("scripts")) / "sb3-refine"
+    arguments = ["--env", "Mine-v0", "--gym-packages", "my_module", "--objective", "my_module:effort"]
+    command = [str(script), "--model", str(zip_path), *arguments, *FAST]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "decision: " in done.stdout
 
 
 def test_help_starts_quickly():

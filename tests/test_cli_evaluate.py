@@ -356,6 +356,7 @@ def test_without_seeds_the_comparison_is_unpaired_and_says_so(toy, evaluated, tm
     written, shown = evaluated(*arguments, "--n-eval-episodes", 4, "--no-noise", "--compare-to", tmp_path / "toy.zip")
     assert not written["paired_differences"]["no noise"]["paired"]
     assert "agent minus other, unpaired, as the environment ignores its seed: " in shown
+    assert "better in a pair of episodes: " in shown
 
 
 def test_no_noise_on_observations_that_are_not_continuous(toy, evaluated):

@@ -382,6 +382,11 @@ def test_save_before_learn_is_refused(demo, tmp_path):
         Refiner(demo).save(tmp_path)
 
 
+def test_a_report_goes_where_something_was_saved(demo, tmp_path):
+    with pytest.raises(RefineError, match=r"report: no refinement.json in .*; name the folder that save\(\) returned"):
+        Refiner(demo).report(tmp_path / "nothing")
+
+
 def test_the_papers_preset_is_the_paper():
     assert PRESETS["paper"] == {
         "n_updates": 200,

@@ -1,7 +1,6 @@
 """An objective of the user's own."""
 
 import importlib
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -48,13 +47,11 @@ class Custom(Objective):
 
 def find_function(name: str) -> Callable[[Trajectory], float]:
     """
-    :param name: ``module:function``; modules of the working directory are found too
+    :param name: ``module:function``
     :return: the function
     :raises RefineError: when there is no such function
     """
     module_name, _, function_name = name.partition(":")
-    if "" not in sys.path:
-        sys.path.append("")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except Exception as error:  # whatever that module raises
