@@ -84,7 +84,10 @@ def _veto(
 ) -> str | None:
     """What speaks against an agent that is better in what is maximised."""
     if failure_rise(baseline, refined, paired) < alpha:
-        return f"it fails more often: {baseline.failure_rate:.1%} before, {refined.failure_rate:.1%} after"
+        return (
+            f"it fails more often: {baseline.failure_rate:.1%} before, {refined.failure_rate:.1%} after (where "
+            "episodes terminate on success, the environment has to say so, by is_success in its info)"
+        )
     before, after = baseline.returns.mean(), refined.returns.mean()
     if max_return_loss is not None and before - after > max_return_loss * abs(before):
         return f"its return falls from {before:.4g} to {after:.4g}, more than {max_return_loss:.0%} (max_return_loss)"

@@ -10,7 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium import spaces
-from gymnasium.envs.registration import WrapperSpec
+from gymnasium.envs.registration import WrapperSpec, load_env_creator
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -344,7 +344,7 @@ def _recipe_from_env(env: str | Callable[[], gym.Env] | VecEnv | gym.Env) -> Env
     if isinstance(env, str):
         env_id = current_env_id(env)
         import_env_package(env_id)
-        return EnvRecipe(env_id, make=_SpecMaker(gym.spec(env_id)))  # the caller's script may have registered it
+        return EnvRecipe(env_id, make=_maker(gym.spec(env_id)))  # the caller's script may have registered it
     if isinstance(env, (VecEnv, gym.Env)):
         return _recipe_from_instance(env)
     if callable(env):
@@ -379,7 +379,7 @@ def _recipe_from_instance(env: VecEnv | gym.Env) -> EnvRecipe:
     if spec is None:
         inner = env.get_attr("unwrapped", 0)[0] if isinstance(env, DummyVecEnv) else env
         raise RefineError(f"env: {type(inner).__name__} was not made by gymnasium.make; {_WAY_OUT}")
-    return EnvRecipe(spec.id, vec_wrappers=tuple(vec_wrappers), make=_SpecMaker(_complete(spec, env)))
+    return EnvRecipe(spec.id, vec_wrappers=tuple(vec_wrappers), make=_maker(_complete(spec, env)))
 
 
 def _frame_stack(stack: Any) -> Callable[[Any], VecFrameStack]:
@@ -459,12 +459,31 @@ def _vec_wrappers(config: dict[str, Any], statistics: VecNormalize | None) -> tu
 
 @dataclass(frozen=True)
 class _SpecMaker:
-    """Makes an environment from its gymnasium spec."""
+    """Makes an environment from its gymnasium spec, and wraps it."""
 
     spec: Any
+    wrappers: tuple[tuple[Callable[..., gym.Env], dict[str, Any]], ...]
 
     def __call__(self) -> gym.Env:
-        return gym.make(self.spec)
+        env = gym.make(self.spec)
+        for wrapper, kwargs in self.wrappers:
+            env = wrapper(env, **kwargs)
+        return env
+
+
+_OF_THE_SCRIPT = "__main__:"
+
+
+def _maker(spec: Any) -> _SpecMaker:
+    """What the caller's script defines goes to the workers as it is: they cannot import it by its name."""
+    wrappers = spec.additional_wrappers
+    is_ours = [wrapper.entry_point.startswith(_OF_THE_SCRIPT) for wrapper in wrappers]
+    n_theirs = is_ours.index(True) if any(is_ours) else len(wrappers)
+    spec = replace(spec, additional_wrappers=wrappers[:n_theirs])
+    if str(spec.entry_point).startswith(_OF_THE_SCRIPT):
+        spec = replace(spec, entry_point=load_env_creator(spec.entry_point))
+    ours: Any = [(load_env_creator(wrapper.entry_point), wrapper.kwargs) for wrapper in wrappers[n_theirs:]]
+    return _SpecMaker(spec, tuple(ours))
 
 
 def _env_kwargs(spec: Any) -> dict[str, Any] | None:

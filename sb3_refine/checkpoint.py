@@ -192,7 +192,7 @@ class Checkpoint:
         if interval < 1:
             raise RefineError(f"checkpoint_interval: expected at least 1, got {interval}")
         self.folder = None if folder is None else Path(folder)
-        self.settings = settings
+        self.settings = {name: _plain(value) for name, value in settings.items()}
         self.interval = interval
         self._state: dict[str, Any] | None = None
 
@@ -208,11 +208,24 @@ class Checkpoint:
                 self.write()
 
     def write(self) -> None:
-        """Write the state last taken. A kill at any moment leaves the file before."""
-        if self.folder is not None and self._state is not None:
+        """
+        Write the state last taken. A kill at any moment leaves the file before.
+
+        :raises RefineError: when it cannot be written; the file before is left as it was
+        """
+        if self.folder is None or self._state is None:
+            return
+        content = {"settings": self.settings, "state": _with_tensors(self._state)}
+        self._state = None  # is not tried again on the way out of an error
+        try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(self.folder / FILE_NAME) as path:
-                th.save({"settings": self.settings, "state": _with_tensors(self._state)}, path)
+                th.save(content, path)
+        except (OSError, RuntimeError) as error:  # torch makes the latter of a full disk
+            raise RefineError(
+                f"the checkpoint cannot be written to {self.folder} ({' '.join(str(error).split())[:200]}); "
+                "is the disk full? A checkpoint written before is still there"
+            ) from error
 
     def run_number(self) -> int:
         """
@@ -242,6 +255,13 @@ class Checkpoint:
         if differences:
             raise RefineError(f"--resume: other settings than those of the interrupted run: {'; '.join(differences)}")
         search.load_state_dict(state)
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers and arrays as Python's, which checkpoints can hold."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_plain, value))
+    return value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -359,10 +359,10 @@ def _refine(options: argparse.Namespace) -> int:
     refiner, n_updates = _make_refiner(options)
     agent = refiner.agent
     if options.phase_portrait:
-        from sb3_refine.episode import flattened
+        from sb3_refine.episode import n_observed
         from sb3_refine.examination import check_entries
 
-        check_entries(options.phase_portrait, flattened(agent.model.observation_space.sample()).size)
+        check_entries(options.phase_portrait, n_observed(agent.model.observation_space))
     if options.dry_run:
         return _dry_run(refiner, n_updates)
     run_folder = Path(options.resume or new_run_folder(options.output, agent.algo, agent.env_name))

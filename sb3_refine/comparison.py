@@ -33,12 +33,15 @@ class Contestant:
 
     :param task: what workers are given; its policy and environment
     :param vector: its parameters
-    :param is_seeded: whether the seed decides the episode; if not, seeds cannot be paired
     """
 
     task: RolloutTask
     vector: np.ndarray
-    is_seeded: bool
+
+    @property
+    def is_seeded(self) -> bool:
+        """Whether the seed decides the episode; if not, seeds cannot be paired."""
+        return self.task.is_seeded
 
 
 def contestant(
@@ -47,6 +50,7 @@ def contestant(
     seed: int = 0,
     accelerator: bool = True,
     measures: Mapping[str, Measure] | None = None,
+    episode_timeout: float = 600.0,
 ) -> Contestant:
     """
     Make an agent fit to be run: with the environment in the form that the probe finds to be reproducible.
@@ -56,14 +60,15 @@ def contestant(
     :param seed: of the directions of a search
     :param accelerator: whether to use a faster, bit-identical ``step`` where there is one
     :param measures: what episodes may be asked for beside :data:`~sb3_refine.measures.MEASURES`
+    :param episode_timeout: seconds after which an episode of the probe is given up as hanging
     :return: the agent as it is
     """
     parameters = parameters or PolicyParameters(agent.model.policy, "actor")
     vector = parameters.get_vector()
     policy = rollout_policy(agent.model, parameters, agent.statistics, agent.observation_space)
-    found = probe(agent.recipe, policy, vector, accelerator)
+    found = probe(agent.recipe, policy, vector, accelerator, episode_timeout)
     normalisation = normalisation_of(agent.statistics, agent.observation_space)
-    return Contestant(RolloutTask(found.recipe, policy, seed, normalisation, measures or {}), vector, found.seeded)
+    return Contestant(RolloutTask(found.recipe, policy, seed, normalisation, measures or {}, found.seeded), vector)
 
 
 def evaluate(

@@ -38,7 +38,8 @@ _FAMILIES = (
     (r"(ALE/.*|.*NoFrameskip)-v\d+", ("ale_py",), "atari"),
 )
 
-_GOAL = r"(MountainCar(Continuous)?|Acrobot)-v\d+"
+_GOAL = r"(MountainCar(Continuous)?|Acrobot|Taxi|CliffWalking(Slippery)?)-v\d+"
+_REWARDED_GOAL = r"(FrozenLake(8x8)?|(MiniGrid|BabyAI)-.*)-v\d+"
 _CRASH = r"(LunarLander(Continuous)?|BipedalWalker(Hardcore)?|CarRacing)-v\d+"
 _CRASH_REWARD = -100
 
@@ -139,13 +140,15 @@ def is_failure(env_id: str | None, reward: float, info: dict[str, Any]) -> bool:
     :param env_id: gymnasium id
     :param reward: of the last step
     :param info: of the last step; ``is_success`` in it decides
-    :return: False where the goal was reached: by ``is_success``, in environments that end nowhere else, or without the
-        reward of -100 that Box2D's environments give for a crash
+    :return: False where the goal was reached: by ``is_success``, in environments that end nowhere else or with a
+        reward nowhere else, or without the reward of -100 that Box2D's environments give for a crash
     """
     if "is_success" in info:
         return not info["is_success"]
     if re.fullmatch(_GOAL, env_id or ""):
         return False
+    if re.fullmatch(_REWARDED_GOAL, env_id or ""):
+        return reward <= 0
     return reward == _CRASH_REWARD if re.fullmatch(_CRASH, env_id or "") else True
 
 

@@ -87,7 +87,8 @@ class Recording(gym.Wrapper):
         """:return: of the environment; where an episode goes on after a lost life, the recording does too"""
         observation, info = self.env.reset(**kwargs)
         if kwargs.get("seed") is not None:
-            self.observations: list[np.ndarray] = [flattened(observation)]
+            self._keys = observed_keys(self.observation_space) if isinstance(observation, dict) else None
+            self.observations: list[np.ndarray] = [flattened(observation, self._keys)]
             self.actions: list[np.ndarray] = []
             self.rewards: list[float] = []
         return observation, info
@@ -96,7 +97,7 @@ class Recording(gym.Wrapper):
         """:return: of the environment"""
         self.actions.append(np.array(action).ravel())  # copied: policies and environments reuse their arrays
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self.observations.append(flattened(observation))
+        self.observations.append(flattened(observation, self._keys))
         self.rewards.append(float(reward))
         return observation, reward, terminated, truncated, info
 
@@ -117,23 +118,34 @@ class Recording(gym.Wrapper):
         )
 
 
-def observed_keys(observations: Any) -> list[str]:
+def observed_keys(space: Any) -> list[str]:
     """
-    :param observations: a ``Dict`` observation, or a ``Dict`` space
+    :param space: a ``Dict`` space
     :return: the entries that trajectories keep: what is sensed, where that is told from goals
     """
-    return ["observation"] if "observation" in observations.keys() else list(observations.keys())  # noqa: SIM118
+    return ["observation"] if "observation" in space.spaces else list(space.spaces)
 
 
-def flattened(observation: Any) -> np.ndarray:
+def flattened(observation: Any, keys: list[str] | None = None) -> np.ndarray:
     """
     :param observation: one observation
+    :param keys: of a ``Dict`` observation, those to keep, in order
     :return: a copy of what trajectories keep of it, shape ``(n_observed,)``
     """
-    if isinstance(observation, dict):
-        return np.concatenate([flattened(observation[key]) for key in observed_keys(observation)])
+    if keys is not None:
+        return np.concatenate([flattened(observation[key]) for key in keys])
     values = np.array(observation)
-    return np.empty(0) if values.ndim >= 3 else values.ravel()
+    return np.empty(0, dtype=values.dtype) if values.ndim >= 3 else values.ravel()
+
+
+def n_observed(space: spaces.Space) -> int:
+    """
+    :param space: of observations
+    :return: how many numbers trajectories keep of each
+    """
+    if isinstance(space, spaces.Dict):
+        return sum(n_observed(space[key]) for key in observed_keys(space))
+    return flattened(space.sample()).size
 
 
 def normalisation_of(vec_normalize: "VecNormalize | None", space: spaces.Space) -> Normalisation | None:
@@ -153,8 +165,8 @@ def _part(vec_normalize: "VecNormalize", space: Any, key: str | None) -> Normali
     rms: Any = vec_normalize.obs_rms
     if key is not None:
         space, rms = space[key], rms.get(key)
-    n_observed = flattened(space.sample()).size
-    if rms is None or n_observed == 0:
-        return Normalisation(np.zeros(n_observed), np.ones(n_observed), np.full(n_observed, np.inf))
+    size = n_observed(space)
+    if rms is None or size == 0:
+        return Normalisation(np.zeros(size), np.ones(size), np.full(size, np.inf))
     std = np.sqrt(rms.var + vec_normalize.epsilon).ravel()
-    return Normalisation(rms.mean.ravel().copy(), std, np.full(n_observed, vec_normalize.clip_obs))
+    return Normalisation(rms.mean.ravel().copy(), std, np.full(size, vec_normalize.clip_obs))

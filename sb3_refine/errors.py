@@ -2,7 +2,9 @@
 
 import difflib
 import numbers
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -17,6 +19,23 @@ class RefineError(ValueError):
 
 class EpisodeError(RuntimeError):
     """An environment or policy failed in an episode: which one, and the traceback of the process that ran it."""
+
+
+@contextmanager
+def told_of_episode(what: str) -> Iterator[None]:
+    """
+    Whatever goes wrong in an environment arrives as one kind of error, also when it calls ``exit()``.
+
+    :param what: the episode
+    :raises EpisodeError: which episode failed, and the traceback
+    """
+    try:
+        yield
+    except (RefineError, EpisodeError):  # those that do not fit the environment say so themselves
+        raise
+    except (Exception, SystemExit) as error:
+        what_failed = f"{what} failed: {type(error).__name__}: {error}"
+        raise EpisodeError(f"{what_failed}\n{traceback.format_exc()}") from error
 
 
 def check_count(name: str, value: Any, at_least: int) -> None:

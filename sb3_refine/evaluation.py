@@ -62,12 +62,15 @@ class Evaluation:
 
     @property
     def success_rate(self) -> float | None:
-        """Share of the episodes whose last ``info`` says ``is_success``; None where the environment does not."""
+        """Share of the episodes whose last ``info`` says ``is_success``; None where none has it."""
         return float(np.mean(self._successes)) if self._successes else None
 
     @property
     def _successes(self) -> list[bool]:
-        return [episode.success for episode in self.episodes if episode.success is not None]
+        """Of every episode, if any says so: some environments do only on success."""
+        if all(episode.success is None for episode in self.episodes):
+            return []
+        return [bool(episode.success) for episode in self.episodes]
 
     def measure(self, name: str) -> np.ndarray:
         """

@@ -124,7 +124,7 @@ def _traces(traced: dict[str, Evaluation]) -> dict[str, Any]:
     for name, evaluation in traced.items():
         episode, shown = evaluation.episodes[0], actions[name][: _N_TRACED[not continuous], dimensions]
         traces[name] = {
-            "actions": shown.T.round(4).tolist(),
+            "actions": _rounded(shown.T),
             "return": episode.episode_return,
             "length": episode.length,
             "failed": episode.failed,

@@ -100,4 +100,5 @@ MEASURES: dict[str, Measure] = {
 def _actions(trajectory: Trajectory) -> np.ndarray:
     if trajectory.action_range is None:
         return trajectory.actions.astype(np.float64)
-    return trajectory.actions / np.where(np.isfinite(trajectory.action_range), trajectory.action_range / 2, 1.0)
+    span = trajectory.action_range
+    return trajectory.actions / np.where(np.isfinite(span) & (span > 0), span / 2, 1.0)

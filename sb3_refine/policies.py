@@ -358,26 +358,46 @@ def rollout_policy(
     general = _general_class(model.policy)(
         _copy_on_cpu(model.policy), parameters.slices(), vec_normalize, observation_space
     )
-    network = _network_of(model.policy)
-    if network is None:
+    try:
+        exact = _exact_policy(model.policy, parameters, vec_normalize, observation_space)
+        is_same = (
+            exact is not None
+            and exact.n_parameters == parameters.size
+            and _same_actions(exact, general, observation_space)
+        )
+    except (AttributeError, TypeError, ValueError, RuntimeError):  # a class of the user's own may be built otherwise
+        exact = None
+    if exact is None:
         logger.info("general policy: the actor is no plain MLP")
         return general
-    named = {id(p): name for name, p in model.policy.named_parameters()}
+    if not is_same:
+        logger.warning("general policy: the exact one differs from model.predict on this machine")
+        return general
+    return exact
+
+
+def _exact_policy(
+    policy: "BasePolicy",
+    parameters: "PolicyParameters",
+    vec_normalize: "VecNormalize | None",
+    observation_space: spaces.Space,
+) -> ExactPolicy | None:
+    """The exact policy, yet to be checked; None for anything but a plain MLP."""
+    network = _network_of(policy)
+    if network is None:
+        return None
+    named = {id(p): name for name, p in policy.named_parameters()}
     slices = parameters.slices()
 
     def where(parameter: th.Tensor | None) -> slice | None:
         return slices.get(named.get(id(parameter), ""))
 
-    exact = ExactPolicy(
+    return ExactPolicy(
         inputs=[_input(key, observation_space, vec_normalize) for key in network.keys],
         layers=network.layers,
         slices=[(where(x.weight), where(x.bias)) for x in network.layers if isinstance(x, nn.Linear)],
         to_action=network.to_action,
     )
-    if exact.n_parameters != parameters.size or not _same_actions(exact, general, observation_space):
-        logger.warning("general policy: the exact one differs from model.predict on this machine")
-        return general
-    return exact
 
 
 def _general_class(policy: "BasePolicy") -> type[GeneralPolicy]:

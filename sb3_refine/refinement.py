@@ -91,5 +91,5 @@ def _with_returns(evaluation: Evaluation | None) -> dict[str, Any] | None:
         "returns": evaluation.returns.tolist(),
         "lengths": evaluation.lengths.tolist(),
         "failed": [episode.failed for episode in evaluation.episodes],
-        **({} if evaluation.success_rate is None else {"success": [e.success for e in evaluation.episodes]}),
+        **({} if evaluation.success_rate is None else {"success": [bool(e.success) for e in evaluation.episodes]}),
     }

@@ -165,6 +165,8 @@ class Refiner:
             raise RefineError(f"alpha: expected a number between 0 and 1, got {alpha}")
         if min_effect is not None and not min_effect > 0:
             raise RefineError(f"min_effect: expected a positive number, got {min_effect}")
+        if min_effect is not None and n_eval_episodes != AUTO:
+            raise RefineError("min_effect: it is what n_eval_episodes='auto' goes by; ask for that, or leave it out")
         if not (0 <= max_return_loss <= 1 or max_return_loss == np.inf):
             raise RefineError(f"max_return_loss: expected a share from 0 to 1, or inf for any, got {max_return_loss}")
         if isinstance(model, Agent) and env is not None:
@@ -397,7 +399,9 @@ class Refiner:
     def _make_task(self) -> RolloutTask:
         """What workers roll out: the environment in the form that the probe found to be reproducible."""
         measures = {MEASURE: self.objective.measure} if self.objective.needs_trajectory else {}
-        self._contestant = contestant(self.agent, self.parameters, self.run_seed, self.accelerator, measures)
+        self._contestant = contestant(
+            self.agent, self.parameters, self.run_seed, self.accelerator, measures, self.episode_timeout
+        )
         return self._contestant.task
 
     @property

@@ -5,11 +5,15 @@ Common random numbers, paired tests, replaced workers and resumed runs all rest 
 """
 
 import hashlib
-import itertools
 import logging
+import math
 import re
-from collections.abc import Callable, Iterable
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -18,8 +22,11 @@ import numpy as np
 from sb3_refine.accelerators import accelerate
 from sb3_refine.candidates import direction
 from sb3_refine.environments import EnvRecipe
+from sb3_refine.errors import EpisodeError, told_of_episode
 from sb3_refine.policies import DeterministicPolicy, one_thread
-from sb3_refine.wrappers import RETURN_KEY, counts_true_return
+from sb3_refine.rollout import rollout
+from sb3_refine.seeding import globals_restored, seed_globals
+from sb3_refine.wrappers import true_return_of
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +96,12 @@ class Episodes:
         self._recipe = recipe
         self._env: gym.Env | None = recipe.build()
 
-    def next_env(self) -> gym.Env:
-        """:return: the environment, fit to be reset for the next episode"""
+    def next_env(self, seed: int) -> gym.Env:
+        """
+        :param seed: of the next episode; for environments that draw from the generators of the process, too
+        :return: the environment, fit to be reset for it
+        """
+        seed_globals(seed)
         if self._recipe.remedy == FRESH_ENV:
             self.close()
         if self._env is None:
@@ -107,37 +118,64 @@ class Episodes:
             self._env = None
 
 
+@contextmanager
+def _at_most(seconds: float, what: str) -> Iterator[None]:
+    """The probe runs in the caller's process: where that has alarms, they end what hangs."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def give_up(*_: Any) -> None:
+        raise EpisodeError(f"{what} hung (longer than episode_timeout, {seconds:g} s)")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def probe(
-    recipe: EnvRecipe, policy: DeterministicPolicy, mean: np.ndarray, accelerator: bool = True
+    recipe: EnvRecipe,
+    policy: DeterministicPolicy,
+    mean: np.ndarray,
+    accelerator: bool = True,
+    episode_timeout: float = 600.0,
 ) -> Reproducibility:
     """
     Find out how to make an environment reproducible, and whether an accelerator may be used on it.
 
     One seed is run by one policy before and after an episode of another policy, and again in a fresh environment. Where
-    the three differ, the family's remedy, or else a fresh environment for each episode, is tried.
+    the three differ, the family's remedy, or else a fresh environment for each episode, is tried. The latter also makes
+    a stream of random numbers start anew that heeds no seed: there, another seed has to give another episode.
 
     :param recipe: builds the environment
     :param policy: any policy for it
     :param mean: parameters for the policy
     :param accelerator: whether to look for an accelerator at all
+    :param episode_timeout: seconds after which an episode is given up as hanging
     :return: the recipe to use from now on, and whether the environment heeds its seed
+    :raises EpisodeError: when an episode fails or hangs
     """
+    run = partial(_fingerprints, policy=policy, mean=mean, episode_timeout=episode_timeout)
     family = next((remedy for pattern, remedy in _FAMILIES.items() if re.fullmatch(pattern, recipe.env_id or "")), None)
-    with one_thread():
+    with one_thread(), globals_restored():
         for remedy in (family, FRESH_ENV):
             candidate = replace(recipe, remedy=remedy)
-            if _is_history_free(candidate, policy, mean):
+            if _is_history_free(candidate, run):
                 if remedy is not None:
                     logger.info("episodes are made reproducible by: %s", remedy)
-                return Reproducibility(_accelerated(candidate, policy, mean) if accelerator else candidate, seeded=True)
+                return Reproducibility(_accelerated(candidate, run) if accelerator else candidate, seeded=True)
     logger.warning(
         "the environment ignores its seed: the same seed gives other episodes, so seeds cannot be paired; "
-        "the comparison will be unpaired"
+        "the comparison will be unpaired, and episodes run on one worker"
     )
     return Reproducibility(recipe, seeded=False)
 
 
-def _accelerated(recipe: EnvRecipe, policy: DeterministicPolicy, mean: np.ndarray) -> EnvRecipe:
+def _accelerated(recipe: EnvRecipe, run: Callable[..., list[str]]) -> EnvRecipe:
     """The recipe with its accelerator, if one fits and gives the bits of the stock step."""
     env = recipe.build()
     name = accelerate(env)
@@ -146,46 +184,66 @@ def _accelerated(recipe: EnvRecipe, policy: DeterministicPolicy, mean: np.ndarra
         return recipe
     fast = replace(recipe, accelerated=True)
     plan = [(scale, seed) for scale in (0.0, 0.02, 0.1) for seed in (1, 2)]
-    if list(_fingerprints(fast, policy, mean, plan)) != list(_fingerprints(recipe, policy, mean, plan)):
+    if run(fast, plan) != run(recipe, plan):
         logger.warning("stock step: the accelerator %r differs from it on this machine", name)
         return recipe
     logger.info("accelerated step (%s): bit-identical to the stock one in %d episodes", name, len(plan))
     return fast
 
 
-def _is_history_free(recipe: EnvRecipe, policy: DeterministicPolicy, mean: np.ndarray) -> bool:
-    first, _, again = _fingerprints(recipe, policy, mean, [(0.0, 1), (0.1, 2), (0.0, 1)])
-    (fresh,) = _fingerprints(recipe, policy, mean, [(0.0, 1)])
-    return first == again == fresh
+def _is_history_free(recipe: EnvRecipe, run: Callable[..., list[str]]) -> bool:
+    first, _, again = run(recipe, [(0.0, 1), (0.1, 2), (0.0, 1)])
+    (fresh,) = run(recipe, [(0.0, 1)])
+    if not first == again == fresh:
+        return False
+    return recipe.remedy != FRESH_ENV or run(recipe, [(0.0, 2)]) != [fresh]
 
 
 def _fingerprints(
-    recipe: EnvRecipe, policy: DeterministicPolicy, mean: np.ndarray, plan: Iterable[tuple[float, int]]
-) -> Iterable[str]:
+    recipe: EnvRecipe,
+    plan: Sequence[tuple[float, int]],
+    policy: DeterministicPolicy,
+    mean: np.ndarray,
+    episode_timeout: float,
+) -> list[str]:
     """Run episodes (scale of the perturbation, seed) in one environment; hash the observations and rewards of each."""
-    episodes = Episodes(recipe)
+    episodes, found = Episodes(recipe), []
     delta = direction(0, 0, 0, mean.size)
     try:
         for scale, seed in plan:
             policy.set_parameters(mean, delta, scale)
-            yield _fingerprint(policy, episodes.next_env(), seed)
+            what = f"the episode with seed {seed} that probes the environment"
+            with told_of_episode(what), _at_most(episode_timeout, what):
+                hashing = _Hashing(episodes.next_env(seed))
+                rollout(policy, hashing, seed)
+            found.append(hashing.digest.hexdigest())
     finally:
         episodes.close()
+    return found
 
 
-def _fingerprint(policy: DeterministicPolicy, env: gym.Env, seed: int) -> str:
-    digest = hashlib.sha256()
-    observation, _ = env.reset(seed=seed)
-    policy.begin_episode(env)
-    to_the_end = counts_true_return(env)  # a wrapper that ends episodes early may swallow the next reset
-    for step in itertools.count(1):
+class _Hashing(gym.Wrapper):
+    """Hashes the observations and rewards of one episode, or of its first steps."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        self.digest = hashlib.sha256()
+        self._n_steps = 0
+        # a wrapper that ends episodes early may swallow the next reset
+        self._max_steps = _MAX_STEPS if true_return_of(env) is None else math.inf
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(**kwargs)
+        self._add(observation)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.digest.update(np.float64(reward).tobytes())
+        self._add(observation)
+        self._n_steps += 1
+        return observation, reward, terminated, truncated or self._n_steps >= self._max_steps, info
+
+    def _add(self, observation: Any) -> None:
         for part in observation.values() if isinstance(observation, dict) else (observation,):
-            digest.update(np.ascontiguousarray(part).tobytes())
-        observation, reward, terminated, truncated, info = env.step(policy(observation))
-        digest.update(np.float64(reward).tobytes())
-        done = terminated or truncated
-        if to_the_end and done and RETURN_KEY not in info:
-            observation, _ = env.reset()
-        elif done or (step >= _MAX_STEPS and not to_the_end):
-            break
-    return digest.hexdigest()
+            self.digest.update(np.ascontiguousarray(part).tobytes())

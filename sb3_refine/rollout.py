@@ -7,12 +7,16 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 
 from sb3_refine.environments import is_failure
 from sb3_refine.episode import Episode, Normalisation, Recording
+from sb3_refine.errors import RefineError
 from sb3_refine.measures import Measure
 from sb3_refine.policies import DeterministicPolicy
-from sb3_refine.wrappers import RETURN_KEY, counts_true_return
+from sb3_refine.wrappers import true_return_of
+
+_MAX_CUTS = 1000  # of one episode by wrappers; games have a few lives
 
 
 def rollout(policy: DeterministicPolicy, env: gym.Env, seed: int) -> Episode:
@@ -23,11 +27,12 @@ def rollout(policy: DeterministicPolicy, env: gym.Env, seed: int) -> Episode:
     :param env: the raw environment: no ``VecEnv``, no ``Monitor``
     :param seed: passed to ``env.reset``
     :return: the episode's return, length and end
+    :raises RefineError: when wrappers end the episode again and again, and the environment itself never does
     """
     observation, _ = env.reset(seed=seed)
     policy.begin_episode(env)
-    zero, counted = _zero(observation), counts_true_return(env)
-    episode_return, length, done = 0.0, 0, False
+    zero, true_return = _zero(observation, env.observation_space), true_return_of(env)
+    episode_return, length, n_cuts, done = 0.0, 0, 0, False
     with np.errstate(invalid="ignore"):  # 0 times infinity
         episode_return += float(zero(observation))
         try:
@@ -37,17 +42,22 @@ def rollout(policy: DeterministicPolicy, env: gym.Env, seed: int) -> Episode:
                     episode_return += float(reward) + float(zero(observation))
                     length += 1
                     done = terminated or truncated
-                if counted and RETURN_KEY not in info:  # a wrapper ended it, such as when a life is lost
+                if true_return is not None and not true_return.has_ended:  # a wrapper ended it: when a life is lost
+                    n_cuts += 1
+                    _check_cuts(n_cuts, env)
                     observation, _ = env.reset()
+                    policy.begin_episode(env)
                     done = False
+        except RefineError:
+            raise
         except Exception:
             if math.isfinite(episode_return):
                 raise
             return Episode(math.nan, length, False)  # choked on what came of its own NaN
+    if true_return is not None and math.isfinite(episode_return):
+        episode_return, reward = true_return.episode_return, true_return.last_reward
     if not math.isfinite(episode_return):
         episode_return = math.nan
-    elif counted:
-        episode_return = info[RETURN_KEY]
     failed = bool(terminated) and is_failure(env.spec.id if env.spec else None, float(reward), info)
     success = bool(info["is_success"]) if "is_success" in info else None
     return Episode(episode_return, length, failed, success)
@@ -78,17 +88,27 @@ def measured_rollout(
     return episode._replace(measures={name: _plain(measure(trajectory)) for name, measure in measures.items()})
 
 
+def _check_cuts(n_cuts: int, env: gym.Env) -> None:
+    if n_cuts > _MAX_CUTS:
+        raise RefineError(
+            f"env_wrapper: a wrapper has ended an episode {_MAX_CUTS} times, and the environment itself never did: "
+            f"set the time limit with env_kwargs (--env-kwargs max_episode_steps:N), not by a wrapper ({env})"
+        )
+
+
 def _plain(value: Any) -> Any:
     """numpy's single numbers as Python's, which checkpoints can hold."""
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _zero(observation: Any) -> Callable[[Any], Any]:
+def _zero(observation: Any, space: spaces.Space) -> Callable[[Any], Any]:
     """A function that is 0 for finite observations and NaN for all others: 0 times NaN or infinity is NaN."""
     if isinstance(observation, dict):
-        parts = {key: _zero(part) for key, part in observation.items()}
+        assert isinstance(space, spaces.Dict)
+        parts = {key: _zero(observation[key], part) for key, part in space.spaces.items()}
         return lambda observation: sum(part(observation[key]) for key, part in parts.items())
     values = np.asarray(observation)
-    if values.dtype.kind != "f":  # integers hold neither
+    if values.dtype.kind != "f" and np.dtype(space.dtype).kind != "f":  # integers hold neither
         return lambda observation: 0.0
-    return np.zeros_like(values).dot if values.ndim == 1 else partial(np.vdot, np.zeros_like(values))
+    zeros = np.zeros(values.shape, dtype=values.dtype if values.dtype.kind == "f" else np.float64)
+    return zeros.dot if values.ndim == 1 else partial(np.vdot, zeros)

@@ -1,6 +1,11 @@
-"""Every episode seed of a run, from one seed."""
+"""Every episode seed of a run, from one seed; and the random numbers that environments share with their process."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
+import torch as th
 
 STREAMS = ("search", "validation", "test")
 _STREAM_LENGTH = 2**29  # three interleaved streams of this length fill the non-negative int32 range
@@ -30,3 +35,26 @@ class EpisodeSeeds:
         which = STREAMS.index(stream)
         first = int(self._offsets[which]) + start
         return [(first + i) % _STREAM_LENGTH * len(STREAMS) + which for i in range(n_seeds)]
+
+
+def seed_globals(seed: int) -> None:
+    """
+    Seed the generators of the process: some environments draw from them instead of their own.
+
+    :param seed: of the episode to come
+    """
+    random.seed(seed)
+    np.random.seed(seed)
+    th.default_generator.manual_seed(seed)
+
+
+@contextmanager
+def globals_restored() -> Iterator[None]:
+    """Leave the generators of the process as they were: they are the caller's."""
+    states = random.getstate(), np.random.get_state(), th.default_generator.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        th.default_generator.set_state(states[2])

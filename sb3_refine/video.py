@@ -23,6 +23,7 @@ from sb3_refine.files import atomic_path
 from sb3_refine.policies import one_thread
 from sb3_refine.reproducibility import Episodes
 from sb3_refine.rollout import rollout
+from sb3_refine.seeding import globals_restored
 
 _MAX_FPS = 30  # environments with a faster clock show every n-th step, in real time
 _HOLD = 1.5  # seconds for which the last picture stays
@@ -113,10 +114,10 @@ def film(contestant: Contestant, seed: int) -> Film:
     policy = contestant.task.policy
     policy.set_parameters(contestant.vector)
     film = Film()
-    with _off_screen(), one_thread():
+    with _off_screen(), one_thread(), globals_restored():
         episodes = Episodes(recipe)
         try:
-            camera = _Camera(episodes.next_env(), film)
+            camera = _Camera(episodes.next_env(seed), film)
             with th.inference_mode():
                 film.episode = rollout(policy, camera, seed)
         finally:

@@ -10,13 +10,10 @@ from gymnasium import spaces
 
 from sb3_refine.episode import flattened, observed_keys
 
-RETURN_KEY = "sb3_refine_return"
-"""Entry of the last ``info`` of an episode: the return that :class:`TrueReturn` has seen."""
-
 
 class TrueReturn(gym.Wrapper):
     """
-    Counts what Stable-Baselines3's ``Monitor`` counts where the Zoo puts it: inside all other wrappers.
+    Knows what Stable-Baselines3's ``Monitor`` knows where the Zoo puts it: inside all other wrappers.
 
     A wrapper outside may clip rewards, skip frames, or end an episode when a life is lost; ``evaluate_policy`` goes on
     until the true end, and reports the true return.
@@ -24,32 +21,37 @@ class TrueReturn(gym.Wrapper):
     :param env: the environment before any wrapper of the agent's
     """
 
-    _total = 0.0
+    episode_return = 0.0
+    """Since the last reset."""
+    last_reward = 0.0
+    """Of the last step."""
+    has_ended = False
+    """Whether the episode has, for the environment itself."""
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """:return: of the environment"""
-        self._total = 0.0
+        self.episode_return, self.has_ended = 0.0, False
         return self.env.reset(**kwargs)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """:return: of the environment, with the return in the last ``info`` of an episode"""
+        """:return: of the environment"""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self._total += float(reward)
-        if terminated or truncated:
-            info = {**info, RETURN_KEY: self._total}
+        self.last_reward = float(reward)
+        self.episode_return += self.last_reward
+        self.has_ended = bool(terminated or truncated)
         return observation, reward, terminated, truncated, info
 
 
-def counts_true_return(env: gym.Env) -> bool:
+def true_return_of(env: gym.Env) -> TrueReturn | None:
     """
     :param env: any environment
-    :return: whether a :class:`TrueReturn` is among its wrappers
+    :return: the :class:`TrueReturn` among its wrappers, if there is one
     """
     while isinstance(env, gym.Wrapper):
         if isinstance(env, TrueReturn):
-            return True
+            return env
         env = env.env
-    return False
+    return None
 
 
 class Vectorised(gym.Wrapper):
@@ -67,9 +69,12 @@ class Vectorised(gym.Wrapper):
             self._vec_env = wrapper(self._vec_env)
         self.observation_space = self._vec_env.observation_space
         self.action_space = self._vec_env.action_space
+        self._after_reset: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """:return: the first observation"""
+        """:return: the first observation; where an episode goes on, that which the ``VecEnv`` has reset itself to"""
+        if seed is None and self._after_reset is not None:
+            return self._after_reset, {}
         self._vec_env.seed(seed)
         return _first(self._vec_env.reset()), {}
 
@@ -77,6 +82,7 @@ class Vectorised(gym.Wrapper):
         """:return: one step"""
         observations, rewards, dones, infos = self._vec_env.step(np.asarray(action)[None])
         done, truncated = bool(dones[0]), bool(infos[0]["TimeLimit.truncated"])
+        self._after_reset = _first(observations) if done and infos[0]["goes_on"] else None
         return _first(observations), rewards[0], done and not truncated, truncated, infos[0]
 
     def close(self) -> None:
@@ -91,7 +97,7 @@ def _vec_env_of(env: gym.Env) -> Any:
     """
     from stable_baselines3.common.vec_env import DummyVecEnv
 
-    counted = counts_true_return(env)
+    true_return = true_return_of(env)
 
     class Single(DummyVecEnv):
         def step_wait(self) -> Any:
@@ -100,9 +106,9 @@ def _vec_env_of(env: gym.Env) -> Any:
             done = terminated or truncated
             if done:
                 info["terminal_observation"] = observation
-                if counted and RETURN_KEY not in info:
+                info["goes_on"] = true_return is not None and not true_return.has_ended
+                if info["goes_on"]:
                     observation, _ = self.envs[0].reset()
-                    done = False
             self._save_obs(0, observation)
             return self._obs_from_buf(), np.copy(self.buf_rews), np.array([done]), [info]
 
@@ -235,7 +241,7 @@ class Noisy(gym.Wrapper):
         if not isinstance(observation, dict):
             return _plus(observation, noise)
         disturbed, start = dict(observation), 0
-        for key in observed_keys(observation):
+        for key in observed_keys(self.observation_space):
             size = flattened(observation[key]).size
             if size and np.asarray(observation[key]).dtype.kind == "f":
                 disturbed[key] = _plus(observation[key], noise[start : start + size])

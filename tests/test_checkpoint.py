@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -46,6 +47,15 @@ def test_resumes_to_the_same_bits(made_agents, tmp_path, n_calls):
     assert resumed.result.refined == whole.result.refined
     assert resumed.result.baseline == whole.result.baseline
     assert (resumed.result.rollouts, resumed.result.env_steps) == (whole.result.rollouts, whole.result.env_steps)
+
+
+def test_settings_may_be_numpys_numbers(made_agents, tmp_path):
+    settings = {"n_delta": np.int64(2), "learning_rate": np.float32(0.02), "delta_std": (np.float64(0.02), 0.01)}
+    settings |= {"alpha": np.float64(0.05), "seed": np.int64(3), "acceptance": False, "backend": "serial"}
+    agent = partial(load_agent, "ppo", "Pendulum-v1", made_agents)
+    whole = Refiner(agent(), **settings).learn(2, checkpoint_folder=tmp_path, checkpoint_interval=1)
+    resumed = Refiner(agent(), **settings).learn(2, checkpoint_folder=tmp_path, resume=True)
+    assert np.array_equal(resumed.parameters.get_vector(), whole.parameters.get_vector())
 
 
 def test_a_complete_search_resumes_to_its_last_iterate(made_agents, tmp_path):
@@ -211,6 +221,6 @@ def test_a_full_disk_keeps_the_last_checkpoint(made_agents, tmp_path, monkeypatc
         raise OSError("No space left on device")
 
     monkeypatch.setattr(checkpoint, "th", SimpleNamespace(**{**vars(checkpoint.th), "save": full}))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RefineError, match=r"cannot be written to .*No space left.*is the disk full\?"):
         refiner_of(made_agents).learn(2, checkpoint_folder=tmp_path, checkpoint_interval=1)
     assert (tmp_path / FILE_NAME).read_bytes() == good

@@ -48,7 +48,7 @@ class Unseeded(Marked):
     """Ignores its seed."""
 
     def draw(self):
-        return float(np.random.normal())
+        return float(np.random.default_rng().normal())
 
 
 class Discrete(Marked):

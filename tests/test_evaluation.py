@@ -60,6 +60,12 @@ def test_success_and_measures_are_in_the_summary_where_they_are_known():
     assert summary["success_rate_ci"] == wilson_interval(3, 4)
 
 
+def test_episodes_that_do_not_say_whether_they_succeeded_did_not_where_others_do():
+    """Some environments set is_success on success only."""
+    episodes = tuple(Episode(1.0, 5, False, True if i < 3 else None) for i in range(4))
+    assert Evaluation(tuple(range(4)), episodes).success_rate == 0.75
+
+
 def test_paired_difference_pairs_by_seed():
     difference = paired_difference(evaluation([1, 2, 3, 4]), evaluation([2, 3, 4, 3]))
     assert difference.mean == 0.5

@@ -17,7 +17,7 @@ from sb3_refine import Refiner, load_agent
 from sb3_refine.candidates import Candidate
 from sb3_refine.environments import EnvRecipe
 from sb3_refine.errors import EpisodeError, RefineError
-from sb3_refine.evaluators import EVALUATORS, ProcessEvaluator, RolloutTask, SerialEvaluator
+from sb3_refine.evaluators import EVALUATORS, ProcessEvaluator, RolloutTask, SerialEvaluator, process
 from sb3_refine.parameters import PolicyParameters
 from sb3_refine.policies import GeneralPolicy
 
@@ -148,6 +148,54 @@ def test_an_episode_that_loses_every_worker_is_told(task, tmp_path, fault, line)
     faulty = RolloutTask(EnvRecipe(None, make=partial(Faulty, fault, str(tmp_path / "done"))), task.policy, task.seed)
     with ProcessEvaluator(faulty, 2, episode_timeout=1.0) as evaluator, pytest.raises(EpisodeError, match=line):
         evaluator.evaluate(np.zeros(task.policy.n_parameters), CANDIDATES, SEEDS)
+
+
+class NeedsAnother(gym.Wrapper):
+    """Pendulum with a process of its own, which ends with it, and an environment that may not be built at first."""
+
+    def __init__(self, folder, fault=""):
+        super().__init__(gym.make("Pendulum-v1"))
+        if fault and not os.path.exists(os.path.join(folder, "built")):
+            with open(os.path.join(folder, "built"), "w"):
+                pass
+            os._exit(7) if fault == "exit" else time.sleep(60)
+        self.process = subprocess.Popen(["sleep", "600"])
+        with open(os.path.join(folder, "pids"), "a") as file:
+            print(self.process.pid, file=file)
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        super().close()
+
+
+def test_environments_are_closed_and_what_they_have_started_ends(task, tmp_path):
+    recipe = EnvRecipe(None, make=partial(NeedsAnother, str(tmp_path)))
+    with ProcessEvaluator(RolloutTask(recipe, task.policy, task.seed), 2) as evaluator:
+        evaluator.evaluate_mean(np.zeros(task.policy.n_parameters), [1, 2, 3])
+    pids = (tmp_path / "pids").read_text().split()
+    assert len(pids) == 2
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+@pytest.mark.parametrize("fault", ["exit", "hang"])
+def test_a_worker_that_is_lost_while_it_starts_is_replaced(task, tmp_path, fault, monkeypatch):
+    monkeypatch.setattr(process, "_SECONDS_TO_START", 10.0)
+    recipe = EnvRecipe(None, make=partial(NeedsAnother, str(tmp_path), fault))
+    with ProcessEvaluator(RolloutTask(recipe, task.policy, task.seed), 1, episode_timeout=5.0) as evaluator:
+        (episode,) = evaluator.evaluate_mean(np.zeros(task.policy.n_parameters), [1])
+    assert episode.length == 200
+
+
+@pytest.mark.parametrize("kind", EVALUATORS)
+def test_an_env_that_exits_is_told(task, kind):
+    class Exits(gym.Wrapper):
+        def step(self, action):
+            sys.exit(0)
+
+    recipe = EnvRecipe(None, make=lambda: Exits(gym.make("Pendulum-v1")))
+    with pytest.raises(EpisodeError, match="the episode with seed 3 of .* failed: SystemExit: 0"):
+        episodes_of(RolloutTask(recipe, task.policy, task.seed), kind)
 
 
 def test_a_worker_that_dies_while_it_starts_is_told(task):

@@ -23,9 +23,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 from sb3_refine import RefineError, Refiner, load_agent, refine
 from sb3_refine.agents import Normalised, save_agent
 from sb3_refine.comparison import contestant, evaluate_all
-from sb3_refine.evaluators import SerialEvaluator
+from sb3_refine.environments import EnvRecipe
+from sb3_refine.evaluators import RolloutTask, SerialEvaluator
 from sb3_refine.measures import SMOOTHNESS
-from sb3_refine.policies import ExactPolicy, one_thread
+from sb3_refine.parameters import PolicyParameters
+from sb3_refine.policies import ExactPolicy, one_thread, rollout_policy
 from sb3_refine.zoo import new_run_folder
 
 ON = {"n_steps": 32, "device": "cpu", "seed": 0}
@@ -171,6 +173,40 @@ def test_the_return_for_a_seed_is_that_of_evaluate_policy(kind, tmp_path):
             theirs += evaluate(agent.model, env, 1, return_episode_rewards=True, warn=False)[0]
     assert ours == pytest.approx(theirs, abs=1e-5)  # Monitor rounds
     assert len(set(ours)) > 1
+
+
+@pytest.mark.parametrize(
+    ("cls", "policy", "n_stack"),
+    [(stable_baselines3.PPO, "MlpPolicy", 3), (sb3_contrib.RecurrentPPO, "MlpLstmPolicy", None)],
+)
+def test_nothing_is_remembered_over_a_lost_life(cls, policy, n_stack):
+    env = make_vec_env("LivesToy-v0", wrapper_class=toy_envs.Lives)
+    model = cls(policy, VecFrameStack(env, n_stack) if n_stack else env, device="cpu", seed=0)
+    with torch.no_grad():
+        for parameter in model.policy.parameters():
+            parameter.mul_(3)  # what is remembered shows in the action
+    config = {"frame_stack": n_stack} if n_stack else {}
+    theirs = []
+    with one_thread():
+        for seed in range(6):
+            vec_env = vec_env_of("LivesToy-v0", {**config, "env_wrapper": True})
+            vec_env.seed(seed)
+            theirs += evaluate_policy(model, vec_env, 1, return_episode_rewards=True, warn=False)[0]
+    wrappers = (partial(VecFrameStack, n_stack=n_stack),) if n_stack else ()
+    recipe = EnvRecipe("LivesToy-v0", wrappers=(("toy_envs.Lives", {}),), vec_wrappers=wrappers)
+    parameters = PolicyParameters(model.policy)
+    task = RolloutTask(recipe, rollout_policy(model, parameters, None, model.observation_space), 0)
+    with SerialEvaluator(task) as evaluator:
+        ours = [episode.episode_return for episode in evaluator.evaluate_mean(parameters.get_vector(), range(6))]
+    assert ours == pytest.approx(theirs, abs=1e-5)  # Monitor rounds
+
+
+def test_a_wrapper_that_ends_an_episode_for_ever_is_told(made_agents):
+    """As where gymnasium's own TimeLimit is in config.yml: evaluate_policy would go on for ever."""
+    agent = load_agent("ppo", "Pendulum-v1", made_agents)
+    agent.recipe = EnvRecipe("Pendulum-v1", wrappers=(("gymnasium.wrappers.TimeLimit", {"max_episode_steps": 5}),))
+    with pytest.raises(RefineError, match="env_wrapper: a wrapper has ended an episode 1000 times, and the env"):
+        Refiner(agent, backend="serial", n_delta=2, n_eval_episodes=2).learn(1)
 
 
 @pytest.mark.parametrize("kind", ["dict with image", "masked", "multi-binary", "multi-discrete", "image", "lstm"])

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -136,9 +137,12 @@ def test_a_dimension_at_its_limits_is_told_of(caplog):
     calibrated("mesh-dimension", [episode(value, measure=1.25) for value in (5, 6, 7)])
     assert "the dimension is 1.25 in all of the original's episodes" in caplog.text
     caplog.clear()
-    calibrated("mesh-dimension", [episode(value, failed=True, measure=4.0) for value in (5, 6, 7)])
     calibrated("mesh-dimension", [episode(value, measure=value / 2) for value in (5, 6, 7)])
     assert caplog.text == ""
+    calibrated("mesh-dimension", [episode(value, failed=True, measure=4.0) for value in (5, 6, 7)])
+    assert "all of the original's episodes terminate" in caplog.text
+    with pytest.raises(RefineError, match="the original's return is 0 in every validation episode"):
+        calibrated("mesh-dimension", [episode(0.0, measure=2), episode(0.0, measure=2)])
     with pytest.raises(RefineError, match="skip=5 leaves fewer than 6 steps of the original's episodes, of which the"):
         calibrated("mesh-dimension:skip=5", [episode(5, measure=2)])
 
@@ -159,6 +163,32 @@ def test_neither_failing_nor_standing_still_is_rewarded():
     assert objective.measure(trajectory(np.ones((500, 4)), np.zeros((499, 1)))) == 2.0 > moving
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_clock_is_no_motion(dtype):
+    """A body at rest is none that moves along a line because TimeFeatureWrapper says how late it is."""
+    objective, clock = make_objective("mesh-dimension"), 1 - np.arange(1000) / 1000
+    still, moving = np.ones((1000, 15)), np.column_stack([circle(1000), circle(1000, 3.1)])
+    normalised = Normalisation(np.full(16, 0.5), np.full(16, 0.29), np.full(16, 10.0))
+    rows = np.column_stack([still, clock]).astype(dtype)
+    assert objective.measure(trajectory(rows, np.zeros((999, 1)), normalisation=normalised)) == 8.0
+    rows = np.column_stack([moving, clock]).astype(dtype)
+    found = mesh_dimension(rows[1:])
+    expected = np.clip([found.lower, found.upper], 1, 4.5).mean()
+    assert objective.measure(trajectory(rows, np.zeros((999, 1)))) == expected < 4.5
+
+
+def test_falling_at_once_is_no_way_to_be_smooth():
+    objective = calibrated("smooth:weight=2", [episode(1000.0, measure=0.5), episode(1000.0, measure=0.3)])
+    assert objective.fitness(episode(1.0, measure=0.0, failed=True)) == 1.0 - 2000
+    assert objective.fitness(episode(1000.0, measure=0.2)) == 0.0
+    assert objective.fitness(episode(1.0, measure=0.8, failed=True)) == 1.0 - 4000
+
+
+def test_actions_that_cannot_move_are_smooth():
+    steps = replace(trajectory(np.zeros((11, 1)), np.ones((10, 2))), action_range=np.array([0.0, 2.0]))
+    assert action_change(steps) == action_jerk(steps) == 0.0
+
+
 def test_images_have_no_mesh_dimension():
     images = trajectory(observations=np.zeros((11, 0)))
     for measure in (mean_mesh_dimension, make_objective("mesh-dimension").measure):
@@ -177,6 +207,7 @@ def test_smoothness_of_known_actions():
 @pytest.mark.parametrize(
     ("spec", "line"),
     [
+        ("mesh-dimension:entries=5-3", "entries: expected indices such as 0-3"),
         ("smoth", r"unknown 'smoth' \(did you mean smooth\?\); choose from return, .*or name a module:function"),
         ("smooth:wieght=1", r"smooth takes weight, as in smooth:option=value"),
         ("return:x=1", "return takes no options"),

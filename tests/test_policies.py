@@ -10,9 +10,11 @@ from conftest import MADE
 from gymnasium import spaces
 from sb3_contrib import ARS, QRDQN
 from stable_baselines3 import DQN, PPO, SAC, TD3
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
-from sb3_refine import load_agent
+from sb3_refine import Refiner, load_agent
 from sb3_refine.parameters import PolicyParameters
 from sb3_refine.policies import ExactPolicy, GeneralPolicy, rollout_policy
 
@@ -183,6 +185,64 @@ def test_an_actor_that_is_no_plain_mlp_goes_through_its_own_predict(made_agents)
     _, policy = policy_of(agent)
     assert isinstance(policy, GeneralPolicy)
     assert_bit_equal(agent, policy, n_observations=20)
+
+
+class OwnExtractor(nn.Module):
+    """As the documentation of custom policies has it, by other names."""
+
+    latent_dim_pi = latent_dim_vf = 8
+
+    def __init__(self, n_features):
+        super().__init__()
+        self.actor, self.critic = (nn.Sequential(nn.Linear(n_features, 8), nn.ReLU()) for _ in range(2))
+
+    def forward(self, features):
+        return self.forward_actor(features), self.forward_critic(features)
+
+    def forward_actor(self, features):
+        return self.actor(features)
+
+    def forward_critic(self, features):
+        return self.critic(features)
+
+
+class OwnPolicy(ActorCriticPolicy):
+    def _build_mlp_extractor(self):
+        self.mlp_extractor = OwnExtractor(self.features_dim)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 8)
+
+    def forward(self, x):
+        return self.layer(x).relu()
+
+
+class OwnActor(Actor):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.latent_pi = Residual()
+
+
+class OwnSACPolicy(SACPolicy):
+    def make_actor(self, features_extractor=None):
+        return OwnActor(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PPO(OwnPolicy, "Pendulum-v1", n_steps=8, batch_size=8, device="cpu", seed=0),
+        lambda: SAC(OwnSACPolicy, "Pendulum-v1", policy_kwargs={"net_arch": [8]}, buffer_size=8, device="cpu", seed=0),
+    ],
+)
+def test_a_policy_of_the_users_own_goes_through_its_own_predict(make):
+    model = make()
+    refiner = Refiner(model, n_delta=2, n_eval_episodes=2, backend="serial")
+    assert isinstance(refiner._make_task().policy, GeneralPolicy)
+    refiner.learn(1)
 
 
 def test_every_tensor_is_aligned(made_agents):

@@ -1,5 +1,6 @@
 """Same policy, same seed, same episode: what the probe finds, and what it does about it."""
 
+import time
 from dataclasses import replace
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ from sb3_refine import Refiner, load_agent
 from sb3_refine.accelerators import accelerate, box2d
 from sb3_refine.candidates import Candidate
 from sb3_refine.environments import EnvRecipe, is_failure
+from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluators import ProcessEvaluator, RolloutTask, SerialEvaluator
 from sb3_refine.reproducibility import FRESH_ENV, probe
 
@@ -37,6 +39,48 @@ class Seedless(gym.Wrapper):
 
     def reset(self, seed=None, **kwargs):
         return self.env.reset(seed=None, **kwargs)
+
+
+class Replaying(Seedless):
+    """Pendulum that draws from a stream of its own, which starts anew with each environment and heeds no seed."""
+
+    def __init__(self):
+        super().__init__()
+        self.env.reset(seed=0)
+
+
+class DrawsFromNumpy(gym.ObservationWrapper):
+    """Pendulum with sensor noise from the generator of the process."""
+
+    def __init__(self):
+        super().__init__(gym.make(ENV_ID))
+
+    def observation(self, observation):
+        return observation + np.random.normal(scale=0.1, size=3).astype(np.float32)
+
+
+class Exits(gym.Wrapper):
+    """Pendulum that ends its process, as if all were well."""
+
+    def __init__(self):
+        super().__init__(gym.make(ENV_ID))
+
+    def step(self, action):
+        raise SystemExit(0)
+
+
+class Chokes(gym.Wrapper):
+    """Pendulum whose rewards are NaN, and that then raises."""
+
+    def __init__(self):
+        super().__init__(gym.make(ENV_ID))
+
+    def step(self, action):
+        observation, *_ = self.env.step(action)
+        if self.unwrapped.last_u is None:
+            raise ValueError("of its own NaN")
+        self.unwrapped.last_u = None
+        return observation, np.nan, False, False, {}
 
 
 @pytest.fixture
@@ -94,6 +138,48 @@ def test_an_environment_that_ignores_its_seed_is_compared_unpaired(refiner, capl
     assert "ignores its seed" in caplog.text
     assert not refiner.result.paired_difference.paired
     assert len(refiner.result.baseline.seeds) == 20  # twice as many
+
+
+def test_a_stream_that_starts_anew_with_each_environment_is_no_seed(refiner, caplog):
+    found = probed(refiner, EnvRecipe(None, make=Replaying))
+    assert (found.recipe.remedy, found.seeded) == (None, False)
+    assert "ignores its seed" in caplog.text
+    task = RolloutTask(found.recipe, refiner._make_task().policy, 0, is_seeded=False)
+    with ProcessEvaluator(task, 4) as evaluator:  # workers would all draw the same numbers
+        assert evaluator.n_workers == 1
+        episodes = evaluator.evaluate_mean(refiner.parameters.get_vector(), range(8))
+    assert len({episode.episode_return for episode in episodes}) == 8
+
+
+def test_what_draws_from_the_generators_of_the_process_is_seeded(refiner):
+    found = probed(refiner, EnvRecipe(None, make=DrawsFromNumpy))
+    assert found.seeded
+    task, mean = RolloutTask(found.recipe, refiner._make_task().policy, 0), refiner.parameters.get_vector()
+    state = np.random.get_state()[1].tolist()
+    with SerialEvaluator(task) as serial, ProcessEvaluator(task, 2) as process:
+        expected = serial.evaluate_mean(mean, range(6))
+        assert process.evaluate_mean(mean, range(6)[::-1]) == expected[::-1]
+    assert len({episode.episode_return for episode in expected}) == 6
+    assert np.random.get_state()[1].tolist() == state  # the caller's own numbers are left alone
+
+
+def test_a_probe_that_fails_says_in_which_episode(refiner):
+    with pytest.raises(EpisodeError, match="the episode with seed 1 that probes the environment failed: SystemExit: 0"):
+        probed(refiner, EnvRecipe(None, make=Exits))
+
+
+def test_a_probe_that_hangs_is_given_up(refiner):
+    class Hangs(gym.Wrapper):
+        def step(self, action):
+            time.sleep(60)
+
+    refiner.agent.recipe, refiner.episode_timeout = EnvRecipe(None, make=lambda: Hangs(gym.make(ENV_ID))), 0.5
+    with pytest.raises(EpisodeError, match=r"that probes the environment hung \(longer than episode_timeout, 0.5 s\)"):
+        refiner.learn(1)
+
+
+def test_a_probe_survives_what_comes_of_nan(refiner):
+    assert probed(refiner, EnvRecipe(None, make=Chokes)).seeded
 
 
 @pytest.mark.parametrize("env_id", ["Hopper", "Walker2D", "HalfCheetah", "Ant", "Humanoid"])
@@ -215,6 +301,10 @@ def test_returns_do_not_depend_on_the_accelerator(zoo_agents, algo, env):
         ("BipedalWalkerHardcore-v3", 0.3, {}, False),
         ("PandaReach-v3", 0.0, {"is_success": True}, False),
         ("PandaReach-v3", -1.0, {"is_success": False}, True),
+        ("FrozenLake-v1", 0.0, {}, True),
+        ("FrozenLake-v1", 1.0, {}, False),
+        ("MiniGrid-Empty-5x5-v0", 0.9, {}, False),
+        ("Taxi-v3", 20.0, {}, False),
         (None, 0.0, {}, True),
     ],
 )

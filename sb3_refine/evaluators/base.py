@@ -1,6 +1,5 @@
 """What every backend has in common: the task a worker holds, and the interface it serves."""
 
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing_extensions import Self
 from sb3_refine.candidates import Candidate, direction
 from sb3_refine.environments import EnvRecipe
 from sb3_refine.episode import Episode, Normalisation
-from sb3_refine.errors import EpisodeError, RefineError
+from sb3_refine.errors import told_of_episode
 from sb3_refine.measures import MEASURES, Measure
 from sb3_refine.policies import DeterministicPolicy
 from sb3_refine.reproducibility import Episodes
@@ -30,6 +29,7 @@ class RolloutTask:
     :param seed: seed of the directions
     :param normalisation: of the observations, for trajectories; or None
     :param measures: that episodes may be asked for beside :data:`~sb3_refine.measures.MEASURES`, by name
+    :param is_seeded: whether the seed decides the episode; if not, seeds cannot be paired
     """
 
     recipe: EnvRecipe
@@ -37,6 +37,7 @@ class RolloutTask:
     seed: int
     normalisation: Normalisation | None = None
     measures: Mapping[str, Measure] = field(default_factory=dict)
+    is_seeded: bool = True
 
 
 class RolloutWorker:
@@ -67,17 +68,11 @@ class RolloutWorker:
         else:
             delta = direction(self._task.seed, candidate.update, candidate.pair, mean.size)
             policy.set_parameters(mean, delta, candidate.scale)
-        try:
-            env = self._episodes.next_env()
-            with th.inference_mode():
-                if not measures:
-                    return rollout(policy, env, episode_seed)
-                return measured_rollout(policy, env, episode_seed, self._measures(measures), self._task.normalisation)
-        except RefineError:  # an objective that does not fit the environment says so itself
-            raise
-        except Exception as error:
-            what = f"the episode with seed {episode_seed} of {candidate} failed: {type(error).__name__}: {error}"
-            raise EpisodeError(f"{what}\n{traceback.format_exc()}") from error
+        with told_of_episode(f"the episode with seed {episode_seed} of {candidate}"), th.inference_mode():
+            env = self._episodes.next_env(episode_seed)
+            if not measures:
+                return rollout(policy, env, episode_seed)
+            return measured_rollout(policy, env, episode_seed, self._measures(measures), self._task.normalisation)
 
     def _measures(self, names: Sequence[str]) -> dict[str, Measure]:
         return {name: self._task.measures[name] if name in self._task.measures else MEASURES[name] for name in names}
@@ -92,13 +87,14 @@ class Evaluator(ABC):
     Runs episodes of candidates. A context manager: workers live from entering to leaving it.
 
     :param task: what to roll out
-    :param n_workers: how many episodes run at a time
+    :param n_workers: how many episodes run at a time; one where the environment ignores its seed: several workers may
+        draw the same random numbers, and so run the same episodes
     :param episode_timeout: seconds after which an episode is given up as hanging, where the backend can do so
     """
 
     def __init__(self, task: RolloutTask, n_workers: int = 1, episode_timeout: float = 600.0):
         self.task = task
-        self.n_workers = n_workers
+        self.n_workers = n_workers if task.is_seeded else 1
         self.episode_timeout = episode_timeout
         self.n_episodes = 0
         self.n_env_steps = 0

@@ -28,7 +28,9 @@ from sb3_refine.reproducibility import FRESH_ENV
 
 logger = logging.getLogger(__name__)
 
-_MAX_TRIES = 3  # of one episode whose worker dies or hangs
+_MAX_TRIES = 3  # of one episode whose worker dies or hangs, and of starting a worker
+_SECONDS_TO_START = 60.0  # or as long as an episode may take, if that is longer
+_SECONDS_TO_CLOSE = 10.0  # for an environment to end what it has started
 _MAX_FRESH_ENVS = 500  # in one worker: simulators leak up to 1 MB each time they are made
 
 
@@ -65,15 +67,31 @@ class ProcessEvaluator(Evaluator):
         try:
             for _ in range(self.n_workers):
                 self._workers.append(self._start_worker())
-            for worker in self._workers:
-                worker.wait_until_ready()
+            self._workers = [self._ready(worker) for worker in self._workers]
         except BaseException:
-            self.close()
+            self._kill()
             raise
         return self
 
     def _start_worker(self) -> "_Worker":
         return _Worker(self._context, self._payload, self._shared)
+
+    def _ready(self, worker: "_Worker") -> "_Worker":
+        """The worker once it is ready, or another in its place if it dies or hangs on the way."""
+        for n_tries in range(1, _MAX_TRIES + 1):
+            try:
+                worker.wait_until_ready(max(_SECONDS_TO_START, self.episode_timeout))
+                return worker
+            except _WorkerLostError as lost:
+                worker.kill()
+                if n_tries == _MAX_TRIES:
+                    raise EpisodeError(f"a worker {lost} while it started, {_MAX_TRIES} times") from None
+                logger.warning("a worker %s while it started: another is started", lost)
+                worker = self._start_worker()
+            except BaseException:
+                worker.kill()
+                raise
+        raise AssertionError
 
     def _evaluate(
         self, mean: np.ndarray, candidates: Sequence[Candidate], episode_seeds: Sequence[int], measures: Sequence[str]
@@ -100,22 +118,30 @@ class ProcessEvaluator(Evaluator):
                         if tries[index] >= _MAX_TRIES:
                             raise EpisodeError(f"{what}: its worker {lost} {_MAX_TRIES} times") from None
                         logger.warning("a worker %s in %s: replaced, and the episode run again", lost, what)
+                        worker.kill()
                         self._replace(worker)
                         waiting.appendleft(index)
                     else:
                         if worker.n_episodes == self._max_episodes:
+                            worker.retire()
                             self._replace(worker)
         except BaseException:
-            self.close()  # workers are in the middle of episodes that nobody will ask for
+            self._kill()  # workers are in the middle of episodes that nobody will ask for
             raise
         return [episodes[index] for index in range(len(candidates))]
 
     def _replace(self, worker: "_Worker") -> None:
-        worker.kill()
-        replacement = self._workers[self._workers.index(worker)] = self._start_worker()
-        replacement.wait_until_ready()
+        place = self._workers.index(worker)
+        self._workers[place] = self._ready(self._start_worker())
 
     def close(self) -> None:
+        for worker in self._workers:
+            worker.send(None)
+        for worker in self._workers:
+            worker.retire()
+        self._workers = []
+
+    def _kill(self) -> None:
         for worker in self._workers:
             worker.kill()
         self._workers = []
@@ -137,17 +163,14 @@ class _Worker:
             self.process.start()
         theirs.close()
 
-    def wait_until_ready(self) -> None:
-        self.connection.poll(None)
-        try:
-            self.receive()
-        except _WorkerLostError as lost:
-            raise EpisodeError(f"a worker {lost} while it started") from None
+    def wait_until_ready(self, timeout: float) -> None:
+        self.connection.poll(timeout)
+        self.receive()
         self.n_episodes = 0
 
     def send(self, message: Any) -> None:
         self.busy_since = time.monotonic()
-        with suppress(BrokenPipeError, ConnectionResetError):  # it died between two episodes: receive() will tell
+        with suppress(OSError):  # it died between two episodes: receive() will tell
             self.connection.send(message)
 
     def receive(self) -> Any:
@@ -156,7 +179,7 @@ class _Worker:
             raise _WorkerLostError("hung (longer than episode_timeout)")
         try:
             kind, content = self.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # the latter in the middle of an answer
             self.process.join()
             raise _WorkerLostError(f"died ({_how(self.process.exitcode)})") from None
         if kind == "error":
@@ -164,7 +187,14 @@ class _Worker:
         self.n_episodes += 1
         return content
 
+    def retire(self) -> None:
+        """End an idle worker: its environment is closed, and with it what that has started."""
+        self.send(None)
+        self.process.join(_SECONDS_TO_CLOSE)
+        self.kill()
+
     def kill(self) -> None:
+        """End a worker, whatever it is at."""
         self.process.kill()
         self.process.join()
         self.connection.close()
@@ -228,7 +258,11 @@ def _serve(connection: Connection, payload: bytes, shared: Any) -> None:
             return
         connection.send(("ready", None))
         while True:
-            candidate, episode_seed, measures = connection.recv()
+            message = connection.recv()
+            if message is None:
+                worker.close()
+                return
+            candidate, episode_seed, measures = message
             try:
                 reply: tuple[str, Any] = ("episode", worker.run(mean, candidate, episode_seed, measures))
             except Exception as error:

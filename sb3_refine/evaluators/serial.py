@@ -9,6 +9,7 @@ from sb3_refine.candidates import Candidate
 from sb3_refine.episode import Episode
 from sb3_refine.evaluators.base import Evaluator, RolloutWorker
 from sb3_refine.policies import one_thread
+from sb3_refine.seeding import globals_restored
 
 
 class SerialEvaluator(Evaluator):
@@ -17,14 +18,15 @@ class SerialEvaluator(Evaluator):
     _worker: RolloutWorker | None = None
 
     def __enter__(self) -> Self:
-        self._worker = RolloutWorker(self.task)
+        with globals_restored():
+            self._worker = RolloutWorker(self.task)
         return self
 
     def _evaluate(
         self, mean: np.ndarray, candidates: Sequence[Candidate], episode_seeds: Sequence[int], measures: Sequence[str]
     ) -> list[Episode]:
         assert self._worker is not None, "use the evaluator as a context manager"
-        with one_thread():
+        with one_thread(), globals_restored():
             return [
                 self._worker.run(mean, candidate, seed, measures)
                 for candidate, seed in zip(candidates, episode_seeds, strict=True)

@@ -10,6 +10,7 @@ _FLOOR = 1e-9  # the first box size that is not above it is the last
 MIN_POINTS = 6  # fewer leave next to nothing to fit a line through
 _MIN_EXTENT, _MAX_EXTENT = 1e-4, 1e4  # below, nothing moves; above, the unit is another
 _MIN_STEP = 1e-5  # of the extent: rows that differ by less do not move
+_CLOCK, _ROUNDING = 0.01, 1e-6  # by which a clock's steps may differ: of their mean, and of float32's values
 _GOLDEN_RATIO = (1 + 5**0.5) / 2
 
 
@@ -75,7 +76,7 @@ def mesh_dimension(observations: np.ndarray) -> MeshDimension:
     if extent < _MIN_EXTENT:
         return _without_counts(n_dims)
     moves = _moves(points, _MIN_STEP * extent)
-    if np.count_nonzero(moves) < max(MIN_POINTS, n_steps / 2):
+    if np.count_nonzero(moves) < _min_moves(n_steps):
         return _without_counts(n_dims)
     mesh_sizes, box_sizes = _measure(points, moves)
     lower, upper = _bounds(mesh_sizes, box_sizes)
@@ -83,6 +84,32 @@ def mesh_dimension(observations: np.ndarray) -> MeshDimension:
         return _without_counts(n_dims)
     with np.errstate(over="ignore"):  # around numbers close to the largest, boxes may be beyond it
         return MeshDimension(lower, upper, mesh_sizes, np.ldexp(box_sizes, exponent))
+
+
+def stands_still(observations: np.ndarray) -> bool:
+    """
+    Whether there is no motion to measure, in the sense of :func:`mesh_dimension`, but for clocks: observations that
+    grow or fall by the same amount in every step, as ``TimeFeatureWrapper``'s does. On their own they would make a body
+    at rest a curve.
+
+    :param observations: as the policy sees them, shape ``(n_steps, n_dims)``
+    :return: False also where some are not finite
+    """
+    points = np.asarray(observations, dtype=np.float64).T
+    if points.shape[1] < MIN_POINTS or not np.isfinite(points).all():
+        return False
+    steps = np.diff(points, axis=1)
+    rounding = _ROUNDING * np.abs(points).max(axis=1)
+    points = points[np.ptp(steps, axis=1) > _CLOCK * np.abs(steps.mean(axis=1)) + rounding]
+    extent = np.ptp(points, axis=1).max(initial=0.0)
+    if extent < _MIN_EXTENT:
+        return True
+    return int(np.count_nonzero(_moves(points, _MIN_STEP * extent))) < _min_moves(points.shape[1])
+
+
+def _min_moves(n_steps: int) -> float:
+    """:return: how many rows have to move"""
+    return max(MIN_POINTS, n_steps / 2)
 
 
 def _without_counts(bound: float) -> MeshDimension:

@@ -8,7 +8,7 @@ import numpy as np
 from sb3_refine.episode import Episode, Trajectory
 from sb3_refine.errors import RefineError, check_count
 from sb3_refine.objectives.base import MEASURE, Objective, returns_of
-from sb3_refine.objectives.mesh_dimension import MIN_POINTS, mesh_dimension
+from sb3_refine.objectives.mesh_dimension import MIN_POINTS, mesh_dimension, stands_still
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,8 @@ class MeshDimensionShaped(Objective):
     :math:`D` is the mesh dimension of the observations as the policy sees them; of ``Dict`` observations, of the
     ``observation`` entry. Both bounds are clipped to at most ``n_dims / 2``, the value of an episode that fails. Unlike
     the paper's, they are clipped to at least 1 as well: what moves along a curve has one dimension, and below that, the
-    estimate rewards standing still.
+    estimate rewards standing still. So an episode in which nothing but a clock moves, such as that of
+    ``TimeFeatureWrapper``, counts as one that fails.
 
     :param bound: ``"mean"`` of the bounds as in the paper, ``"lower"`` or ``"upper"``
     :param skip: steps to leave out at the start: the transient
@@ -55,16 +56,18 @@ class MeshDimensionShaped(Objective):
         if observations.shape[1] == 0:
             raise RefineError("objective: images have no mesh dimension; choose another objective")
         highest = max(1.0, observations.shape[1] / 2)
-        if trajectory.failed:
+        observations = observations[self.skip :]
+        if trajectory.failed or stands_still(observations):
             return highest
-        found = mesh_dimension(observations[self.skip :])
+        found = mesh_dimension(observations)
         lower, upper = np.clip([found.lower, found.upper], 1.0, highest)
         return float({"mean": (lower + upper) / 2, "lower": lower, "upper": upper}[self.bound])
 
     def calibrate(self, baseline: Sequence[Episode]) -> None:
         """
         :param baseline: settles the sign
-        :raises RefineError: where some returns are positive and others negative, or nothing is left after ``skip``
+        :raises RefineError: where some returns are positive and others negative, or all are 0, or nothing is left after
+            ``skip``
         """
         longest = max(episode.length for episode in baseline)
         if self.skip > longest - MIN_POINTS:
@@ -72,9 +75,13 @@ class MeshDimensionShaped(Objective):
                 f"objective: mesh-dimension: skip={self.skip} leaves fewer than {MIN_POINTS} steps of the original's "
                 f"episodes, of which the longest has {longest}"
             )
-        if not any(episode.failed for episode in baseline):
-            self._warn_if_constant({episode.measures.get(MEASURE, np.nan) for episode in baseline})
+        self._warn_if_constant(baseline)
         returns = returns_of(baseline)
+        if not returns.any():
+            raise RefineError(
+                "objective: mesh-dimension: the original's return is 0 in every validation episode, by whatever it is "
+                "divided; use --objective return"
+            )
         if returns.min() < 0 < returns.max():
             raise RefineError(
                 f"objective: mesh-dimension: the original's returns have mixed signs ({returns.min():.4g} to "
@@ -83,8 +90,14 @@ class MeshDimensionShaped(Objective):
             )
         self.sign = 1.0 if returns.mean() > 0 else -1.0
 
-    def _warn_if_constant(self, dimensions: set[float]) -> None:
-        if len(dimensions) == 1:
+    def _warn_if_constant(self, baseline: Sequence[Episode]) -> None:
+        dimensions = {episode.measures.get(MEASURE, np.nan) for episode in baseline}
+        if all(episode.failed for episode in baseline):
+            logger.warning(
+                "objective: mesh-dimension: all of the original's episodes terminate, which counts as failing: as long "
+                "as that is so, the dimension plays no part, and what is maximised is the return"
+            )
+        elif len(dimensions) == 1:
             logger.warning(
                 "objective: mesh-dimension: the dimension is %.4g in all of the original's episodes, clipped as it is: "
                 "as long as it stays there, what is maximised is the return; take more entries, or another objective",
@@ -109,7 +122,10 @@ def parse_entries(text: str) -> list[int]:
     try:
         for part in text.split("+"):
             first, _, last = part.partition("-")
-            entries += range(int(first), int(last or first) + 1)
+            found = range(int(first), int(last or first) + 1)
+            if not found:
+                raise ValueError
+            entries += found
     except ValueError:
         entries = []
     if not entries:

@@ -20,7 +20,8 @@ class Smooth(Objective):
     with :math:`c` the mean :math:`|a_{t+1} - a_t|` of the episode. It is counted in units of the original's,
     :math:`c_0`, and the return in units of the original's mean, :math:`\bar R_0` (its
     standard deviation where that is larger), so that one :math:`\lambda` serves every environment: at 0.5, to halve the
-    action differences is worth a quarter of the return.
+    action differences is worth a quarter of the return. An episode that fails counts with at least :math:`c_0`: to fall
+    at once is no way to be smooth.
 
     :param weight: :math:`\lambda`
     """
@@ -30,7 +31,7 @@ class Smooth(Objective):
 
     def __init__(self, weight: float = 0.5):
         self.weight = check_number("weight", weight, 0.0)
-        self.price = np.nan
+        self.price = self.change = np.nan
 
     def measure(self, trajectory: Trajectory) -> float:
         """:return: mean action difference"""
@@ -41,11 +42,12 @@ class Smooth(Objective):
         :param baseline: settles the units
         :raises RefineError: where the original's actions never change, or its return is always 0
         """
-        change = float(np.mean([episode.measures[MEASURE] for episode in baseline]))
-        if change == 0:
+        self.change = float(np.mean([episode.measures[MEASURE] for episode in baseline]))
+        if self.change == 0:
             raise RefineError("objective: smooth: the original's actions never change; use --objective return")
-        self.price = self.weight * scale_of(baseline) / change
+        self.price = self.weight * scale_of(baseline) / self.change
 
     def fitness(self, episode: Episode) -> float:
         """:return: the return, less the price of the action differences"""
-        return episode.episode_return - self.price * episode.measures.get(MEASURE, np.nan)
+        change = episode.measures.get(MEASURE, np.nan)
+        return episode.episode_return - self.price * (max(change, self.change) if episode.failed else change)

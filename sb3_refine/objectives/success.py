@@ -20,7 +20,10 @@ class Success(Objective):
         :raises RefineError: where it does not
         """
         if all(episode.success is None for episode in baseline):
-            raise RefineError("objective: success: the environment reports no is_success in its info; use another")
+            raise RefineError(
+                "objective: success: the environment reports no is_success in its info, in none of "
+                f"{len(baseline)} validation episodes of the original; use another objective"
+            )
 
     def fitness(self, episode: Episode) -> float:
         """:return: whether the episode was a success"""
