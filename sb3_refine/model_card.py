@@ -4,7 +4,7 @@ from typing import Any
 
 from sb3_refine.models import ALGOS
 from sb3_refine.run_folder import RunFolder
-from sb3_refine.tables import better_text
+from sb3_refine.tables import better_text, number_text
 
 _ROWS = (
     ("mean return", "mean_return"),
@@ -92,8 +92,8 @@ def _figures(run: RunFolder) -> list[str]:
     return [
         "## Before and after",
         table,
-        f"The {paired} of the returns is {difference['mean']:+.2f}, {difference['confidence']:.0%} interval "
-        f"({difference['ci_low']:.2f}, {difference['ci_high']:.2f}); "
+        f"The {paired} of the returns is {number_text(difference['mean'], '+')}, {difference['confidence']:.0%} "
+        f"interval ({number_text(difference['ci_low'])}, {number_text(difference['ci_high'])}); "
         f"{better_text(difference['p_better'], difference['paired'])}. `refinement.json` has the return of every seed.",
     ]
 
@@ -101,7 +101,7 @@ def _figures(run: RunFolder) -> list[str]:
 def _figure(key: str, value: float) -> str:
     if key == "n_episodes":
         return str(value)
-    return f"{value:.1%}" if key == "failure_rate" else f"{value:.2f}"
+    return f"{value:.1%}" if key == "failure_rate" else number_text(value)
 
 
 def _usage(run: RunFolder, repo: str, algo_class: str) -> list[str]:

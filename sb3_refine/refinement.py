@@ -46,6 +46,7 @@ def content_of(refiner: "Refiner", zip_path: Path) -> dict[str, Any]:
             "n_updates_done": result.n_updates_done,
             "wrappers": [list(wrapper) for wrapper in refiner.agent.recipe.wrappers],
             "gym_packages": list(refiner.agent.recipe.gym_packages),
+            "env_from_callable": refiner.agent.recipe.env_id is None,
             "backend": refiner.backend,
             "n_workers": refiner.n_workers,
         },

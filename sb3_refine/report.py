@@ -471,7 +471,10 @@ class _Report:
         if self.decision != "original" and any(state.glob("*.zip")):
             options = ("--compare-to", str(state), *options)
         lines = [shlex.join(["sb3-refine", "evaluate", "--algo", algo, "--env", env, *where]), shlex.join(options)]
-        return " \\\n  ".join(line for line in lines if line)
+        command = " \\\n  ".join(line for line in lines if line)
+        if self.settings.get("env_from_callable"):
+            return f"# {env} as it is registered, if it is: this run's came from a callable\n{command}"
+        return command
 
 
 def _means(old: np.ndarray, new: np.ndarray) -> tuple[float, float]:
@@ -484,7 +487,7 @@ def _means(old: np.ndarray, new: np.ndarray) -> tuple[float, float]:
 def _digits(*values: float) -> int:
     """After the point, for four figures in the largest."""
     largest = max((abs(value) for value in values if np.isfinite(value)), default=0.0)
-    return max(0, min(5, 4 - int(np.ceil(np.log10(largest))))) if largest > 0 else 1
+    return max(0, min(15, 4 - int(np.ceil(np.log10(largest))))) if largest > 0 else 1
 
 
 def _rate(figures: dict[str, Any], name: str) -> str:

@@ -52,13 +52,22 @@ def figures_table(evaluations: Mapping[str, Evaluation]) -> Table:
 def _column(evaluation: Evaluation) -> dict[str, str]:
     """The figures of one agent, by their label."""
     s = evaluation.summary()
-    column = {label: f"{s[name]:.2f}" for name, label in _LABELS.items()}
+    column = {label: number_text(s[name]) for name, label in _LABELS.items()}
     n_failed = sum(episode.failed for episode in evaluation.episodes)
     column["failures"] = f"{n_failed} of {s['n_episodes']}"
     column["failure rate (95%)"] = rate_text(s, "failure_rate")
     if "success_rate" in s:
         column["success rate (95%)"] = rate_text(s, "success_rate")
     return column | {label: f"{s[name]:.4f}" for name, label in _MEASURE_LABELS.items() if name in s}
+
+
+def number_text(value: float, sign: str = "") -> str:
+    """
+    :param value: any number
+    :param sign: ``"+"`` to have it also where the number is positive
+    :return: to two digits after the point, or to three significant ones where that says too little
+    """
+    return f"{value:{sign}.3g}" if 0 < abs(value) < 0.1 else f"{value:{sign}.2f}"
 
 
 def rate_text(summary: dict[str, Any], name: str) -> str:
@@ -87,5 +96,6 @@ def difference_text(difference: PairedDifference) -> str:
     :return: the difference and its interval, if it has one
     """
     if difference.ci_low == -math.inf:
-        return f"{difference.mean:+.2f}"
-    return f"{difference.mean:+.2f} ({difference.ci_low:.2f}, {difference.ci_high:.2f})"
+        return number_text(difference.mean, "+")
+    low, high = map(number_text, (difference.ci_low, difference.ci_high))
+    return f"{number_text(difference.mean, '+')} ({low}, {high})"

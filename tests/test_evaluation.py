@@ -7,6 +7,7 @@ from scipy import stats
 from sb3_refine.acceptance import decide
 from sb3_refine.episode import Episode
 from sb3_refine.evaluation import Evaluation, failure_rise, mean_interval, paired_difference, wilson_interval
+from sb3_refine.tables import number_text
 
 
 def evaluation(returns, terminated=False, seeds=None):
@@ -194,3 +195,10 @@ def test_a_loss_of_return_vetoes_a_gain_in_another_objective():
     verdict = decide(before, after, fitness=steadiness, max_return_loss=0.05)
     assert verdict.decision == "original"
     assert "its return falls from 100 to 90, more than 5% (max_return_loss)" in verdict.reason
+
+
+def test_numbers_are_told_to_a_digit_that_says_something():
+    assert [number_text(value) for value in (1234.567, -0.5, 0.0, 0.01234, -1.2e-6)] == [
+        "1234.57", "-0.50", "0.00", "0.0123", "-1.2e-06",
+    ]  # fmt: skip
+    assert number_text(2.0, "+") == "+2.00"
