@@ -68,7 +68,8 @@ def contestant(
     policy = rollout_policy(agent.model, parameters, agent.statistics, agent.observation_space)
     found = probe(agent.recipe, policy, vector, accelerator, episode_timeout)
     normalisation = normalisation_of(agent.statistics, agent.observation_space)
-    return Contestant(RolloutTask(found.recipe, policy, seed, normalisation, measures or {}, found.seeded), vector)
+    task = RolloutTask(found.recipe, policy, seed, normalisation, measures or {}, found.seeded, found.replays)
+    return Contestant(task, vector)
 
 
 def evaluate(

@@ -79,10 +79,12 @@ class Reproducibility:
 
     :param recipe: the recipe with the remedy and the accelerator that it needs
     :param seeded: whether the seed decides the episode; if not, seeds cannot be paired
+    :param replays: whether, without heeding a seed, every new environment begins with the same random numbers
     """
 
     recipe: EnvRecipe
     seeded: bool
+    replays: bool = False
 
 
 class Episodes:
@@ -168,11 +170,13 @@ def probe(
                 if remedy is not None:
                     logger.info("episodes are made reproducible by: %s", remedy)
                 return Reproducibility(_accelerated(candidate, run) if accelerator else candidate, seeded=True)
+        replays = run(candidate, [(0.0, 1)]) == run(candidate, [(0.0, 1)])
     logger.warning(
         "the environment ignores its seed: the same seed gives other episodes, so seeds cannot be paired; "
-        "the comparison will be unpaired, and episodes run on one worker"
+        "the comparison will be unpaired%s",
+        ", and run on one worker, as every new environment begins with the same random numbers" if replays else "",
     )
-    return Reproducibility(recipe, seeded=False)
+    return Reproducibility(recipe, seeded=False, replays=replays)
 
 
 def _accelerated(recipe: EnvRecipe, run: Callable[..., list[str]]) -> EnvRecipe:

@@ -136,15 +136,16 @@ def test_an_environment_that_ignores_its_seed_is_compared_unpaired(refiner, capl
     refiner.backend = "serial"
     refiner.learn(n_updates=1)
     assert "ignores its seed" in caplog.text
+    assert not refiner._make_task().replays  # its numbers are new ones in every worker
     assert not refiner.result.paired_difference.paired
     assert len(refiner.result.baseline.seeds) == 20  # twice as many
 
 
 def test_a_stream_that_starts_anew_with_each_environment_is_no_seed(refiner, caplog):
     found = probed(refiner, EnvRecipe(None, make=Replaying))
-    assert (found.recipe.remedy, found.seeded) == (None, False)
+    assert (found.recipe.remedy, found.seeded, found.replays) == (None, False, True)
     assert "ignores its seed" in caplog.text
-    task = RolloutTask(found.recipe, refiner._make_task().policy, 0, is_seeded=False)
+    task = RolloutTask(found.recipe, refiner._make_task().policy, 0, is_seeded=False, replays=True)
     with ProcessEvaluator(task, 4) as evaluator:  # workers would all draw the same numbers
         assert evaluator.n_workers == 1
         episodes = evaluator.evaluate_mean(refiner.parameters.get_vector(), range(8))

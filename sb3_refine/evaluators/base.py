@@ -30,6 +30,7 @@ class RolloutTask:
     :param normalisation: of the observations, for trajectories; or None
     :param measures: that episodes may be asked for beside :data:`~sb3_refine.measures.MEASURES`, by name
     :param is_seeded: whether the seed decides the episode; if not, seeds cannot be paired
+    :param replays: whether, without heeding a seed, every new environment begins with the same random numbers
     """
 
     recipe: EnvRecipe
@@ -38,6 +39,7 @@ class RolloutTask:
     normalisation: Normalisation | None = None
     measures: Mapping[str, Measure] = field(default_factory=dict)
     is_seeded: bool = True
+    replays: bool = False
 
 
 class RolloutWorker:
@@ -87,14 +89,14 @@ class Evaluator(ABC):
     Runs episodes of candidates. A context manager: workers live from entering to leaving it.
 
     :param task: what to roll out
-    :param n_workers: how many episodes run at a time; one where the environment ignores its seed: several workers may
-        draw the same random numbers, and so run the same episodes
+    :param n_workers: how many episodes run at a time; one where new environments replay their random numbers: several
+        workers would run the same episodes
     :param episode_timeout: seconds after which an episode is given up as hanging, where the backend can do so
     """
 
     def __init__(self, task: RolloutTask, n_workers: int = 1, episode_timeout: float = 600.0):
         self.task = task
-        self.n_workers = n_workers if task.is_seeded else 1
+        self.n_workers = 1 if task.replays else n_workers
         self.episode_timeout = episode_timeout
         self.n_episodes = 0
         self.n_env_steps = 0
