@@ -131,6 +131,7 @@ ROWS = (
         "Walker2DBulletEnv-v0",
         "mesh-dimension",
         Published((0.657, 0.039), (4.435, 1.143), 1.208, 906.0, 997.1),
+        settings={"delta_std": (0.05, 0.01), "learning_rate": (0.05, 0.01)},  # whose default changes nothing
     ),
 )
 
