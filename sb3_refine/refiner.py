@@ -57,6 +57,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+_N_LOOKED_BACK = 2  # episodes that are run again at the end
+
 
 @dataclass(frozen=True)
 class Result:
@@ -288,6 +290,7 @@ class Refiner:
                         self._log(logger, search, episodes)
                 _warn_if_short(search)
                 self._conclude(search, run)
+                self._look_back(search, evaluator)
             except KeyboardInterrupt:
                 self._conclude_early(search)
                 raise
@@ -548,6 +551,20 @@ class Refiner:
             objective_difference=verdict.decision.difference,
             candidates=verdict.candidates,
         )
+
+    def _look_back(self, search: SearchState, evaluator: Evaluator) -> None:
+        """Does the original still do what it did at the start? A history that shows late escapes the probe."""
+        if search.baseline is None or not self.is_seeded:
+            return
+        seeds = search.baseline.seeds[:_N_LOOKED_BACK]
+        found = [episode.episode_return for episode in evaluator.evaluate_mean(search.start, seeds)]
+        expected = search.baseline.returns[: len(seeds)].tolist()
+        if found != expected:
+            logger.warning(
+                "THE ENVIRONMENT HAS A HISTORY: the original's returns for the seeds %s were %s before the search, and "
+                "are %s after it: so the result depends on the order of the episodes, and on the number of workers",
+                *(", ".join(f"{value:.6g}" for value in values) for values in (seeds, expected, found)),
+            )
 
     def _conclude_early(self, search: SearchState) -> None:
         """Interrupted: leave the best so far."""

@@ -179,9 +179,12 @@ def test_a_clock_is_no_motion(dtype):
 
 def test_falling_at_once_is_no_way_to_be_smooth():
     objective = calibrated("smooth:weight=2", [episode(1000.0, measure=0.5), episode(1000.0, measure=0.3)])
-    assert objective.fitness(episode(1.0, measure=0.0, failed=True)) == 1.0 - 2000
-    assert objective.fitness(episode(1000.0, measure=0.2)) == 0.0
-    assert objective.fitness(episode(1.0, measure=0.8, failed=True)) == 1.0 - 4000
+    fell = episode(1.0, measure=0.0, failed=True)
+    assert objective.fitness(fell._replace(length=0)) == pytest.approx(1.0 - 2000)
+    assert objective.fitness(fell._replace(length=5)) == pytest.approx(1.0 - 1000)
+    assert objective.fitness(fell._replace(length=10)) == 1.0
+    assert objective.fitness(episode(1000.0, measure=0.2)._replace(length=5)) == 0.0  # which did not fail
+    assert objective.fitness(episode(1.0, measure=0.8, failed=True)._replace(length=5)) == pytest.approx(1.0 - 4000)
 
 
 def test_actions_that_cannot_move_are_smooth():

@@ -141,6 +141,26 @@ def test_an_environment_that_ignores_its_seed_is_compared_unpaired(refiner, capl
     assert len(refiner.result.baseline.seeds) == 20  # twice as many
 
 
+class GrowsHarder(Forgetful):
+    """Pendulum whose gravity rises, but not before its tenth episode."""
+
+    def reset(self, **kwargs):
+        observation = super().reset(**kwargs)
+        self.unwrapped.g = 10.0 + self.n_episodes // 10
+        return observation
+
+
+def test_a_history_that_shows_late_is_told_in_the_end(refiner, caplog):
+    refiner.agent.recipe, refiner.backend = EnvRecipe(None, make=GrowsHarder), "serial"
+    refiner.learn(n_updates=1)
+    assert "THE ENVIRONMENT HAS A HISTORY: the original's returns for the seeds " in caplog.text
+
+
+def test_where_there_is_none_nothing_is_said_of_a_history(refiner, caplog):
+    refiner.learn(n_updates=1)
+    assert "HISTORY" not in caplog.text
+
+
 def test_a_stream_that_starts_anew_with_each_environment_is_no_seed(refiner, caplog):
     found = probed(refiner, EnvRecipe(None, make=Replaying))
     assert (found.recipe.remedy, found.seeded, found.replays) == (None, False, True)

@@ -20,8 +20,8 @@ class Smooth(Objective):
     with :math:`c` the mean :math:`|a_{t+1} - a_t|` of the episode. It is counted in units of the original's,
     :math:`c_0`, and the return in units of the original's mean, :math:`\bar R_0` (its
     standard deviation where that is larger), so that one :math:`\lambda` serves every environment: at 0.5, to halve the
-    action differences is worth a quarter of the return. An episode that fails counts with at least :math:`c_0`: to fall
-    at once is no way to be smooth.
+    action differences is worth a quarter of the return. To fall at once is no way to be smooth: steps that an episode
+    lacks to the original's mean length because it fails count with at least :math:`c_0`.
 
     :param weight: :math:`\lambda`
     """
@@ -31,7 +31,7 @@ class Smooth(Objective):
 
     def __init__(self, weight: float = 0.5):
         self.weight = check_number("weight", weight, 0.0)
-        self.price = self.change = np.nan
+        self.price = self.change = self.length = np.nan
 
     def measure(self, trajectory: Trajectory) -> float:
         """:return: mean action difference"""
@@ -43,6 +43,7 @@ class Smooth(Objective):
         :raises RefineError: where the original's actions never change, or its return is always 0
         """
         self.change = float(np.mean([episode.measures[MEASURE] for episode in baseline]))
+        self.length = float(np.mean([episode.length for episode in baseline]))
         if self.change == 0:
             raise RefineError("objective: smooth: the original's actions never change; use --objective return")
         self.price = self.weight * scale_of(baseline) / self.change
@@ -50,4 +51,7 @@ class Smooth(Objective):
     def fitness(self, episode: Episode) -> float:
         """:return: the return, less the price of the action differences"""
         change = episode.measures.get(MEASURE, np.nan)
-        return episode.episode_return - self.price * (max(change, self.change) if episode.failed else change)
+        if episode.failed:
+            lacking = max(0.0, 1 - episode.length / self.length)
+            change += lacking * max(0.0, self.change - change)
+        return episode.episode_return - self.price * change
