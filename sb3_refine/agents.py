@@ -480,9 +480,12 @@ def _maker(spec: Any) -> _SpecMaker:
     is_ours = [wrapper.entry_point.startswith(_OF_THE_SCRIPT) for wrapper in wrappers]
     n_theirs = is_ours.index(True) if any(is_ours) else len(wrappers)
     spec = replace(spec, additional_wrappers=wrappers[:n_theirs])
-    if str(spec.entry_point).startswith(_OF_THE_SCRIPT):
-        spec = replace(spec, entry_point=load_env_creator(spec.entry_point))
-    ours: Any = [(load_env_creator(wrapper.entry_point), wrapper.kwargs) for wrapper in wrappers[n_theirs:]]
+    try:
+        if str(spec.entry_point).startswith(_OF_THE_SCRIPT):
+            spec = replace(spec, entry_point=load_env_creator(spec.entry_point))
+        ours: Any = [(load_env_creator(wrapper.entry_point), wrapper.kwargs) for wrapper in wrappers[n_theirs:]]
+    except AttributeError as error:  # a class within a function
+        raise RefineError(f"env: it cannot be built again in a worker ({error}); {_WAY_OUT}") from None
     return _SpecMaker(spec, tuple(ours))
 
 

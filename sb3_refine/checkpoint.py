@@ -215,13 +215,12 @@ class Checkpoint:
         """
         if self.folder is None or self._state is None:
             return
-        content = {"settings": self.settings, "state": _with_tensors(self._state)}
-        self._state = None  # is not tried again on the way out of an error
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(self.folder / FILE_NAME) as path:
-                th.save(content, path)
+                th.save({"settings": self.settings, "state": _with_tensors(self._state)}, path)
         except (OSError, RuntimeError) as error:  # torch makes the latter of a full disk
+            self._state = None  # is not tried again on the way out
             raise RefineError(
                 f"the checkpoint cannot be written to {self.folder} ({' '.join(str(error).split())[:200]}); "
                 "is the disk full? A checkpoint written before is still there"

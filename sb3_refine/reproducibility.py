@@ -10,6 +10,7 @@ import math
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from sb3_refine.wrappers import true_return_of
 logger = logging.getLogger(__name__)
 
 _MAX_STEPS = 300  # of a probing episode
+_LONGEST_ALARM = 1e6  # seconds
 _FAR_AWAY = (1e3, 1e3, 1e3)
 
 
@@ -123,7 +125,8 @@ class Episodes:
 @contextmanager
 def _at_most(seconds: float, what: str) -> Iterator[None]:
     """The probe runs in the caller's process: where that has alarms, they end what hangs."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    has_alarms = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    if not has_alarms or seconds > _LONGEST_ALARM:
         yield
         return
 
@@ -131,12 +134,15 @@ def _at_most(seconds: float, what: str) -> Iterator[None]:
         raise EpisodeError(f"{what} hung (longer than episode_timeout, {seconds:g} s)")
 
     before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    start = time.monotonic()
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if left > 0:  # the caller's own alarm
+            signal.setitimer(signal.ITIMER_REAL, max(1e-3, left - (time.monotonic() - start)), interval)
 
 
 def probe(
@@ -151,7 +157,8 @@ def probe(
 
     One seed is run by one policy before and after an episode of another policy, and again in a fresh environment. Where
     the three differ, the family's remedy, or else a fresh environment for each episode, is tried. The latter also makes
-    a stream of random numbers start anew that heeds no seed: there, another seed has to give another episode.
+    a stream of random numbers start anew that heeds no seed: there, another seed has to give another episode, or a
+    second reset the same one.
 
     :param recipe: builds the environment
     :param policy: any policy for it
@@ -200,7 +207,9 @@ def _is_history_free(recipe: EnvRecipe, run: Callable[..., list[str]]) -> bool:
     (fresh,) = run(recipe, [(0.0, 1)])
     if not first == again == fresh:
         return False
-    return recipe.remedy != FRESH_ENV or run(recipe, [(0.0, 2)]) != [fresh]
+    if recipe.remedy != FRESH_ENV or run(recipe, [(0.0, 2)]) != [fresh]:
+        return True
+    return run(recipe, [(0.0, 1)], n_resets=2) == [fresh]  # nothing is random
 
 
 def _fingerprints(
@@ -209,6 +218,7 @@ def _fingerprints(
     policy: DeterministicPolicy,
     mean: np.ndarray,
     episode_timeout: float,
+    n_resets: int = 1,
 ) -> list[str]:
     """Run episodes (scale of the perturbation, seed) in one environment; hash the observations and rewards of each."""
     episodes, found = Episodes(recipe), []
@@ -219,6 +229,8 @@ def _fingerprints(
             what = f"the episode with seed {seed} that probes the environment"
             with told_of_episode(what), _at_most(episode_timeout, what):
                 hashing = _Hashing(episodes.next_env(seed))
+                for _ in range(n_resets - 1):
+                    hashing.env.reset(seed=seed)
                 rollout(policy, hashing, seed)
             found.append(hashing.digest.hexdigest())
     finally:

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from sb3_refine.environments import is_failure
 from sb3_refine.episode import Episode, Normalisation, Recording
-from sb3_refine.errors import RefineError
+from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.measures import Measure
 from sb3_refine.policies import DeterministicPolicy
 from sb3_refine.wrappers import true_return_of
@@ -48,7 +48,7 @@ def rollout(policy: DeterministicPolicy, env: gym.Env, seed: int) -> Episode:
                     observation, _ = env.reset()
                     policy.begin_episode(env)
                     done = False
-        except RefineError:
+        except (RefineError, EpisodeError):
             raise
         except Exception:
             if math.isfinite(episode_return):

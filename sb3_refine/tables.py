@@ -9,6 +9,8 @@ from rich.table import Table
 
 from sb3_refine.evaluation import Evaluation, PairedDifference
 
+_ROUNDING = 1e-12  # of sums of floats
+
 _LABELS = {
     "mean_return": "mean return",
     "std_return": "std",
@@ -67,7 +69,7 @@ def number_text(value: float, sign: str = "") -> str:
     :param sign: ``"+"`` to have it also where the number is positive
     :return: to two digits after the point, or to three significant ones where that says too little
     """
-    return f"{value:{sign}.3g}" if 0 < abs(value) < 0.1 else f"{value:{sign}.2f}"
+    return f"{value:{sign}.3g}" if _ROUNDING < abs(value) < 0.1 else f"{value:{sign}.2f}"
 
 
 def rate_text(summary: dict[str, Any], name: str) -> str:

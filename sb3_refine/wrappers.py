@@ -82,7 +82,7 @@ class Vectorised(gym.Wrapper):
         """:return: one step"""
         observations, rewards, dones, infos = self._vec_env.step(np.asarray(action)[None])
         done, truncated = bool(dones[0]), bool(infos[0]["TimeLimit.truncated"])
-        self._after_reset = _first(observations) if done and infos[0]["goes_on"] else None
+        self._after_reset = _first(observations) if done and infos[0].get("goes_on", False) else None
         return _first(observations), rewards[0], done and not truncated, truncated, infos[0]
 
     def close(self) -> None:

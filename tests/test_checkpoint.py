@@ -49,6 +49,21 @@ def test_resumes_to_the_same_bits(made_agents, tmp_path, n_calls):
     assert (resumed.result.rollouts, resumed.result.env_steps) == (whole.result.rollouts, whole.result.env_steps)
 
 
+def test_ctrl_c_within_a_write_is_made_up_for(made_agents, tmp_path, monkeypatch):
+    save, calls = checkpoint.th.save, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        save(*arguments)
+
+    monkeypatch.setattr(checkpoint, "th", SimpleNamespace(**{**vars(checkpoint.th), "save": interrupted}))
+    with pytest.raises(KeyboardInterrupt):
+        refiner_of(made_agents).learn(2, checkpoint_folder=tmp_path, checkpoint_interval=1)
+    assert (tmp_path / FILE_NAME).exists()
+
+
 def test_settings_may_be_numpys_numbers(made_agents, tmp_path):
     settings = {"n_delta": np.int64(2), "learning_rate": np.float32(0.02), "delta_std": (np.float64(0.02), 0.01)}
     settings |= {"alpha": np.float64(0.05), "seed": np.int64(3), "acceptance": False, "backend": "serial"}

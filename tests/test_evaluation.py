@@ -198,7 +198,7 @@ def test_a_loss_of_return_vetoes_a_gain_in_another_objective():
 
 
 def test_numbers_are_told_to_a_digit_that_says_something():
-    assert [number_text(value) for value in (1234.567, -0.5, 0.0, 0.01234, -1.2e-6)] == [
-        "1234.57", "-0.50", "0.00", "0.0123", "-1.2e-06",
+    assert [number_text(value) for value in (1234.567, -0.5, 0.0, 3e-14, 0.01234, -1.2e-6)] == [
+        "1234.57", "-0.50", "0.00", "0.00", "0.0123", "-1.2e-06",
     ]  # fmt: skip
     assert number_text(2.0, "+") == "+2.00"

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 
@@ -20,6 +21,7 @@ from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.evaluators import EVALUATORS, ProcessEvaluator, RolloutTask, SerialEvaluator, process
 from sb3_refine.parameters import PolicyParameters
 from sb3_refine.policies import GeneralPolicy
+from sb3_refine.reproducibility import FRESH_ENV
 
 CANDIDATES = [Candidate(0, pair, sign * 0.1) for pair in range(3) for sign in (1, -1)] + [Candidate(0, 0, 0.0)]
 SEEDS = [3, 3, 5, 5, 7, 7, 7]
@@ -176,6 +178,45 @@ def test_environments_are_closed_and_what_they_have_started_ends(task, tmp_path)
     pids = (tmp_path / "pids").read_text().split()
     assert len(pids) == 2
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+class Unclosable(gym.Wrapper):
+    """Pendulum that cannot be closed, with a thread that does not end."""
+
+    def __init__(self):
+        super().__init__(gym.make("Pendulum-v1"))
+        threading.Thread(target=time.sleep, args=(60,)).start()
+
+    def close(self):
+        raise ValueError("it cannot")
+
+
+def test_an_environment_that_cannot_be_closed_holds_nobody_up(task, capfd):
+    start = time.monotonic()
+    with ProcessEvaluator(RolloutTask(EnvRecipe(None, make=Unclosable), task.policy, task.seed), 3) as evaluator:
+        start = time.monotonic()
+    assert time.monotonic() - start < 5
+    assert evaluator._workers == []
+    assert "it cannot" not in capfd.readouterr().err
+
+
+class Differentiates(gym.Wrapper):
+    """Pendulum with a gradient in every step, and parameters of its own."""
+
+    def __init__(self):
+        super().__init__(gym.make("Pendulum-v1"))
+        self.layer = torch.nn.Linear(1, 1)
+
+    def step(self, action):
+        with torch.inference_mode(False):
+            self.layer(torch.ones(1)).sum().backward()
+        return self.env.step(action)
+
+
+def test_an_environment_may_differentiate(task):
+    recipe = EnvRecipe(None, make=Differentiates, remedy=FRESH_ENV)
+    with SerialEvaluator(RolloutTask(recipe, task.policy, task.seed)) as evaluator:
+        assert evaluator.evaluate_mean(np.zeros(task.policy.n_parameters), [1, 2])[1].length == 200
 
 
 @pytest.mark.parametrize("fault", ["exit", "hang"])

@@ -17,7 +17,7 @@ from sb3_refine.episode import Episode, Normalisation, Trajectory
 from sb3_refine.evaluators import EVALUATORS
 from sb3_refine.measures import action_change, action_jerk, high_frequency_share, mean_mesh_dimension
 from sb3_refine.objectives import MEASURE, OBJECTIVES, make_objective
-from sb3_refine.objectives.mesh_dimension import mesh_dimension
+from sb3_refine.objectives.mesh_dimension import mesh_dimension, stands_still
 from sb3_refine.objectives.mesh_shaped import parse_entries
 from sb3_refine.objectives.smooth import Smooth
 from sb3_refine.wrappers import GoesOnAtSuccess
@@ -175,6 +175,14 @@ def test_a_clock_is_no_motion(dtype):
     found = mesh_dimension(rows[1:])
     expected = np.clip([found.lower, found.upper], 1, 4.5).mean()
     assert objective.measure(trajectory(rows, np.zeros((999, 1)))) == expected < 4.5
+
+
+def test_a_straight_line_is_motion():
+    t = np.linspace(0, 1, 500)
+    rows = np.column_stack([t, 2 * t, np.full((500, 2), 0.5), np.ones((500, 2))])  # a point mass, and its goal
+    assert make_objective("mesh-dimension").measure(trajectory(rows, np.zeros((499, 1)))) < 2.9  # of 3
+    assert stands_still(np.column_stack([np.ones((500, 5)), t]))
+    assert not stands_still(np.column_stack([t, np.ones((500, 5))]))  # not where a wrapper puts its clock
 
 
 def test_falling_at_once_is_no_way_to_be_smooth():

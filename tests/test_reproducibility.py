@@ -1,5 +1,6 @@
 """Same policy, same seed, same episode: what the probe finds, and what it does about it."""
 
+import signal
 import time
 from dataclasses import replace
 
@@ -170,6 +171,44 @@ def test_a_stream_that_starts_anew_with_each_environment_is_no_seed(refiner, cap
         assert evaluator.n_workers == 1
         episodes = evaluator.evaluate_mean(refiner.parameters.get_vector(), range(8))
     assert len({episode.episode_return for episode in episodes}) == 8
+
+
+class Monotonous(Forgetful):
+    """Pendulum that has a history, and starts where it always does."""
+
+    def reset(self, **kwargs):
+        return super().reset(**{**kwargs, "seed": 0})
+
+
+def test_where_nothing_is_random_a_history_still_takes_a_fresh_environment(refiner):
+    found = probed(refiner, EnvRecipe(None, make=Monotonous))
+    assert (found.recipe.remedy, found.seeded) == (None, False)  # what each reset adds to it looks like a stream
+
+    class OnlySteps(Monotonous):
+        def reset(self, **kwargs):
+            observation = super().reset(**kwargs)
+            self.unwrapped.g = 10.0 + getattr(self, "n_steps", 0)
+            return observation
+
+        def step(self, action):
+            self.n_steps = getattr(self, "n_steps", 0) + 1
+            return super().step(action)
+
+    found = probed(refiner, EnvRecipe(None, make=OnlySteps))
+    assert (found.recipe.remedy, found.seeded) == (FRESH_ENV, True)
+
+
+def test_the_callers_alarm_goes_off_when_it_should(refiner):
+    rang = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rang.append(1))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        probed(refiner, refiner.agent.recipe)
+        time.sleep(0.3)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert rang == [1]
 
 
 def test_what_draws_from_the_generators_of_the_process_is_seeded(refiner):

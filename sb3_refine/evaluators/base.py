@@ -70,11 +70,12 @@ class RolloutWorker:
         else:
             delta = direction(self._task.seed, candidate.update, candidate.pair, mean.size)
             policy.set_parameters(mean, delta, candidate.scale)
-        with told_of_episode(f"the episode with seed {episode_seed} of {candidate}"), th.inference_mode():
+        with told_of_episode(f"the episode with seed {episode_seed} of {candidate}"):
             env = self._episodes.next_env(episode_seed)
-            if not measures:
-                return rollout(policy, env, episode_seed)
-            return measured_rollout(policy, env, episode_seed, self._measures(measures), self._task.normalisation)
+            with th.inference_mode():
+                if not measures:
+                    return rollout(policy, env, episode_seed)
+                return measured_rollout(policy, env, episode_seed, self._measures(measures), self._task.normalisation)
 
     def _measures(self, names: Sequence[str]) -> dict[str, Measure]:
         return {name: self._task.measures[name] if name in self._task.measures else MEASURES[name] for name in names}

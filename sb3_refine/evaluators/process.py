@@ -123,7 +123,8 @@ class ProcessEvaluator(Evaluator):
                         waiting.appendleft(index)
                     else:
                         if worker.n_episodes == self._max_episodes:
-                            worker.retire()
+                            worker.send(None)
+                            worker.retire(_SECONDS_TO_CLOSE)
                             self._replace(worker)
         except BaseException:
             self._kill()  # workers are in the middle of episodes that nobody will ask for
@@ -135,10 +136,11 @@ class ProcessEvaluator(Evaluator):
         self._workers[place] = self._ready(self._start_worker())
 
     def close(self) -> None:
+        deadline = time.monotonic() + _SECONDS_TO_CLOSE
         for worker in self._workers:
             worker.send(None)
         for worker in self._workers:
-            worker.retire()
+            worker.retire(deadline - time.monotonic())
         self._workers = []
 
     def _kill(self) -> None:
@@ -187,10 +189,9 @@ class _Worker:
         self.n_episodes += 1
         return content
 
-    def retire(self) -> None:
-        """End an idle worker: its environment is closed, and with it what that has started."""
-        self.send(None)
-        self.process.join(_SECONDS_TO_CLOSE)
+    def retire(self, seconds: float) -> None:
+        """Wait for an idle worker, which was sent None, to close its environment, and with it what that has started."""
+        self.process.join(max(0.0, seconds))
         self.kill()
 
     def kill(self) -> None:
@@ -260,8 +261,9 @@ def _serve(connection: Connection, payload: bytes, shared: Any) -> None:
         while True:
             message = connection.recv()
             if message is None:
-                worker.close()
-                return
+                with suppress(Exception):
+                    worker.close()
+                os._exit(0)  # whatever threads the environment has
             candidate, episode_seed, measures = message
             try:
                 reply: tuple[str, Any] = ("episode", worker.run(mean, candidate, episode_seed, measures))

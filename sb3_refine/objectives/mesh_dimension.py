@@ -88,9 +88,9 @@ def mesh_dimension(observations: np.ndarray) -> MeshDimension:
 
 def stands_still(observations: np.ndarray) -> bool:
     """
-    Whether there is no motion to measure, in the sense of :func:`mesh_dimension`, but for clocks: observations that
-    grow or fall by the same amount in every step, as ``TimeFeatureWrapper``'s does. On their own they would make a body
-    at rest a curve.
+    Whether there is no motion to measure, in the sense of :func:`mesh_dimension`, but for a clock: a last observation,
+    where ``TimeFeatureWrapper`` puts its own, that alone grows or falls by the same amount in every step. It would make
+    a body at rest a curve. (Where several do so, something moves along a straight line.)
 
     :param observations: as the policy sees them, shape ``(n_steps, n_dims)``
     :return: False also where some are not finite
@@ -99,8 +99,10 @@ def stands_still(observations: np.ndarray) -> bool:
     if points.shape[1] < MIN_POINTS or not np.isfinite(points).all():
         return False
     steps = np.diff(points, axis=1)
-    rounding = _ROUNDING * np.abs(points).max(axis=1)
-    points = points[np.ptp(steps, axis=1) > _CLOCK * np.abs(steps.mean(axis=1)) + rounding]
+    pace, rounding = np.abs(steps.mean(axis=1)), _ROUNDING * np.abs(points).max(axis=1)
+    is_uniform = (np.ptp(steps, axis=1) <= _CLOCK * pace + rounding) & (pace * points.shape[1] > _MIN_EXTENT)
+    if is_uniform[-1] and is_uniform.sum() == 1:
+        points = points[:-1]
     extent = np.ptp(points, axis=1).max(initial=0.0)
     if extent < _MIN_EXTENT:
         return True
