@@ -94,7 +94,9 @@ FIRST_LAYER: dict[str, Any] = {"parameters": "policy_net.0"}
 ROWS = (
     Row("panda", "tqc", "PandaReach-v1", "smooth:weight=2", n_updates=60, n_episodes=200),
     Row("smooth", "ddpg", "HopperBulletEnv-v0", "smooth:weight=10", settings={"learning_rate": (0.03, 0.003)}),
-    Row("smooth", "ppo", "HopperBulletEnv-v0", "smooth:weight=2", n_updates=50, settings={"delta_std": (0.01, 0.003)}),
+    Row(
+        "smooth", "ppo", "HopperBulletEnv-v0", "smooth:weight=1.75", n_updates=50, settings={"delta_std": (0.01, 0.003)}
+    ),
     Row(
         "mesh",
         "a2c",
