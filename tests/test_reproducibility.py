@@ -157,6 +157,21 @@ def test_a_history_that_shows_late_is_told_in_the_end(refiner, caplog):
     assert "THE ENVIRONMENT HAS A HISTORY: the original's returns for the seeds " in caplog.text
 
 
+def test_a_look_back_that_fails_leaves_the_verdict(refiner, caplog, monkeypatch):
+    evaluate_mean = SerialEvaluator.evaluate_mean
+
+    def failing(self, mean, seeds, measures=()):
+        if len(seeds) == 2:  # the look back's
+            raise EpisodeError("it broke\nwith a traceback")
+        return evaluate_mean(self, mean, seeds, measures)
+
+    monkeypatch.setattr(SerialEvaluator, "evaluate_mean", failing)
+    refiner.backend = "serial"
+    refiner.learn(n_updates=1)
+    assert refiner.result.refined is not None
+    assert "the original could not be run again at the end: it broke" in caplog.text
+
+
 def test_where_there_is_none_nothing_is_said_of_a_history(refiner, caplog):
     refiner.learn(n_updates=1)
     assert "HISTORY" not in caplog.text

@@ -67,7 +67,8 @@ class ProcessEvaluator(Evaluator):
         try:
             for _ in range(self.n_workers):
                 self._workers.append(self._start_worker())
-            self._workers = [self._ready(worker) for worker in self._workers]
+            for place, worker in enumerate(self._workers):
+                self._workers[place] = self._ready(worker)
         except BaseException:
             self._kill()
             raise
@@ -78,7 +79,8 @@ class ProcessEvaluator(Evaluator):
 
     def _ready(self, worker: "_Worker") -> "_Worker":
         """The worker once it is ready, or another in its place if it dies or hangs on the way."""
-        for n_tries in range(1, _MAX_TRIES + 1):
+        n_tries = 1
+        while True:
             try:
                 worker.wait_until_ready(max(_SECONDS_TO_START, self.episode_timeout))
                 return worker
@@ -88,10 +90,10 @@ class ProcessEvaluator(Evaluator):
                     raise EpisodeError(f"a worker {lost} while it started, {_MAX_TRIES} times") from None
                 logger.warning("a worker %s while it started: another is started", lost)
                 worker = self._start_worker()
+                n_tries += 1
             except BaseException:
                 worker.kill()
                 raise
-        raise AssertionError
 
     def _evaluate(
         self, mean: np.ndarray, candidates: Sequence[Candidate], episode_seeds: Sequence[int], measures: Sequence[str]
