@@ -33,15 +33,12 @@ class Contestant:
 
     :param task: what workers are given; its policy and environment
     :param vector: its parameters
+    :param is_seeded: whether the seed decides the episode; if not, seeds cannot be paired
     """
 
     task: RolloutTask
     vector: np.ndarray
-
-    @property
-    def is_seeded(self) -> bool:
-        """Whether the seed decides the episode; if not, seeds cannot be paired."""
-        return self.task.is_seeded
+    is_seeded: bool
 
 
 def contestant(
@@ -68,8 +65,8 @@ def contestant(
     policy = rollout_policy(agent.model, parameters, agent.statistics, agent.observation_space)
     found = probe(agent.recipe, policy, vector, accelerator, episode_timeout)
     normalisation = normalisation_of(agent.statistics, agent.observation_space)
-    task = RolloutTask(found.recipe, policy, seed, normalisation, measures or {}, found.seeded, found.replays)
-    return Contestant(task, vector)
+    task = RolloutTask(found.recipe, policy, seed, normalisation, measures or {}, found.replays)
+    return Contestant(task, vector, found.seeded)
 
 
 def evaluate(

@@ -181,7 +181,7 @@ def test_a_stream_that_starts_anew_with_each_environment_is_no_seed(refiner, cap
     found = probed(refiner, EnvRecipe(None, make=Replaying))
     assert (found.recipe.remedy, found.seeded, found.replays) == (None, False, True)
     assert "ignores its seed" in caplog.text
-    task = RolloutTask(found.recipe, refiner._make_task().policy, 0, is_seeded=False, replays=True)
+    task = RolloutTask(found.recipe, refiner._make_task().policy, 0, replays=True)
     with ProcessEvaluator(task, 4) as evaluator:  # workers would all draw the same numbers
         assert evaluator.n_workers == 1
         episodes = evaluator.evaluate_mean(refiner.parameters.get_vector(), range(8))

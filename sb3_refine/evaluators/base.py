@@ -29,7 +29,6 @@ class RolloutTask:
     :param seed: seed of the directions
     :param normalisation: of the observations, for trajectories; or None
     :param measures: that episodes may be asked for beside :data:`~sb3_refine.measures.MEASURES`, by name
-    :param is_seeded: whether the seed decides the episode; if not, seeds cannot be paired
     :param replays: whether, without heeding a seed, every new environment begins with the same random numbers
     """
 
@@ -38,7 +37,6 @@ class RolloutTask:
     seed: int
     normalisation: Normalisation | None = None
     measures: Mapping[str, Measure] = field(default_factory=dict)
-    is_seeded: bool = True
     replays: bool = False
 
 
