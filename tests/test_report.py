@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sb3_refine import RefineError
+from sb3_refine import RefineError, Refiner
 from sb3_refine.agents import load_agent
 from sb3_refine.cli import DEMO
 from sb3_refine.comparison import contestant, evaluate
@@ -19,6 +19,7 @@ from sb3_refine.episode import Episode, Normalisation, Trajectory
 from sb3_refine.evaluation import Evaluation, mean_interval, paired_difference
 from sb3_refine.examination import Examination, end_effector_jerk, examine, motion_of
 from sb3_refine.objectives.mesh_dimension import mesh_dimension
+from sb3_refine.refinement import content_of
 from sb3_refine.report import PLOTS, write_report
 
 N = 40
@@ -560,3 +561,23 @@ def test_an_examination_that_was_written_and_read_gives_the_same_report(demo, ru
     content = refinement() | {"examination": json.loads(json.dumps(asdict(found)))}
     assert write_report(run_folder, content).read_text() == first
     assert row(first, "action noise 10%")[-1] == "same"
+
+
+def test_commands_say_where_the_environment_came_from_a_callable(run_folder):
+    told = "# Pendulum-v1 as it is registered, if it is: this run's came from a callable\nsb3-refine evaluate"
+    content = refinement()
+    assert told not in write_report(run_folder, content).read_text()
+    content["settings"]["env_from_callable"] = True
+    assert told in write_report(run_folder, content).read_text()
+
+
+@pytest.mark.parametrize(
+    ("env", "told"), [(None, False), ("Pendulum-v1", False), (lambda: gym.make("Pendulum-v1"), True)]
+)
+def test_what_is_saved_says_whether_the_environment_came_from_a_callable(env, told):
+    agent = load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"])
+    refiner = Refiner(agent if env is None else agent.model, env, acceptance=False, backend="serial", n_delta=2).learn(
+        1
+    )
+    zip_path = Path(__file__)  # any file, for its hash
+    assert content_of(refiner, zip_path)["settings"]["env_from_callable"] is told
