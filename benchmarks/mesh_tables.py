@@ -8,6 +8,10 @@ mean of their standard deviations. (The search goes by the clipped one.) The pub
 paper/tables.csv.
 
 python benchmarks/mesh_tables.py --agents FOLDER --json benchmarks/results/mesh_tables.json
+
+What the paper's own settings and all of its rollouts come to with the same agents, half an hour each and more:
+
+python benchmarks/mesh_tables.py --agents FOLDER --paper --json benchmarks/results/mesh_tables_paper.json
 """
 
 import logging
@@ -137,6 +141,11 @@ ROWS = (
         settings={"delta_std": (0.05, 0.01), "learning_rate": (0.05, 0.01)},  # whose default changes nothing
     ),
 )
+
+
+def with_the_papers_budget(row: Row) -> Row:
+    """:return: the row with the paper's settings, and ten times the rollouts"""
+    return replace(row, n_updates=200, settings={"preset": "paper"})
 
 
 def dimension(trajectory: Trajectory) -> list[float]:
@@ -293,6 +302,7 @@ def is_of(row: Row, result: dict[str, Any]) -> bool:
 def main() -> None:
     arguments = parser(__doc__.splitlines()[1])
     arguments.add_argument("--only", default="", help="only rows with this in GROUP ALGO ENV")
+    arguments.add_argument("--paper", action="store_true", help="Table III with the paper's settings and budget")
     arguments.add_argument("--n-updates", type=int, help="length of each search (default: the row's)")
     arguments.add_argument("--episodes", type=int, help="held-out episodes, and fresh ones (default: the row's)")
     arguments.add_argument("--n-workers", type=int, default=2, help="worker processes")
@@ -302,7 +312,8 @@ def main() -> None:
     logging.getLogger("sb3_refine").setLevel(logging.ERROR)
     circumstances_of_all = circumstances()
     results: list[dict[str, Any]] = []
-    for row in ROWS:
+    rows = [with_the_papers_budget(row) for row in ROWS if row.group == "mesh"] if options.paper else ROWS
+    for row in rows:
         if options.only in row.name:
             results.append({**run(row, options), "run": circumstances_of_all})
             print_table(row.group, results[-1:])
