@@ -32,6 +32,7 @@ from sb3_refine.files import as_json
 from sb3_refine.measures import SMOOTHNESS
 from sb3_refine.objectives.mesh_dimension import mesh_dimension
 from sb3_refine.plots import end_effector
+from sb3_refine.refiner import PRESETS
 from sb3_refine.seeding import EpisodeSeeds
 
 FRESH = 2_000_003  # the seed of the fresh seeds; that of the runs is 0
@@ -145,7 +146,8 @@ ROWS = (
 
 def with_the_papers_budget(row: Row) -> Row:
     """:return: the row with the paper's settings, and ten times the rollouts"""
-    return replace(row, n_updates=200, settings={"preset": "paper"})
+    settings = dict(PRESETS["paper"])
+    return replace(row, n_updates=settings.pop("n_updates"), settings=settings)
 
 
 def dimension(trajectory: Trajectory) -> list[float]:
