@@ -56,6 +56,7 @@ def high_frequency_share(trajectory: Trajectory) -> float:
     if len(actions) < 4:
         return 0.0
     power = np.square(np.abs(np.fft.rfft(actions - actions.mean(axis=0), axis=0)))
+    power[1 : (len(actions) + 1) // 2] *= 2  # of these, there is one at the negative frequency as well
     frequencies = np.fft.rfftfreq(len(actions))  # in units of the control rate
     total = power.sum()
     return float(power[frequencies > 0.25].sum() / total) if total > 0 else 0.0
