@@ -24,7 +24,9 @@ class MeshDimensionShaped(Objective):
     ``observation`` entry. Both bounds are clipped to at most ``n_dims / 2``, the value of an episode that fails. Unlike
     the paper's, they are clipped to at least 1 as well: what moves along a curve has one dimension, and below that, the
     estimate rewards standing still. So an episode in which nothing but a clock moves, such as that of
-    ``TimeFeatureWrapper``, counts as one that fails.
+    ``TimeFeatureWrapper``, counts as one that fails. (Where a body may rest but tremble beside a clock, leave the clock
+    out by ``entries``: a trembling clock is close to a curve.) An episode that does not fail, but is over before there
+    is anything to measure, such as a success within a few steps, has :math:`D = 1`.
 
     :param bound: ``"mean"`` of the bounds as in the paper, ``"lower"`` or ``"upper"``
     :param skip: steps to leave out at the start: the transient
@@ -45,7 +47,7 @@ class MeshDimensionShaped(Objective):
 
     def measure(self, trajectory: Trajectory) -> float:
         """:return: :math:`D`"""
-        observations = trajectory.seen[1:]
+        seen = observations = trajectory.seen[1 + self.skip :]
         if self.entries is not None:
             if max(self.entries) >= observations.shape[1]:
                 raise RefineError(
@@ -56,9 +58,10 @@ class MeshDimensionShaped(Objective):
         if observations.shape[1] == 0:
             raise RefineError("objective: images have no mesh dimension; choose another objective")
         highest = max(1.0, observations.shape[1] / 2)
-        observations = observations[self.skip :]
-        if trajectory.failed or stands_still(observations):
+        if trajectory.failed or stands_still(seen):
             return highest
+        if len(observations) < MIN_POINTS:
+            return 1.0
         found = mesh_dimension(observations)
         lower, upper = np.clip([found.lower, found.upper], 1.0, highest)
         return float({"mean": (lower + upper) / 2, "lower": lower, "upper": upper}[self.bound])
@@ -75,7 +78,6 @@ class MeshDimensionShaped(Objective):
                 f"objective: mesh-dimension: skip={self.skip} leaves fewer than {MIN_POINTS} steps of the original's "
                 f"episodes, of which the longest has {longest}"
             )
-        self._warn_if_constant(baseline)
         returns = returns_of(baseline)
         if not returns.any():
             raise RefineError(
@@ -89,15 +91,17 @@ class MeshDimensionShaped(Objective):
                 "use --objective smooth, or shift the rewards in a wrapper"
             )
         self.sign = 1.0 if returns.mean() > 0 else -1.0
+        self._warn_if_constant(baseline)
 
     def _warn_if_constant(self, baseline: Sequence[Episode]) -> None:
         dimensions = {episode.measures.get(MEASURE, np.nan) for episode in baseline}
+        n_different = len({(episode.episode_return, episode.length) for episode in baseline})
         if all(episode.failed for episode in baseline):
             logger.warning(
                 "objective: mesh-dimension: all of the original's episodes terminate, which counts as failing: as long "
                 "as that is so, the dimension plays no part, and what is maximised is the return"
             )
-        elif len(dimensions) == 1:
+        elif len(dimensions) == 1 and n_different > 1:
             logger.warning(
                 "objective: mesh-dimension: the dimension is %.4g in all of the original's episodes, clipped as it is: "
                 "as long as it stays there, what is maximised is the return; take more entries, or another objective",
@@ -116,7 +120,7 @@ def parse_entries(text: str) -> list[int]:
     """
     :param text: such as ``"0-3+7"``
     :return: such as ``[0, 1, 2, 3, 7]``
-    :raises RefineError: when it is not of that form
+    :raises RefineError: when it is not of that form, or names one twice
     """
     entries: list[int] = []
     try:
@@ -128,6 +132,6 @@ def parse_entries(text: str) -> list[int]:
             entries += found
     except ValueError:
         entries = []
-    if not entries:
-        raise RefineError(f"objective: entries: expected indices such as 0-3+7, got {text!r}")
+    if not entries or len(set(entries)) < len(entries):
+        raise RefineError(f"objective: entries: expected different indices such as 0-3+7, got {text!r}")
     return entries
