@@ -105,13 +105,16 @@ class Recording(gym.Wrapper):
         """
         :param failed: whether the episode ended by a failure
         :param normalisation: of the observations, or None
-        :return: the episode since the last seeded reset
+        :return: the episode since the last seeded reset; its arrays are not to be written to
         """
         space = self.action_space
+        observations, actions, rewards = map(np.array, (self.observations, self.actions, self.rewards))
+        for array in (observations, actions, rewards):
+            array.setflags(write=False)  # all measures of an episode are of the same trajectory
         return Trajectory(
-            observations=np.array(self.observations),
-            actions=np.array(self.actions),
-            rewards=np.array(self.rewards),
+            observations=observations,
+            actions=actions,
+            rewards=rewards,
             action_range=(space.high - space.low).ravel() if isinstance(space, spaces.Box) else None,
             failed=failed,
             normalisation=normalisation,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_refine.comparison import UNDISTURBED, Contestant, evaluate, evaluate_all
+from sb3_refine.comparison import UNDISTURBED, Contestant, check_valid, evaluate, evaluate_all
 from sb3_refine.episode import Trajectory
 from sb3_refine.errors import RefineError
 from sb3_refine.evaluation import Evaluation
@@ -84,6 +84,8 @@ def examine(
     differences = undisturbed["refined"].returns - undisturbed["original"].returns
     seed = seeds[int(np.argsort(differences, kind="stable")[(len(seeds) - 1) // 2])]
     traced = {name: evaluate(who, [seed], ["trajectory"], backend="serial") for name, who in contestants.items()}
+    for name, evaluation in traced.items():
+        check_valid(evaluation, f"the {name}")
     ran = [evaluation for condition in (*conditions.values(), traced) for evaluation in condition.values()]
     return Examination(
         robustness=[
@@ -150,18 +152,17 @@ def motion_of(
     n_observed = observations[0].shape[1]
     if entries is not None:
         check_entries(entries, n_observed)
-    if n_observed == 0 or any(rows.dtype.kind != "f" for rows in observations):
-        return {}
+    continuous = n_observed > 0 and all(rows.dtype.kind == "f" for rows in observations)
     motion: dict[str, Any] = {}
-    meshes = {name: _mesh(trajectory) for name, trajectory in found.items()}
-    if all(mesh["mesh_sizes"] for mesh in meshes.values()):
+    meshes = {name: _mesh(trajectory) for name, trajectory in found.items()} if continuous else {}
+    if continuous and all(mesh["mesh_sizes"] for mesh in meshes.values()):
         motion["mesh"] = meshes
-    if n_observed >= 2:
+    if entries is not None or (continuous and n_observed >= 2):
         chosen = list(entries or _most_moving([trajectory.seen for trajectory in found.values()]))
         motion["phase"] = {"entries": chosen} | {
             name: _rounded(trajectory.observations[-N_PHASE:, chosen].T) for name, trajectory in found.items()
         }
-    if (env_id or "").startswith("Panda") and n_observed >= 6:
+    if (env_id or "").startswith("Panda") and continuous and n_observed >= 6:
         motion["end_effector"] = {"seconds_per_step": _PANDA_STEP} | {
             name: _end_effector(trajectory) for name, trajectory in found.items()
         }

@@ -27,11 +27,11 @@ from sb3_refine.callbacks import as_callback, lent
 from sb3_refine.candidates import Candidate
 from sb3_refine.checkpoint import Checkpoint, SearchState, Update
 from sb3_refine.comparison import Contestant, check_valid, contestant
-from sb3_refine.episode import Episode, Trajectory
+from sb3_refine.episode import Episode, Trajectory, n_observed
 from sb3_refine.errors import EpisodeError, RefineError, check_count, did_you_mean
 from sb3_refine.evaluation import Evaluation, PairedDifference
 from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator, n_processors
-from sb3_refine.examination import BOTH, examine
+from sb3_refine.examination import BOTH, check_entries, examine
 from sb3_refine.held_out import AUTO, HeldOut, Run
 from sb3_refine.models import sync_copies
 from sb3_refine.objectives import MEASURE, Objective, make_objective
@@ -336,6 +336,8 @@ class Refiner:
         run_folder = Path(run_folder)
         if not (run_folder / "refinement.json").is_file():
             raise RefineError(f"report: no refinement.json in {run_folder}; name the folder that save() returned")
+        if phase_portrait is not None:
+            check_entries(phase_portrait, n_observed(self.model.observation_space))
         content = json.loads((run_folder / "refinement.json").read_text())
         contestants = self.contestants
         try:
