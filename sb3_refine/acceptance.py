@@ -74,7 +74,7 @@ def decide(
     if difference.ci_low > 0 and veto is None:
         return Decision(REFINED, f"better on held-out seeds: {what} {figures}", difference)
     if difference.ci_low > 0:
-        return Decision(ORIGINAL, f"better by {figures}, but {veto}; the original is kept", difference)
+        return Decision(ORIGINAL, f"better: {what} {figures}, but {veto}; the original is kept", difference)
     reason = f"{_verdict(difference, len(baseline.seeds))}: {what} {figures}; the original is kept"
     return Decision(ORIGINAL, f"{reason}. {_advice(difference)}", difference)
 

@@ -131,7 +131,8 @@ class HeldOut:
         return None if search.n_updates else Decision(ORIGINAL, "nothing was searched: no update was done")
 
     def _decide(self, baseline: Evaluation, refined: Evaluation, paired: bool) -> Decision:
-        max_loss = None if isinstance(self.objective, Return) else self.max_return_loss
+        is_free = isinstance(self.objective, Return) or self.max_return_loss == np.inf
+        max_loss = None if is_free else self.max_return_loss
         return decide(baseline, refined, self.alpha, paired, self.objective.fitness, max_loss, self.objective_name)
 
     def _n_test_episodes(self, search: SearchState, chosen: Iterate, run: Run, paired: bool) -> int:

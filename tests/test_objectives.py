@@ -1,8 +1,10 @@
 """What is maximised."""
 
 import math
+import os
 import re
 from dataclasses import replace
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -14,6 +16,7 @@ from gymnasium.envs.registration import EnvSpec
 from sb3_refine import RefineError, Refiner, load_agent
 from sb3_refine.environments import EnvRecipe
 from sb3_refine.episode import Episode, Normalisation, Trajectory
+from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluators import EVALUATORS
 from sb3_refine.measures import action_change, action_jerk, high_frequency_share, mean_mesh_dimension
 from sb3_refine.objectives import MEASURE, OBJECTIVES, make_objective
@@ -138,6 +141,7 @@ def test_a_dimension_at_its_limits_is_told_of(caplog):
     assert "the dimension is 1.25 in all of the original's episodes" in caplog.text
     caplog.clear()
     calibrated("mesh-dimension", [episode(value, measure=value / 2) for value in (5, 6, 7)])
+    calibrated("mesh-dimension", [episode(5, measure=1.7)] * 3)  # one and the same episode, however it is clipped
     assert caplog.text == ""
     calibrated("mesh-dimension", [episode(value, failed=True, measure=4.0) for value in (5, 6, 7)])
     assert "all of the original's episodes terminate" in caplog.text
@@ -152,6 +156,8 @@ def test_the_transient_and_some_observations_can_be_left_out():
     short = make_objective("mesh-dimension:skip=100,entries=0-1").measure(trajectory(rows, np.zeros((599, 1))))
     assert short == make_objective("mesh-dimension:entries=0+1").measure(trajectory(rows[100:], np.zeros((499, 1))))
     assert parse_entries("0-2+5") == [0, 1, 2, 5]
+    with pytest.raises(RefineError, match="expected different indices such as 0-3"):
+        parse_entries("0-2+1")
     with pytest.raises(RefineError, match="there are 4 observations, numbered from 0; got 7"):
         make_objective("mesh-dimension:entries=7").measure(trajectory(rows))
 
@@ -185,6 +191,15 @@ def test_a_straight_line_is_motion():
     assert not stands_still(np.column_stack([t, np.ones((500, 5))]))  # not where a wrapper puts its clock
 
 
+def test_a_success_within_a_few_steps_is_no_failure():
+    quick, failing = (trajectory(circle(4), np.zeros((3, 1)), failed=failed) for failed in (False, True))
+    objective = calibrated("mesh-dimension", [episode(-10), episode(-20)])
+    assert (objective.measure(quick), objective.measure(failing)) == (1.0, 2.0)
+    late = trajectory(circle(100), np.zeros((99, 1)))
+    assert make_objective("mesh-dimension:skip=95").measure(late) == 1.0
+    assert make_objective("mesh-dimension:skip=20").measure(late) > 1.0
+
+
 def test_falling_at_once_is_no_way_to_be_smooth():
     objective = calibrated("smooth:weight=2", [episode(1000.0, measure=0.5), episode(1000.0, measure=0.3)])
     fell = episode(1.0, measure=0.0, failed=True)
@@ -215,10 +230,18 @@ def test_smoothness_of_known_actions():
     assert high_frequency_share(wave) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("n", [49, 50, 999, 1000])
+def test_the_share_is_one_of_power_whatever_the_length(n):
+    steps = np.arange(n)
+    slow, fast = np.sin(2 * np.pi * steps * 5 / n), 0.5 * (-1.0) ** steps
+    expected = fast.var() / (slow + fast).var()  # a third
+    assert high_frequency_share(trajectory(actions=(slow + fast)[:, None])) == pytest.approx(expected, rel=0.03)
+
+
 @pytest.mark.parametrize(
     ("spec", "line"),
     [
-        ("mesh-dimension:entries=5-3", "entries: expected indices such as 0-3"),
+        ("mesh-dimension:entries=5-3", "entries: expected different indices such as 0-3"),
         ("smoth", r"unknown 'smoth' \(did you mean smooth\?\); choose from return, .*or name a module:function"),
         ("smooth:wieght=1", r"smooth takes weight, as in smooth:option=value"),
         ("return:x=1", "return takes no options"),
@@ -226,10 +249,11 @@ def test_smoothness_of_known_actions():
         ("cvar:share=2", "share: expected a number from 0.01 to 1, got 2"),
         ("mesh-dimension:bound=middle", "bound: expected one of mean, lower, upper, got 'middle'"),
         ("mesh-dimension:skip=-1", "skip: expected a whole number of at least 0"),
-        ("mesh-dimension:entries=a", "entries: expected indices such as 0-3"),
+        ("mesh-dimension:entries=a", "entries: expected different indices such as 0-3"),
         ("no_such_module:f", "cannot be imported"),
         ("math:no_such_function", "cannot be imported"),
         ("math:pi", "math:pi is no function"),
+        ("sb3_refine.objectives.smooth:Smooth", "smooth:Smooth is no function"),
     ],
 )
 def test_wrong_objectives_are_told(spec, line):
@@ -258,6 +282,27 @@ def test_a_function_of_ones_own_is_maximised_in_the_workers():
     assert "paired difference in test_objectives:bold" in result.reason
     assert result.history[-1].mean_fitness > result.history[0].mean_fitness
     assert set(result.baseline.summary()) >= {"mean_return", "failure_rate", "action_change", "high_frequency_share"}
+
+
+def where_it_runs(trajectory):
+    return float(os.getpid())
+
+
+def test_what_crosses_processes_are_numbers():
+    refiner = Refiner(train("ppo"), objective=where_it_runs, n_workers=2, **SHORT).learn(1)
+    for found in refiner.result.baseline.episodes:
+        assert found.measures[MEASURE] != os.getpid()
+        assert all(isinstance(value, float) for value in found.measures.values())
+
+
+def tidy(trajectory):
+    trajectory.actions.sort(axis=0)
+    return 0.0
+
+
+def test_a_function_cannot_change_what_other_measures_see():
+    with pytest.raises(EpisodeError, match="read-only"):
+        Refiner(train("ppo"), objective=tidy, backend="serial", **SHORT).learn(1)
 
 
 def test_a_loss_of_return_is_vetoed():
@@ -364,8 +409,9 @@ class Interrupt:
 
 
 def test_objectives_are_known_by_name():
-    assert make_objective("smooth:weight=1").name == Smooth(1).name == "Smooth:weight=1.0"
-    assert make_objective(bold).name == "test_objectives:bold"
+    assert make_objective("smooth:weight=1").name == Smooth(1).name == Smooth(np.int64(1)).name == "Smooth:weight=1.0"
+    assert make_objective(bold).name == make_objective(partial(bold)).name == "test_objectives:bold"
+    assert make_objective("return").name == "return"  # no objective beside the return, however it was named
     assert Refiner(train("ppo"), objective="smooth").settings["objective"] == "smooth"
 
 
@@ -380,6 +426,8 @@ def as_text(trajectory):
 def test_a_function_that_returns_no_number_is_told():
     with pytest.raises(RefineError, match="test_objectives:as_text returned 'good'; it must return a number"):
         make_objective(as_text).measure(trajectory())
+    with pytest.raises(RefineError, match="it must return a number"):
+        make_objective(lambda steps: 10**400).measure(trajectory())
 
 
 def test_what_the_objective_cannot_judge_is_told():

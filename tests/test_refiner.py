@@ -385,6 +385,9 @@ def test_save_before_learn_is_refused(demo, tmp_path):
 def test_a_report_goes_where_something_was_saved(demo, tmp_path):
     with pytest.raises(RefineError, match=r"report: no refinement.json in .*; name the folder that save\(\) returned"):
         Refiner(demo).report(tmp_path / "nothing")
+    (tmp_path / "refinement.json").write_text("{}")
+    with pytest.raises(RefineError, match="two different ones of the 3 observations, numbered from 0"):
+        Refiner(demo).report(tmp_path, phase_portrait=(0, 3))
 
 
 def test_the_papers_preset_is_the_paper():

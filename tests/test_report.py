@@ -1,6 +1,7 @@
 """The report: says what is known, what is not, and what got worse."""
 
 import json
+import math
 import re
 import shlex
 from dataclasses import asdict, replace
@@ -16,6 +17,7 @@ from sb3_refine.agents import load_agent
 from sb3_refine.cli import DEMO
 from sb3_refine.comparison import contestant, evaluate
 from sb3_refine.episode import Episode, Normalisation, Trajectory
+from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluation import Evaluation, mean_interval, paired_difference
 from sb3_refine.examination import Examination, end_effector_jerk, examine, motion_of
 from sb3_refine.objectives.mesh_dimension import mesh_dimension
@@ -471,6 +473,7 @@ def test_the_entries_of_the_phase_portrait_can_be_chosen():
 def test_images_states_and_a_single_observation_have_no_portraits():
     assert motion_of(both(swinging(50, n_observed=0)), "Toy-v0") == {}
     assert motion_of(both(swinging(50, dtype=np.int64)), "Toy-v0") == {}
+    assert sorted(motion_of(both(swinging(50, dtype=np.int64)), "Toy-v0", (0, 1))) == ["phase"]  # asked for
     assert sorted(motion_of(both(swinging(50, n_observed=1)), "Toy-v0")) == ["mesh"]
 
 
@@ -553,6 +556,14 @@ def test_examination_of_two_policies(demo):
     assert np.shape(found.motion["phase"]["original"]) == (2, 201)
     assert "end_effector" not in found.motion
     assert examine(demo, other, [50], backend="serial", entries=(1, 0)).motion["phase"]["entries"] == [1, 0]
+
+
+def test_an_examination_whose_traced_episode_is_invalid_says_so(demo, monkeypatch):
+    """As where an environment has a history, and the episode is another one when it is run again."""
+    invalid = Evaluation((50,), (Episode(math.nan, 3, False),))
+    monkeypatch.setattr("sb3_refine.examination.evaluate", lambda *_, **__: invalid)
+    with pytest.raises(EpisodeError, match="the original"):
+        examine(demo, demo, [50], backend="serial")
 
 
 def test_an_examination_that_was_written_and_read_gives_the_same_report(demo, run_folder):

@@ -107,6 +107,8 @@ def check_number(name: str, value: object, low: float, high: float = np.inf) -> 
     :return: the number
     :raises RefineError: when it is none, or out of range
     """
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         expected = f"of at least {low:g}" if high == np.inf else f"from {low:g} to {high:g}"
         raise RefineError(f"objective: {name}: expected a number {expected}, got {value!r}")

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -25,7 +26,8 @@ class Custom(Objective):
     @property
     def name(self) -> str:
         """Module and name of the function."""
-        named = self.function if hasattr(self.function, "__qualname__") else type(self.function)
+        function = self.function.func if isinstance(self.function, partial) else self.function
+        named = function if hasattr(function, "__qualname__") else type(function)
         return f"{named.__module__}:{named.__qualname__}"
 
     def measure(self, trajectory: Trajectory) -> float:
@@ -36,7 +38,7 @@ class Custom(Objective):
         found = self.function(trajectory)
         try:
             value = float(found)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise RefineError(f"objective: {self.name} returned {found!r}; it must return a number") from None
         return value if np.isfinite(value) else np.nan
 
@@ -56,6 +58,6 @@ def find_function(name: str) -> Callable[[Trajectory], float]:
         function = getattr(importlib.import_module(module_name), function_name)
     except Exception as error:  # whatever that module raises
         raise RefineError(f"objective: {name}: cannot be imported ({error}); name it as module:function") from error
-    if not callable(function):
+    if not callable(function) or isinstance(function, type):
         raise RefineError(f"objective: {name} is no function")
     return function
