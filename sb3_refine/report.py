@@ -345,9 +345,9 @@ class _Report:
     def _read_mesh(self, meshes: dict[str, Any]) -> str:
         before, after = (f"{meshes[name]['lower']:.2f} to {meshes[name]['upper']:.2f}" for name in BOTH)
         return (
-            "How many boxes the observations pass through, from one box for each step to one for all. The flatter, the "
-            f"fewer dimensions the motion has: {before} before, {after} after. Read it beside the return: what stands "
-            "still, or falls at once, has few dimensions, too."
+            "How many boxes the observations pass through, all of them and over the whole episode, from one box for "
+            f"each step to one for all. The flatter, the fewer dimensions the motion has: {before} before, {after} "
+            "after. Read it beside the return: what stands still, or falls at once, has few dimensions, too."
         )
 
     def _read_phase(self, portraits: dict[str, Any]) -> str:
