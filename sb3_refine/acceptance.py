@@ -89,9 +89,19 @@ def _veto(
             "episodes terminate on success, the environment has to say so, by is_success in its info)"
         )
     before, after = baseline.returns.mean(), refined.returns.mean()
-    if max_return_loss is not None and before - after > max_return_loss * abs(before):
+    if loses_too_much(before, after, max_return_loss):
         return f"its return falls from {before:.4g} to {after:.4g}, more than {max_return_loss:.0%} (max_return_loss)"
     return None
+
+
+def loses_too_much(before: float, after: float, max_return_loss: float | None) -> bool:
+    """
+    :param before: mean return of the original
+    :param after: mean return of another agent
+    :param max_return_loss: share of the original's that may be lost; None for any
+    :return: whether more is lost
+    """
+    return max_return_loss is not None and before - after > max_return_loss * abs(before)
 
 
 def _verdict(difference: PairedDifference, n_seeds: int) -> str:

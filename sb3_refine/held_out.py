@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_refine.acceptance import ORIGINAL, Decision, decide
+from sb3_refine.acceptance import ORIGINAL, Decision, decide, loses_too_much
 from sb3_refine.checkpoint import SearchState
 from sb3_refine.episode import Episode
 from sb3_refine.evaluation import Evaluation, PairedDifference, paired_difference
@@ -102,7 +102,7 @@ class HeldOut:
         :return: the verdict
         """
         iterates = search.iterates if self.selection else search.iterates[:1]
-        chosen = sequential_halving(iterates, self.validation_seeds, run, self.objective.of_episodes)
+        chosen = self._choose(search, iterates, run)
         seeds = tuple(self.seeds.take("test", self._n_test_episodes(search, chosen, run, paired)))
         baseline = Evaluation(seeds, tuple(run(search.start, seeds, SMOOTHNESS)))
         refined = baseline  # a search that ended before its first update has nothing else
@@ -118,6 +118,28 @@ class HeldOut:
             candidates=self._candidates(search, iterates, chosen),
         )
 
+    def _choose(self, search: SearchState, iterates: Sequence[Iterate], run: Run) -> Iterate:
+        """The best on validation seeds; one that loses as much return as would be vetoed only if all others do, too."""
+        assert search.baseline is not None
+        original = search.baseline.returns
+
+        def keeps_the_return(episodes: Sequence[Episode]) -> bool:
+            return not loses_too_much(
+                original[: len(episodes)].mean(),
+                float(np.mean([episode.episode_return for episode in episodes])),
+                self._max_return_loss,
+            )
+
+        return sequential_halving(
+            iterates, self.validation_seeds, run, self.objective.of_episodes, is_eligible=keeps_the_return
+        )
+
+    @property
+    def _max_return_loss(self) -> float | None:
+        """None where any may be lost, or the return is what is maximised."""
+        is_free = isinstance(self.objective, Return) or self.max_return_loss == np.inf
+        return None if is_free else self.max_return_loss
+
     def _unjudged(self, search: SearchState, baseline: Evaluation, refined: Evaluation) -> Decision | None:
         """Where there is nothing to judge, or what there is cannot be: why."""
         for whose, evaluation in (("the original's", baseline), ("its", refined)):
@@ -131,9 +153,9 @@ class HeldOut:
         return None if search.n_updates else Decision(ORIGINAL, "nothing was searched: no update was done")
 
     def _decide(self, baseline: Evaluation, refined: Evaluation, paired: bool) -> Decision:
-        is_free = isinstance(self.objective, Return) or self.max_return_loss == np.inf
-        max_loss = None if is_free else self.max_return_loss
-        return decide(baseline, refined, self.alpha, paired, self.objective.fitness, max_loss, self.objective_name)
+        return decide(
+            baseline, refined, self.alpha, paired, self.objective.fitness, self._max_return_loss, self.objective_name
+        )
 
     def _n_test_episodes(self, search: SearchState, chosen: Iterate, run: Run, paired: bool) -> int:
         """As many as asked for, or as it takes to resolve the least difference of interest."""

@@ -45,6 +45,7 @@ def sequential_halving(
     seeds: Sequence[int],
     evaluate: Callable[[np.ndarray, Sequence[int]], list[Episode]],
     score: Callable[[Sequence[Episode]], float],
+    is_eligible: Callable[[Sequence[Episode]], bool] = lambda episodes: True,
 ) -> Iterate:
     """
     Find the best of some iterates: run all on a few seeds, the better half of them on as many more, and so on, so that
@@ -55,15 +56,21 @@ def sequential_halving(
     :param seeds: validation seeds
     :param evaluate: runs parameters on seeds
     :param score: of the episodes of an iterate; NaN where one is invalid
+    :param is_eligible: whether, by its episodes, an iterate is fit to be chosen; those that are not come after all
+        others
     :return: the one with the highest score
     """
+
+    def rank(iterate: Iterate) -> tuple[bool, float]:
+        return is_eligible(iterate.episodes), _nan_last(score(iterate.episodes))
+
     remaining = list(iterates)
     n_rounds = math.ceil(math.log2(len(remaining)))
     for n_left in reversed(range(n_rounds)):
         n_seeds = max(1, len(seeds) >> n_left)
         for iterate in remaining:
             iterate.episodes += evaluate(iterate.vector, seeds[len(iterate.episodes) : n_seeds])
-        remaining.sort(key=lambda iterate: _nan_last(score(iterate.episodes)), reverse=True)
+        remaining.sort(key=rank, reverse=True)
         del remaining[math.ceil(len(remaining) / 2) :]
     return remaining[0]
 

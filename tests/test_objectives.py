@@ -315,6 +315,17 @@ def test_a_loss_of_return_is_vetoed():
     assert np.array_equal(refiner.parameters.get_vector(), before)
 
 
+def test_what_would_be_vetoed_is_not_put_to_the_test_where_there_is_another():
+    settings = {**SHORT, "learning_rate": 0.004, "backend": "serial"}
+    original, *iterates = Refiner(train("ppo"), objective=perverse, **settings).learn(10).result.candidates
+    limit = 1.05 * original["mean_return"]  # which is negative
+    [chosen] = [iterate for iterate in iterates if iterate["chosen"]]
+    assert chosen["n_episodes"] == original["n_episodes"]
+    assert chosen["mean_return"] >= limit
+    best = max(iterates, key=lambda iterate: iterate["mean_fitness"])
+    assert best["mean_return"] < limit
+
+
 @pytest.mark.parametrize("backend", EVALUATORS)
 def test_the_same_on_every_backend(backend):
     refiner = Refiner(train("ppo"), objective="smooth", backend=backend, n_workers=2, **SHORT).learn(2)

@@ -73,6 +73,13 @@ def test_an_iterate_with_an_invalid_episode_is_not_chosen():
     assert sequential_halving(iterates_of([9, 2, 3]), list(range(8)), ill, mean_return).vector == 3
 
 
+def test_what_is_not_eligible_is_chosen_only_where_nothing_else_is():
+    iterates, seeds = iterates_of([5, 9, 2, 3]), list(range(8))
+    assert sequential_halving(iterates, seeds, Runner(), mean_return, lambda found: mean_return(found) < 5).vector == 3
+    iterates = iterates_of([5, 9, 2, 3])
+    assert sequential_halving(iterates, seeds, Runner(), mean_return, lambda found: False).vector == 9
+
+
 def test_the_same_parameters_are_run_once():
     assert [iterate.name for iterate in distinct(iterates_of([1, 2, 1, 3, 2]))] == [
         "iterate 0",
