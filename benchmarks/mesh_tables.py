@@ -103,7 +103,12 @@ ROWS = (
     Row("panda", "tqc", "PandaReach-v1", "smooth:weight=2", n_updates=60, n_episodes=200),
     Row("smooth", "ddpg", "HopperBulletEnv-v0", "smooth:weight=10", n_updates=110),
     Row(
-        "smooth", "ppo", "HopperBulletEnv-v0", "smooth:weight=1.5", n_updates=50, settings={"delta_std": (0.01, 0.003)}
+        "smooth",
+        "ppo",
+        "HopperBulletEnv-v0",
+        "smooth:weight=1",
+        n_updates=50,
+        settings={"n_delta": 32, "delta_std": (0.01, 0.003)},
     ),
     Row(
         "mesh",
