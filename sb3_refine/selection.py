@@ -62,7 +62,8 @@ def sequential_halving(
     """
 
     def rank(iterate: Iterate) -> tuple[bool, float]:
-        return is_eligible(iterate.episodes), _nan_last(score(iterate.episodes))
+        value = score(iterate.episodes)
+        return (False, -math.inf) if math.isnan(value) else (is_eligible(iterate.episodes), value)
 
     remaining = list(iterates)
     n_rounds = math.ceil(math.log2(len(remaining)))
@@ -73,10 +74,6 @@ def sequential_halving(
         remaining.sort(key=rank, reverse=True)
         del remaining[math.ceil(len(remaining) / 2) :]
     return remaining[0]
-
-
-def _nan_last(score: float) -> float:
-    return -math.inf if math.isnan(score) else score
 
 
 def episodes_to_resolve(before: np.ndarray, after: np.ndarray, effect: float, alpha: float) -> int:

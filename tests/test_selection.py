@@ -78,6 +78,9 @@ def test_what_is_not_eligible_is_chosen_only_where_nothing_else_is():
     assert sequential_halving(iterates, seeds, Runner(), mean_return, lambda found: mean_return(found) < 5).vector == 3
     iterates = iterates_of([5, 9, 2, 3])
     assert sequential_halving(iterates, seeds, Runner(), mean_return, lambda found: False).vector == 9
+    ill = Runner(lambda theta, seed: np.nan if theta == 9 else 0.0)  # what is invalid comes last of all
+    iterates = iterates_of([9, 5, 2, 3])
+    assert sequential_halving(iterates, seeds, ill, mean_return, lambda found: not mean_return(found) < 9).vector == 5
 
 
 def test_the_same_parameters_are_run_once():
