@@ -11,6 +11,7 @@ import pickle
 import zipfile
 import zlib
 from collections import OrderedDict
+from enum import EnumMeta
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -222,7 +223,15 @@ class _Dict(spaces.Dict):
 
 _SPACES = {"box": _Box, "discrete": _Discrete, "multi_discrete": _MultiDiscrete, "multi_binary": _MultiBinary}
 
+def _enum_member(klass: Any, name: Any) -> Any:
+    """Stands for ``getattr``, by which early Python 3.11 (3.11.2) pickles enums, such as TrainFreq's unit."""
+    if not isinstance(klass, EnumMeta) or name not in klass.__members__:
+        raise RefineError("refused to unpickle builtins.getattr of anything but a member of an enum")
+    return klass[name]
+
+
 _REPLACED: dict[tuple[str, str], Any] = {
+    ("builtins", "getattr"): _enum_member,
     ("cloudpickle.cloudpickle", "_builtin_type"): _builtin_type,
     ("cloudpickle.cloudpickle", "_fill_function"): _fill_function,
     ("cloudpickle.cloudpickle", "_function_setstate"): _function_setstate,
@@ -302,7 +311,7 @@ class _SafeUnpickler(_PythonUnpickler):
         module = _MOVED_MODULES.get(module, module)
         if self._trusted and module.split(".")[0] in ("cloudpickle", "torch"):  # classes and functions that come whole
             return super().find_class(module, name)
-        if (module, name) in _REPLACED:
+        if (module, name) in _REPLACED and not (self._trusted and module == "builtins"):
             return _REPLACED[module, name]
         if name in _ALLOWED.get(module, ()):
             return _attribute(module, name)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import PPO
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.utils import LinearSchedule, get_schedule_fn
 
 from sb3_refine import RefineError, load_agent, refine
@@ -199,7 +200,7 @@ def test_trust_remote_code_opens_the_gate(tmp_path):
     assert (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["builtins.eval", "builtins.getattr", "numpy.load", "torch.load", "cloudpickle.loads"])
+@pytest.mark.parametrize("name", ["builtins.eval", "builtins.setattr", "numpy.load", "torch.load", "cloudpickle.loads"])
 def test_neighbours_of_safe_names_are_refused(name):
     module, _, attribute = name.rpartition(".")
     with pytest.raises(RefineError, match=rf"refused to unpickle {module}\.{attribute}"):
@@ -212,6 +213,19 @@ def test_a_malicious_yaml_runs_nothing(tmp_path):
     with pytest.raises(RefineError, match="cannot be read as the Zoo's YAML"):
         read_zoo_yaml(path)
     assert not (tmp_path / "run").exists()
+
+
+UNIT = b"cbuiltins\ngetattr\n(cstable_baselines3.common.type_aliases\nTrainFrequencyUnit\nVSTEP\ntR."
+
+
+def test_members_of_enums_are_read_as_early_python_311_pickles_them():
+    assert safe_unpickle(UNIT, "") is TrainFrequencyUnit.STEP
+
+
+@pytest.mark.parametrize("change", [(b"VSTEP", b"V__class__"), (b"VSTEP", b"I1"), (b"FrequencyUnit", b"Freq")])
+def test_no_other_attribute_is_read(change):
+    with pytest.raises(RefineError, match=r"refused to unpickle builtins\.getattr"):
+        safe_unpickle(UNIT.replace(*change), "")
 
 
 def test_the_zoos_yaml_is_read(tmp_path):
