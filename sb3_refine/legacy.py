@@ -223,6 +223,7 @@ class _Dict(spaces.Dict):
 
 _SPACES = {"box": _Box, "discrete": _Discrete, "multi_discrete": _MultiDiscrete, "multi_binary": _MultiBinary}
 
+
 def _enum_member(klass: Any, name: Any) -> Any:
     """Stands for ``getattr``, by which early Python 3.11 (3.11.2) pickles enums, such as TrainFreq's unit."""
     if not isinstance(klass, EnumMeta) or name not in klass.__members__:
