@@ -278,6 +278,28 @@ def test_a_script_needs_no_main_guard(tmp_path):
     assert done.stdout.strip() in ("refined", "original")
 
 
+def test_ctrl_c_while_the_first_worker_starts_reaches_the_caller(tmp_path):
+    """That takes a second or two, in which the server that forks the workers imports PyTorch."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal, threading\n"
+        "from stable_baselines3 import PPO\n"
+        "from sb3_refine import Refiner\n"
+        "from sb3_refine.evaluators import ProcessEvaluator\n"
+        "task = Refiner(PPO('MlpPolicy', 'Pendulum-v1', device='cpu'))._make_task()\n"
+        "threading.Timer(0.3, lambda: os.killpg(0, signal.SIGINT)).start()\n"
+        "try:\n"
+        "    with ProcessEvaluator(task, 1):\n"
+        "        print('ready')\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=120, check=False, start_new_session=True
+    )
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
 def test_a_model_in_memory_has_the_results_of_its_saved_self(made_agents):
     """Same policy, same seeds: agents from disk and from memory roll out alike."""
     model = train("a2c")

@@ -12,6 +12,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -163,7 +164,7 @@ class _Worker:
         self.busy_since = 0.0
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, payload, shared), daemon=True)
-        with _main_module_hidden(), _interrupt_ignored():
+        with _main_module_hidden(), _interrupt_held_back():
             self.process.start()
         theirs.close()
 
@@ -229,16 +230,25 @@ def _main_module_hidden() -> Iterator[None]:
 
 
 @contextmanager
-def _interrupt_ignored() -> Iterator[None]:
-    """What is started meanwhile ignores Ctrl-C, which is the caller's to handle, from its first instruction on."""
-    if threading.current_thread() is not threading.main_thread():
+def _interrupt_held_back() -> Iterator[None]:
+    """
+    What is started meanwhile is deaf to Ctrl-C, which is the caller's to handle, from its first instruction on. The
+    caller hears it afterwards: starting the first worker takes a second or two.
+    """
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # or it would lift the mask when it starts
+    heard: list[int] = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which children inherit
+    handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))  # other threads are not masked
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, handler)
+        for number in heard[:1]:
+            signal.raise_signal(number)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _how(exit_code: int) -> str:
