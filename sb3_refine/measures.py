@@ -73,7 +73,7 @@ def mean_mesh_dimension(trajectory: Trajectory) -> float:
     from sb3_refine.objectives.mesh_dimension import mesh_dimension  # objectives are made of measures
 
     if trajectory.seen.shape[1] == 0:
-        raise RefineError("images have no mesh dimension; leave --mesh-dimension out")
+        raise RefineError("images (observations of three axes) have no mesh dimension; leave --mesh-dimension out")
     return mesh_dimension(trajectory.seen[1:]).mean
 
 

@@ -218,7 +218,7 @@ def test_actions_that_cannot_move_are_smooth():
 def test_images_have_no_mesh_dimension():
     images = trajectory(observations=np.zeros((11, 0)))
     for measure in (mean_mesh_dimension, make_objective("mesh-dimension").measure):
-        with pytest.raises(RefineError, match="images have no mesh dimension"):
+        with pytest.raises(RefineError, match="images .observations of three axes. have no mesh dimension"):
             measure(images)
 
 

@@ -56,7 +56,9 @@ class MeshDimensionShaped(Objective):
                 )
             observations = observations[:, self.entries]
         if observations.shape[1] == 0:
-            raise RefineError("objective: images have no mesh dimension; choose another objective")
+            raise RefineError(
+                "objective: images (observations of three axes) have no mesh dimension; choose another objective"
+            )
         highest = max(1.0, observations.shape[1] / 2)
         if trajectory.failed or stands_still(seen):
             return highest
