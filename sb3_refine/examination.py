@@ -144,14 +144,11 @@ def motion_of(
     """
     :param found: an episode of each policy
     :param env_id: gymnasium id
-    :param entries: for the phase portrait; by default the two that move most
+    :param entries: for the phase portrait, see :func:`check_entries`; by default the two that move most
     :return: ``motion`` of an :class:`Examination`
-    :raises RefineError: when there are no such entries
     """
     observations = [trajectory.observations for trajectory in found.values()]
     n_observed = observations[0].shape[1]
-    if entries is not None:
-        check_entries(entries, n_observed)
     continuous = n_observed > 0 and all(rows.dtype.kind == "f" for rows in observations)
     motion: dict[str, Any] = {}
     meshes = {name: _mesh(trajectory) for name, trajectory in found.items()} if continuous else {}
