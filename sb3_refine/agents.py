@@ -32,7 +32,7 @@ from sb3_refine.environments import (
     parse_wrappers,
 )
 from sb3_refine.errors import RefineError, check_count
-from sb3_refine.files import atomic_path, sha256
+from sb3_refine.files import atomic_path, sha256, told_if_unwritable
 from sb3_refine.hub import find_agent
 from sb3_refine.legacy import detached, read_model_data, read_vec_normalize, read_zoo_yaml
 from sb3_refine.models import (
@@ -234,17 +234,20 @@ def save_agent(agent: Agent, run_folder: str | Path) -> Path:
     :param agent: what to save
     :param run_folder: a folder, such as :func:`~sb3_refine.zoo.new_run_folder` makes
     :return: path of the zip
+    :raises RefineError: when it cannot be written
     """
     run_folder = Path(run_folder)
     inner = run_folder / agent.env_name
-    inner.mkdir(parents=True, exist_ok=True)
-    write_zoo_yaml(inner / "config.yml", agent.config)
-    write_zoo_yaml(inner / "args.yml", {"env": agent.env_name, "env_kwargs": None, **agent.args, "algo": agent.algo})
-    if agent.vec_normalize is not None:
-        with atomic_path(inner / "vecnormalize.pkl") as path:
-            agent.vec_normalize.save(str(path))
-    with atomic_path(run_folder / f"{agent.env_name}.zip") as path:
-        agent.model.save(path)
+    args = {"env": agent.env_name, "env_kwargs": None, **agent.args, "algo": agent.algo}
+    with told_if_unwritable("the agent", run_folder):
+        inner.mkdir(parents=True, exist_ok=True)
+        write_zoo_yaml(inner / "config.yml", agent.config)
+        write_zoo_yaml(inner / "args.yml", args)
+        if agent.vec_normalize is not None:
+            with atomic_path(inner / "vecnormalize.pkl") as path:
+                agent.vec_normalize.save(str(path))
+        with atomic_path(run_folder / f"{agent.env_name}.zip") as path:
+            agent.model.save(path)
     return run_folder / f"{agent.env_name}.zip"
 
 

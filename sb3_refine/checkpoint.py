@@ -12,7 +12,7 @@ from sb3_refine.episode import Episode
 from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.evaluation import Evaluation
 from sb3_refine.evaluators import Evaluator
-from sb3_refine.files import atomic_path
+from sb3_refine.files import atomic_path, told_if_unwritable
 from sb3_refine.optimizers import Optimizer
 from sb3_refine.selection import Iterate, distinct
 
@@ -215,16 +215,17 @@ class Checkpoint:
         """
         if self.folder is None or self._state is None:
             return
+        hint = "is the disk full?"
+        if (self.folder / FILE_NAME).exists():
+            hint += " The checkpoint written before is still there"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with atomic_path(self.folder / FILE_NAME) as path:
-                th.save({"settings": self.settings, "state": _with_tensors(self._state)}, path)
-        except (OSError, RuntimeError) as error:  # torch makes the latter of a full disk
+            with told_if_unwritable("the checkpoint", self.folder, hint):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with atomic_path(self.folder / FILE_NAME) as path:
+                    th.save({"settings": self.settings, "state": _with_tensors(self._state)}, path)
+        except RefineError:
             self._state = None  # is not tried again on the way out
-            raise RefineError(
-                f"the checkpoint cannot be written to {self.folder} ({' '.join(str(error).split())[:200]}); "
-                "is the disk full? A checkpoint written before is still there"
-            ) from error
+            raise
 
     def run_number(self) -> int:
         """

@@ -283,6 +283,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, where nothing more is known
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 1
 
 
 def _given(parser: Parser, argv: list[str]) -> set[str]:
@@ -351,7 +354,6 @@ def _refine(options: argparse.Namespace) -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("sb3_refine").setLevel(logging.INFO if options.verbose >= 1 else logging.WARNING)
     from sb3_refine.agents import save_agent
-    from sb3_refine.checkpoint import FILE_NAME as CHECKPOINT
     from sb3_refine.zoo import new_run_folder, remove_if_unused
 
     destination = _destination(options.push_to_hub)
@@ -382,15 +384,14 @@ def _refine(options: argparse.Namespace) -> int:
             checkpoint_interval=options.checkpoint_interval,
             resume=options.resume is not None,
         )
-    except (EpisodeError, KeyboardInterrupt) as stop:
-        if (state_folder / CHECKPOINT).exists():
+    except (RefineError, EpisodeError, KeyboardInterrupt) as stop:
+        if refiner.result is None or isinstance(stop, KeyboardInterrupt):
             _say_how_to_go_on(run_folder, stop)
         raise
     finally:
         with _signals_ignored():
             if refiner.result is not None:  # also after Ctrl-C
-                refiner.save(run_folder=run_folder)
-                _print_result(refiner.result, run_folder / f"{agent.env_name}.zip")
+                _save(refiner, run_folder)
             remove_if_unused(run_folder)
     reported = options.no_report or _report(refiner, run_folder, options)
     if destination is not None:
@@ -398,12 +399,28 @@ def _refine(options: argparse.Namespace) -> int:
     return 0 if reported else 1
 
 
+def _save(refiner: "Refiner", run_folder: Path) -> None:
+    """What came of it is told even where it cannot be saved."""
+    saved = None
+    try:
+        saved = refiner.save(run_folder=run_folder)
+    except RefineError as stop:
+        _say_how_to_go_on(run_folder, stop)
+        raise
+    finally:
+        assert refiner.result is not None
+        _print_result(refiner.result, saved and saved / f"{refiner.agent.env_name}.zip")
+
+
 def _say_how_to_go_on(run_folder: Path, stop: BaseException) -> None:
-    command = f"sb3-refine --resume {run_folder}"
+    from sb3_refine.checkpoint import FILE_NAME as CHECKPOINT
+
+    if not (run_folder / "state" / CHECKPOINT).exists():
+        return
+    once = "" if isinstance(stop, KeyboardInterrupt) else ", once that is mended"
+    line = f"to go on from here{once}: sb3-refine --resume {run_folder}"
     if isinstance(stop, EpisodeError):  # the same episode would fail again
-        line = f"to go on from here, once that is mended: {command} (with --time-limit 0, to judge what there is)"
-    else:
-        line = f"to go on from here: {command}"
+        line += " (with --time-limit 0, to judge what there is)"
     print(line, file=sys.stderr)
 
 
@@ -615,7 +632,7 @@ def _dry_run(refiner: "Refiner", n_updates: int) -> int:
     return 0
 
 
-def _print_result(result: "Result", zip_path: Path) -> None:
+def _print_result(result: "Result", zip_path: Path | None) -> None:
     from rich.console import Console
 
     from sb3_refine.tables import better_text, difference_text, figures_table
@@ -632,7 +649,8 @@ def _print_result(result: "Result", zip_path: Path) -> None:
         )
     console.print(f"decision: {result.decision} ({result.reason})", markup=False)
     console.print(
-        f"{result.rollouts} episodes, {result.env_steps} steps, {result.wall_time_s:.1f} s; saved to {zip_path}"
+        f"{result.rollouts} episodes, {result.env_steps} steps, {result.wall_time_s:.1f} s; "
+        + (f"saved to {zip_path}" if zip_path else "NOT SAVED")
     )
 
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sb3_refine.errors import RefineError
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -24,6 +26,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def told_if_unwritable(what: str, folder: Path, hint: str = "is the disk full?") -> Iterator[None]:
+    """
+    Tell in one line what could not be written.
+
+    :param what: is written meanwhile
+    :param folder: where to
+    :param hint: what to look at
+    :raises RefineError: when it cannot be written
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch makes the latter of a full disk
+        reason = " ".join(str(error).split())[:200]
+        raise RefineError(f"{what} cannot be written to {folder} ({reason}); {hint}") from error
 
 
 def sha256(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sb3_refine.evaluation import Evaluation
-from sb3_refine.files import as_json, atomic_path, sha256
+from sb3_refine.files import as_json, atomic_path, sha256, told_if_unwritable
 
 if TYPE_CHECKING:
     from sb3_refine.refiner import Refiner
@@ -67,8 +67,9 @@ def write_refinement(run_folder: Path, content: dict[str, Any]) -> None:
 
     :param run_folder: where to
     :param content: see :func:`content_of`
+    :raises RefineError: when it cannot be written
     """
-    with atomic_path(run_folder / "refinement.json") as path:
+    with told_if_unwritable("refinement.json", run_folder), atomic_path(run_folder / "refinement.json") as path:
         path.write_text(as_json(content))
 
 

@@ -1,5 +1,6 @@
 """The command line: what a user types, what comes back."""
 
+import errno
 import json
 import os
 import re
@@ -141,6 +142,45 @@ def test_after_an_error_the_way_on_is_one_line(made_agents, tmp_path, monkeypatc
     assert error == "sb3-refine: error: the pendulum fell off"
     command = f"sb3-refine --resume {tmp_path / 'ppo' / f'{ENV_ID}_1'} (with --time-limit 0, to judge what there is)"
     assert way_on == f"to go on from here, once that is mended: {command}"
+
+
+def test_a_full_disk_at_the_end_does_not_swallow_the_verdict(made_agents, tmp_path, monkeypatch, capsys):
+    def as_json(content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sb3_refine.refinement.as_json", as_json)
+    arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST]
+    assert main(list(map(str, arguments))) == 1
+    shown, errors = capsys.readouterr()
+    assert re.search(r"^decision: (refined|original) \(", shown, re.MULTILINE)
+    assert shown.endswith("; NOT SAVED\n")
+    run_folder = tmp_path / "ppo" / f"{ENV_ID}_1"
+    way_on, error = errors.splitlines()
+    assert way_on == f"to go on from here, once that is mended: sb3-refine --resume {run_folder}"
+    assert error.startswith(
+        f"sb3-refine: error: refinement.json cannot be written to {run_folder} ([Errno 28] No space"
+    )
+    monkeypatch.undo()
+    assert main(["--resume", str(run_folder), "--verbose", "0", "--no-report"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2] == shown.splitlines()[-2]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits are POSIX's")
+def test_what_cannot_be_written_at_the_start_is_one_line(made_agents, tmp_path):
+    import resource
+
+    command = [sys.executable, "-m", "sb3_refine.cli", "--algo", "ppo", "--env", ENV_ID, "-f", made_agents, *FAST]
+    done = subprocess.run(
+        [*map(str, command), "-o", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+    )
+    assert done.returncode == 1
+    line = rf"sb3-refine: error: the agent cannot be written to {tmp_path}.*File too large.*is the disk full\?\n"
+    assert re.fullmatch(line, done.stderr), done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_report_is_written_without_what_cannot_be_had(made_agents, tmp_path, monkeypatch, capsys):
