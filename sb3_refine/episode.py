@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
@@ -57,7 +56,7 @@ class Trajectory:
     :param observations: raw, with that of the reset, shape ``(n_steps + 1, n_observed)``. Of ``Dict`` observations, the
         ``observation`` entry, or all entries one after the other; nothing of images
     :param actions: as the policy gave them, shape ``(n_steps, n_actions)``
-    :param rewards: shape ``(n_steps,)``
+    :param rewards: the environment's own, whatever wrappers of the agent make of them, shape ``(n_steps,)``
     :param action_range: ``high - low`` of each action, or None where actions are not continuous
     :param failed: whether the episode ended by a failure
     :param normalisation: of the observations, or None
@@ -74,51 +73,6 @@ class Trajectory:
     def seen(self) -> np.ndarray:
         """The observations as the policy sees them: normalised where it normalises."""
         return self.observations if self.normalisation is None else self.normalisation(self.observations)
-
-
-class Recording(gym.Wrapper):
-    """
-    Keeps what passes through ``step``.
-
-    :param env: the environment as the policy sees it
-    """
-
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """:return: of the environment; where an episode goes on after a lost life, the recording does too"""
-        observation, info = self.env.reset(**kwargs)
-        if kwargs.get("seed") is not None:
-            self._keys = observed_keys(self.observation_space) if isinstance(observation, dict) else None
-            self.observations: list[np.ndarray] = [flattened(observation, self._keys)]
-            self.actions: list[np.ndarray] = []
-            self.rewards: list[float] = []
-        return observation, info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """:return: of the environment"""
-        self.actions.append(np.array(action).ravel())  # copied: policies and environments reuse their arrays
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self.observations.append(flattened(observation, self._keys))
-        self.rewards.append(float(reward))
-        return observation, reward, terminated, truncated, info
-
-    def trajectory(self, failed: bool, normalisation: Normalisation | None) -> Trajectory:
-        """
-        :param failed: whether the episode ended by a failure
-        :param normalisation: of the observations, or None
-        :return: the episode since the last seeded reset; its arrays are not to be written to
-        """
-        space = self.action_space
-        observations, actions, rewards = map(np.array, (self.observations, self.actions, self.rewards))
-        for array in (observations, actions, rewards):
-            array.setflags(write=False)  # all measures of an episode are of the same trajectory
-        return Trajectory(
-            observations=observations,
-            actions=actions,
-            rewards=rewards,
-            action_range=(space.high - space.low).ravel() if isinstance(space, spaces.Box) else None,
-            failed=failed,
-            normalisation=normalisation,
-        )
 
 
 def observed_keys(space: Any) -> list[str]:

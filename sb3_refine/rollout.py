@@ -10,11 +10,11 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_refine.environments import is_failure
-from sb3_refine.episode import Episode, Normalisation, Recording
+from sb3_refine.episode import Episode, Normalisation
 from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.measures import Measure
 from sb3_refine.policies import DeterministicPolicy
-from sb3_refine.wrappers import true_return_of
+from sb3_refine.wrappers import Recording, true_return_of
 
 _MAX_CUTS = 1000  # of one episode by wrappers; games have a few lives
 

@@ -8,10 +8,10 @@ import pytest
 from gymnasium import spaces
 
 from sb3_refine.environments import EnvRecipe
-from sb3_refine.episode import Normalisation, Recording, normalisation_of
+from sb3_refine.episode import Normalisation, normalisation_of
 from sb3_refine.policies import DeterministicPolicy
 from sb3_refine.rollout import rollout
-from sb3_refine.wrappers import TrueReturn
+from sb3_refine.wrappers import Recording, TrueReturn
 
 
 class Idle(DeterministicPolicy):
@@ -51,6 +51,12 @@ def test_the_return_is_the_sum_of_the_rewards():
 def test_an_infinite_reward_behind_a_wrapper_that_clips_is_still_one():
     env = gym.wrappers.ClipReward(TrueReturn(Scripted(rewards=(1.0, -math.inf, 1.0, 1.0, 1.0))), -1.0, 1.0)
     assert math.isnan(rollout(Idle(0), env, 1).episode_return)
+
+
+def test_recorded_rewards_are_those_of_the_environment_itself():
+    recording = Recording(gym.wrappers.ClipReward(TrueReturn(Scripted(rewards=(1.0, -7.0, 1.0, 0.5, 2.0))), -1.0, 1.0))
+    assert rollout(Idle(0), recording, 1).episode_return == -2.5
+    assert recording.trajectory(False, None).rewards.tolist() == [1.0, -7.0, 1.0, 0.5, 2.0]
 
 
 def test_nan_after_a_reset_of_integers_is_still_one():
