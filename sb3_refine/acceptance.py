@@ -89,8 +89,9 @@ def _veto(
             "episodes terminate on success, the environment has to say so, by is_success in its info)"
         )
     before, after = baseline.returns.mean(), refined.returns.mean()
-    if loses_too_much(before, after, max_return_loss):
-        return f"its return falls from {before:.4g} to {after:.4g}, more than {max_return_loss:.0%} (max_return_loss)"
+    if max_return_loss is not None and loses_too_much(before, after, max_return_loss):
+        at_most = f"{100 * max_return_loss:.4g}%"
+        return f"its return falls from {before:.4g} to {after:.4g}, more than {at_most} (max_return_loss)"
     return None
 
 

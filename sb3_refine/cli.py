@@ -17,7 +17,7 @@ from sb3_refine.errors import EpisodeError, RefineError, did_you_mean
 
 if TYPE_CHECKING:
     from sb3_refine.agents import Agent
-    from sb3_refine.refiner import Refiner, Result
+    from sb3_refine.refiner import Refiner
 
 _SOURCE = "source.json"
 DEMO = {"algo": "ppo", "env": "Pendulum-v1", "folder": Path(__file__).parent / "demo"}
@@ -408,8 +408,7 @@ def _save(refiner: "Refiner", run_folder: Path) -> None:
         _say_how_to_go_on(run_folder, stop)
         raise
     finally:
-        assert refiner.result is not None
-        _print_result(refiner.result, saved and saved / f"{refiner.agent.env_name}.zip")
+        _print_result(refiner, saved and saved / f"{refiner.agent.env_name}.zip")
 
 
 def _say_how_to_go_on(run_folder: Path, stop: BaseException) -> None:
@@ -632,14 +631,16 @@ def _dry_run(refiner: "Refiner", n_updates: int) -> int:
     return 0
 
 
-def _print_result(result: "Result", zip_path: Path | None) -> None:
+def _print_result(refiner: "Refiner", zip_path: Path | None) -> None:
     from rich.console import Console
 
     from sb3_refine.tables import better_text, difference_text, figures_table
 
-    console = Console(highlight=False, soft_wrap=True)
+    console, result = Console(highlight=False, soft_wrap=True), refiner.result
+    assert result is not None
     if result.baseline is not None and result.refined is not None:
-        console.print(figures_table({"original": result.baseline, "after the search": result.refined}))
+        both = {"original": result.baseline, "after the search": result.refined}
+        console.print(figures_table(both, refiner.objective.figures))
         console.print()
     if result.paired_difference is not None:
         d = result.paired_difference

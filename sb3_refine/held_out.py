@@ -153,9 +153,8 @@ class HeldOut:
         return None if search.n_updates else Decision(ORIGINAL, "nothing was searched: no update was done")
 
     def _decide(self, baseline: Evaluation, refined: Evaluation, paired: bool) -> Decision:
-        return decide(
-            baseline, refined, self.alpha, paired, self.objective.fitness, self._max_return_loss, self.objective_name
-        )
+        name = self.objective_name + self.objective.verdict_note
+        return decide(baseline, refined, self.alpha, paired, self.objective.fitness, self._max_return_loss, name)
 
     def _n_test_episodes(self, search: SearchState, chosen: Iterate, run: Run, paired: bool) -> int:
         """As many as asked for, or as it takes to resolve the least difference of interest."""

@@ -67,14 +67,15 @@ def mean_mesh_dimension(trajectory: Trajectory) -> float:
     Mean of the bounds of the mesh dimension of the observations as the policy sees them.
 
     :param trajectory: of an episode
-    :return: see :func:`~sb3_refine.objectives.mesh_dimension.mesh_dimension`
+    :return: see :func:`~sb3_refine.objectives.mesh_dimension.mesh_dimension`; NaN where there is no motion to measure
     :raises RefineError: when the observations are images
     """
     from sb3_refine.objectives.mesh_dimension import mesh_dimension  # objectives are made of measures
 
     if trajectory.seen.shape[1] == 0:
         raise RefineError("images (observations of three axes) have no mesh dimension; leave --mesh-dimension out")
-    return mesh_dimension(trajectory.seen[1:]).mean
+    found = mesh_dimension(trajectory.seen[1:])
+    return found.mean if found.mesh_sizes.size else np.nan
 
 
 def observation_range(trajectory: Trajectory) -> np.ndarray:

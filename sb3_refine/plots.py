@@ -36,22 +36,28 @@ _STYLE = {
 }
 
 
-def learning_curve(path: Path, history: Sequence[dict[str, Any]], candidates: Sequence[dict[str, Any]]) -> None:
+def learning_curve(
+    path: Path, history: Sequence[dict[str, Any]], candidates: Sequence[dict[str, Any]], objective: str = "return"
+) -> None:
     """
-    Return over updates: the population, and what was put to the choice on validation seeds.
+    Return over updates: the population, and what was put to the choice on validation seeds; below it the objective,
+    where that is another.
 
     :param path: where to
     :param history: ``learning_curve`` of ``refinement.json``
     :param candidates: of ``refinement.json``
+    :param objective: what was maximised
     """
     curve = {
         key: _numbers(row.get(key) for row in history)
-        for key in ("update", "rollouts", "mean_return", "std_return", "min_return", "max_return")
+        for key in ("update", "rollouts", "mean_return", "std_return", "min_return", "max_return", "mean_fitness")
     }
     candidates = [candidate for candidate in candidates if candidate["n_episodes"]]  # a single one is not run
     updates, mean, std = curve["update"], curve["mean_return"], curve["std_return"]
-    with _picture(path, 7.6, 4.4) as figure:
-        axes = figure.subplots()
+    n_panels = 1 if objective == "return" else 2
+    with _picture(path, 7.6, 2.0 + 2.4 * n_panels) as figure:
+        panels = figure.subplots(n_panels, sharex=True, squeeze=False)[:, 0]
+        axes = panels[0]
         band: dict[str, Any] = {"color": REFINED, "lw": 0}
         axes.fill_between(
             updates, curve["min_return"], curve["max_return"], alpha=0.12, label="lowest to highest", **band
@@ -59,9 +65,14 @@ def learning_curve(path: Path, history: Sequence[dict[str, Any]], candidates: Se
         low, high = np.maximum(mean - std, curve["min_return"]), np.minimum(mean + std, curve["max_return"])
         axes.fill_between(updates, low, high, alpha=0.25, label="mean ± std", **band)
         axes.plot(updates, mean, color=REFINED, lw=2, label="mean of the population")
-        _mark_candidates(axes, candidates)
+        _mark_candidates(axes, candidates, "mean_return")
         _limit(axes, curve, [candidate["mean_return"] for candidate in candidates])
-        axes.set(xlabel="update", ylabel="return")
+        axes.set_ylabel("return")
+        if n_panels == 2:
+            panels[1].plot(updates, curve["mean_fitness"], color=REFINED, lw=2)
+            _mark_candidates(panels[1], candidates, "mean_fitness")
+            panels[1].set_ylabel("objective")
+        panels[-1].set_xlabel("update")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(min(0, updates.min()), updates.max() + max(1, 0.02 * updates.max()))
         _add_budget(axes, updates, curve["rollouts"])
@@ -287,13 +298,13 @@ def _picture(path: Path, width: float, height: float) -> Iterator[Figure]:
             picture.quantize(_N_COLOURS).save(partial, optimize=True)  # a third of the bytes
 
 
-def _mark_candidates(axes: Axes, candidates: Sequence[dict[str, Any]]) -> None:
+def _mark_candidates(axes: Axes, candidates: Sequence[dict[str, Any]], key: str) -> None:
     label: str | None = "on validation seeds"
     for candidate in candidates:
         if candidate["name"] == "original":
-            axes.axhline(candidate["mean_return"], color=ORIGINAL, lw=2, ls="--", label="original, on validation seeds")
+            axes.axhline(candidate[key], color=ORIGINAL, lw=2, ls="--", label="original, on validation seeds")
             continue
-        place = [candidate["update"]], [candidate["mean_return"]]
+        place = [candidate["update"]], [candidate[key]]
         if candidate["chosen"]:
             chosen = f"chosen: {candidate['name']}"
             axes.plot(*place, "*", color=_DARK, ms=17, mec="white", label=chosen, clip_on=False, zorder=5)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sb3_refine.evaluation import Evaluation
 from sb3_refine.files import as_json, atomic_path, sha256, told_if_unwritable
+from sb3_refine.objectives import Objective
 
 if TYPE_CHECKING:
     from sb3_refine.refiner import Refiner
@@ -30,10 +31,11 @@ def content_of(refiner: "Refiner", zip_path: Path) -> dict[str, Any]:
     return {
         "decision": result.decision,
         "reason": result.reason,
-        "baseline": _with_returns(result.baseline),
-        "refined": _with_returns(result.refined),
+        "baseline": _with_returns(result.baseline, refiner.objective),
+        "refined": _with_returns(result.refined, refiner.objective),
         "paired_difference": None if difference is None else asdict(difference),
         "objective_difference": None if result.objective_difference is None else asdict(result.objective_difference),
+        "objective_note": refiner.objective.verdict_note,
         "candidates": list(result.candidates),
         "learning_curve": [update._asdict() for update in result.history],
         "rollouts": result.rollouts,
@@ -84,12 +86,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _with_returns(evaluation: Evaluation | None) -> dict[str, Any] | None:
+def _with_returns(evaluation: Evaluation | None, objective: Objective) -> dict[str, Any] | None:
     """The summary, and what came of every seed: a claim that can be checked seed by seed."""
     if evaluation is None:
         return None
     return {
         **evaluation.summary(),
+        "objective": objective.figures(evaluation.episodes),
         "returns": evaluation.returns.tolist(),
         "lengths": evaluation.lengths.tolist(),
         "failed": [episode.failed for episode in evaluation.episodes],

@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+import numbers
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -34,7 +35,7 @@ from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEval
 from sb3_refine.examination import BOTH, check_entries, examine
 from sb3_refine.held_out import AUTO, HeldOut, Run
 from sb3_refine.models import sync_copies
-from sb3_refine.objectives import MEASURE, Objective, make_objective
+from sb3_refine.objectives import MEASURE, OBJECTIVES, Objective, make_objective
 from sb3_refine.optimizers import OPTIMIZERS, Optimizer
 from sb3_refine.parameters import PolicyParameters
 from sb3_refine.refinement import content_of, write_refinement
@@ -58,6 +59,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 _N_LOOKED_BACK = 2  # episodes that are run again at the end
+_MARGIN = 0.05  # of what was to be expected of an agent, as a share of its range
 
 
 @dataclass(frozen=True)
@@ -169,8 +171,8 @@ class Refiner:
             raise RefineError(f"min_effect: expected a positive number, got {min_effect}")
         if min_effect is not None and n_eval_episodes != AUTO:
             raise RefineError("min_effect: it is what n_eval_episodes='auto' goes by; ask for that, or leave it out")
-        if not (0 <= max_return_loss <= 1 or max_return_loss == np.inf):
-            raise RefineError(f"max_return_loss: expected a share from 0 to 1, or inf for any, got {max_return_loss}")
+        if not _is_number(max_return_loss) or not (0 <= max_return_loss <= 1 or max_return_loss == np.inf):
+            raise RefineError(f"max_return_loss: expected a share from 0 to 1, or inf for any, got {max_return_loss!r}")
         if isinstance(model, Agent) and env is not None:
             raise RefineError("env: an Agent brings its own environment; leave env out, or pass agent.model")
         self.agent = model if isinstance(model, Agent) else agent_from_model(model, env)
@@ -272,6 +274,7 @@ class Refiner:
         search = SearchState(self._make_optimizer(theta, n_updates), start=theta, run_number=run_number)
         if resume:
             checkpoint.load(search)
+            self._warn_if_unnamed_objective()
         logger = self._logger or configure_logger(self.verbose, self.tensorboard_log, tb_log_name, True)
         with (
             lent(self.agent, logger, with_env=bool(callback)),
@@ -403,7 +406,7 @@ class Refiner:
 
     def _make_task(self) -> RolloutTask:
         """What workers roll out: the environment in the form that the probe found to be reproducible."""
-        measures = {MEASURE: self.objective.measure} if self.objective.needs_trajectory else {}
+        measures = {MEASURE: self.objective.checked_measure} if self.objective.needs_trajectory else {}
         self._contestant = contestant(
             self.agent, self.parameters, self.run_seed, self.accelerator, measures, self.episode_timeout
         )
@@ -516,8 +519,22 @@ class Refiner:
                 _warn_if_unexpected(self.agent, search.baseline)
         if search.baseline is not None:
             self.objective.calibrate(search.baseline.episodes)
+            fitness = self.objective.fitness(search.baseline.episodes[0])
+            if not _is_number(fitness):
+                raise RefineError(
+                    f"objective: the fitness of {self.objective_name} is {fitness!r}; it must be a number"
+                )
             if not np.isfinite(self.objective.of_episodes(search.baseline.episodes)):
                 raise RefineError(f"objective: {self.objective_name} gave NaN or infinity for the original; mend it")
+
+    def _warn_if_unnamed_objective(self) -> None:
+        """Two functions may have one name, all lambdas of a module for one."""
+        if self.objective_name == self.objective.name and type(self.objective) not in OBJECTIVES.values():
+            logger.warning(
+                "resume: %s is told from other objectives by this name alone: see that it is that of the interrupted "
+                "search",
+                self.objective_name,
+            )
 
     def _log(self, logger: Logger, search: SearchState, episodes: list[Episode]) -> None:
         returns = np.array([episode.episode_return for episode in episodes])
@@ -617,7 +634,11 @@ class _Clock:
 def _warn_if_unexpected(agent: Agent, baseline: Evaluation) -> None:
     """An environment that is no longer the one the agent knew would make any search one for a new agent."""
     expected = agent.expected_return
-    if expected is None or expected.low <= baseline.returns.mean() <= expected.high:
+    if expected is None:
+        return
+    standard_error = baseline.returns.std() / np.sqrt(len(baseline.returns))
+    margin = max(2 * standard_error, _MARGIN * (expected.high - expected.low))
+    if expected.low - margin <= baseline.returns.mean() <= expected.high + margin:
         return
     logger.warning(
         "THE AGENT DOES NOT DO WHAT IT DID: its mean return is %.4g, whereas its own evaluations.npz says %.4g "
@@ -680,6 +701,10 @@ def _own_arguments(cls: type[Optimizer]) -> list[str]:
 def _check_choice(argument: str, value: str, known: Iterable[str]) -> None:
     if value not in known:
         raise RefineError(f"{argument}: unknown {value!r}{did_you_mean(value, known)}; choose from {', '.join(known)}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real)
 
 
 def _derived_seed(seed: int, n: int) -> int:

@@ -149,6 +149,7 @@ class _Report:
 
         rows = [
             row("mean return", "mean_return", (self.difference["ci_low"], self.difference["ci_high"])),
+            *self._objective_rows(),
             row("median return", "median_return", self._interval(old, new, np.median)),
             row("standard deviation", "std_return", self._interval(old, new, np.std), -1),
             row("worst tenth (CVaR10)", "cvar10_return", self._interval(old, new, tail_mean)),
@@ -162,6 +163,10 @@ class _Report:
         if "mesh_dimension" in before and "mesh_dimension" in after:
             rows.append(row("mesh dimension", "mesh_dimension", None, 0))
         return rows + self._smoothness_rows()
+
+    def _objective_rows(self) -> list[_Row]:
+        old, new = (figures.get("objective", {}) for figures in (self.before, self.after))
+        return [_Row(label, old[label], new[label], None) for label in old if None not in (old[label], new.get(label))]
 
     def _smoothness_rows(self) -> list[_Row]:
         if self.examination is None:
@@ -234,7 +239,8 @@ class _Report:
         name, d = self.settings.get("objective", "return"), self.refinement.get("objective_difference")
         if name == "return" or d is None:
             return ""
-        return f"Its objective, `{name}`, changed by {d['mean']:+.4g} ({d['ci_low']:.4g} to {d['ci_high']:.4g}). "
+        note = self.refinement.get("objective_note", "")
+        return f"Its objective, `{name}`{note}, changed by {d['mean']:+.4g} ({d['ci_low']:.4g} to {d['ci_high']:.4g}). "
 
     def _who_was_better(self) -> str:
         if not self.is_paired:
@@ -406,19 +412,15 @@ class _Report:
             "Star and diamonds are iterates on validation seeds, which are other than those that the verdict is from; "
             "those with fewer episodes did worse on these than others did, and were left behind."
         )
-        parts = ["## The search", self._plot("learning_curve", history, candidates), _filled(read)]
-        rows = [
-            [
-                c["name"],
-                str(c["update"]),
-                str(c["n_episodes"]),
-                (_short(c["mean_return"]) if c["mean_fitness"] is not None else "not valid") if c["n_episodes"] else "",
-                "chosen" * c["chosen"],
-            ]
-            for c in candidates
-        ]
-        header = ["on validation seeds", "update", "episodes", "mean return", ""]
-        return [*parts, _table(header, rows, "lrrrl")] if rows else parts
+        objective = self.settings.get("objective", "return")
+        parts = ["## The search", self._plot("learning_curve", history, candidates, objective), _filled(read)]
+        header = ["on validation seeds", "update", "episodes", "mean return"]
+        rows = [[c["name"], str(c["update"]), str(c["n_episodes"]), _validated(c, "mean_return")] for c in candidates]
+        if objective != "return":
+            header.append("objective")
+            rows = [[*row, _validated(c, "mean_fitness")] for row, c in zip(rows, candidates, strict=True)]
+        rows = [[*row, "chosen" * c["chosen"]] for row, c in zip(rows, candidates, strict=True)]
+        return [*parts, _table([*header, ""], rows, "l" + (len(header) - 1) * "r" + "l")] if rows else parts
 
     def _videos(self) -> list[str]:
         videos = sorted(self.folder.glob("videos/*.mp4"))
@@ -514,6 +516,13 @@ def _filled(text: str, indent: str = "") -> str:
 
 def _code(*lines: str) -> str:
     return "\n".join(["```", *lines, "```"])
+
+
+def _validated(candidate: dict[str, Any], key: str) -> str:
+    """What a candidate came to on validation seeds, if it was run on any."""
+    if not candidate["n_episodes"]:
+        return ""
+    return "not valid" if candidate["mean_fitness"] is None else _short(candidate[key])
 
 
 def _short(value: float | None) -> str:

@@ -1,12 +1,14 @@
 """Figures of agents side by side, as the terminal shows them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from sb3_refine.episode import Episode
 from sb3_refine.evaluation import Evaluation, PairedDifference
 
 _ROUNDING = 1e-12  # of sums of floats
@@ -39,13 +41,19 @@ def plain_table(*headers: str) -> Table:
     return table
 
 
-def figures_table(evaluations: Mapping[str, Evaluation]) -> Table:
+def figures_table(
+    evaluations: Mapping[str, Evaluation], more: Callable[[Sequence[Episode]], dict[str, float]] = lambda episodes: {}
+) -> Table:
     """
     :param evaluations: by the name of the agent
+    :param more: further figures of the episodes of an agent, by their label
     :return: rows are figures, columns agents
     """
     table = plain_table("", *evaluations)
-    columns = [_column(evaluation) for evaluation in evaluations.values()]
+    columns = [
+        _column(evaluation) | {label: number_text(value) for label, value in more(evaluation.episodes).items()}
+        for evaluation in evaluations.values()
+    ]
     for label in dict.fromkeys(label for column in columns for label in column):
         table.add_row(label, *(column.get(label, "") for column in columns))
     return table
@@ -60,7 +68,17 @@ def _column(evaluation: Evaluation) -> dict[str, str]:
     column["failure rate (95%)"] = rate_text(s, "failure_rate")
     if "success_rate" in s:
         column["success rate (95%)"] = rate_text(s, "success_rate")
-    return column | {label: f"{s[name]:.4f}" for name, label in _MEASURE_LABELS.items() if name in s}
+    return column | {
+        label + _share_measured(evaluation.measure(name)): f"{s[name]:.4f}"
+        for name, label in _MEASURE_LABELS.items()
+        if name in s
+    }
+
+
+def _share_measured(values: np.ndarray) -> str:
+    """Where a measure could not be taken of all episodes: of how many it is the mean."""
+    n_measured = int(np.isfinite(values).sum())
+    return "" if n_measured == values.size else f" (of {n_measured} of {values.size} episodes)"
 
 
 def number_text(value: float, sign: str = "") -> str:

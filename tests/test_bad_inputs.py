@@ -7,6 +7,7 @@ import pickle
 import shutil
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -21,6 +22,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_refine import Refiner, load_agent
 from sb3_refine.cli import main
+from sb3_refine.episode import Episode
+from sb3_refine.evaluation import Evaluation
+from sb3_refine.refiner import _warn_if_unexpected
+from sb3_refine.zoo import ExpectedReturn
 
 QUICK = ["--n-updates", "1", "--n-delta", "1", "--n-eval-episodes", "2", "--backend", "serial", "--verbose", "0"]
 
@@ -131,6 +136,15 @@ def test_7_a_return_far_from_the_agents_own_evaluations_is_told_loudly(folder, c
     assert ("DOES NOT DO WHAT IT DID" in caplog.text) is warned
     if warned:
         assert "its own evaluations.npz says -1 " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("returns", "warned"), [([-96.0, -96.0], False), ([-94.0, -94.0], True), ([-110.0, -50.0], False)]
+)
+def test_7_a_little_out_of_a_wide_range_or_by_few_episodes_is_no_alarm(returns, warned, caplog):
+    agent = SimpleNamespace(expected_return=ExpectedReturn(-200.0, -100.0, -150.0), env_name=ENV_ID)
+    _warn_if_unexpected(agent, Evaluation((1, 2), tuple(Episode(value, 200, False) for value in returns)))
+    assert bool(caplog.text) is warned
 
 
 def test_8_bounds_of_observations_may_differ_shapes_may_not(folder):

@@ -1,6 +1,7 @@
 """``sb3-refine evaluate``: one agent, or two side by side."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -80,7 +81,18 @@ class Broken(Fragile):
     limit = -2.0
 
 
-for cls in (Marked, Unseeded, Discrete, Fragile, Broken):
+class Stirring(Marked):
+    """Goes round in a circle, or ends at once."""
+
+    def observe(self):
+        return np.array([np.cos(0.3 * self.t), np.sin(0.3 * self.t)], dtype=np.float32)
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return observation, rest[0], self.number < 0, False, {}
+
+
+for cls in (Marked, Unseeded, Discrete, Fragile, Broken, Stirring):
     gym.register(f"Evaluated{cls.__name__}-v0", cls, max_episode_steps=50)
 
 
@@ -349,6 +361,13 @@ def test_the_mesh_dimension_is_measured_when_asked_for(made_agents, evaluated):
     dimension = written["agents"]["agent"]["conditions"]["no noise"]["summary"]["mesh_dimension"]
     assert dimension > 0
     assert f"{dimension:.4f}" in shown
+
+
+def test_a_mesh_dimension_is_of_the_episodes_that_move(toy, evaluated):
+    _, shown = evaluated(*toy(Stirring), "--n-eval-episodes", 6, "--mesh-dimension", "--no-noise")
+    n_moving, dimension = re.search(r"mesh dimension \(of (\d) of 6 episodes\) +([\d.]+)", shown).groups()
+    assert 0 < int(n_moving) < 6
+    assert 0.5 < float(dimension) < 1.9  # of 2 observations
 
 
 def test_without_seeds_the_comparison_is_unpaired_and_says_so(toy, evaluated, tmp_path):

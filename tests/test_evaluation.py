@@ -196,6 +196,7 @@ def test_a_loss_of_return_vetoes_a_gain_in_another_objective():
     assert verdict.decision == "original"
     assert "its return falls from 100 to 90, more than 5% (max_return_loss)" in verdict.reason
     assert verdict.reason.startswith("better: paired difference +")
+    assert "more than 2.5% (max" in decide(before, after, fitness=steadiness, max_return_loss=0.025).reason
 
 
 def test_numbers_are_told_to_a_digit_that_says_something():

@@ -1,8 +1,10 @@
 """What is maximised."""
 
+import json
 import math
 import os
 import re
+import threading
 from dataclasses import replace
 from functools import partial
 
@@ -19,11 +21,11 @@ from sb3_refine.episode import Episode, Normalisation, Trajectory
 from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluators import EVALUATORS
 from sb3_refine.measures import action_change, action_jerk, high_frequency_share, mean_mesh_dimension
-from sb3_refine.objectives import MEASURE, OBJECTIVES, make_objective
+from sb3_refine.objectives import MEASURE, OBJECTIVES, Objective, make_objective
 from sb3_refine.objectives.mesh_dimension import mesh_dimension, stands_still
-from sb3_refine.objectives.mesh_shaped import parse_entries
+from sb3_refine.objectives.mesh_shaped import MeshDimensionShaped, parse_entries
 from sb3_refine.objectives.smooth import Smooth
-from sb3_refine.wrappers import GoesOnAtSuccess
+from sb3_refine.wrappers import GoesOnAtSuccess, TrueReturn
 
 
 def episode(value, failed=False, success=None, measure=None):
@@ -251,7 +253,9 @@ def test_the_share_is_one_of_power_whatever_the_length(n):
         ("mesh-dimension:skip=-1", "skip: expected a whole number of at least 0"),
         ("mesh-dimension:entries=a", "entries: expected different indices such as 0-3"),
         ("no_such_module:f", "cannot be imported"),
-        ("math:no_such_function", "cannot be imported"),
+        ("math:no_such_function", r"there is no 'no_such_function' in math \(.*\)$"),
+        ("math:cosin", r"there is no 'cosin' in math \(.*\) \(did you mean copysign or sin or cos\?\)"),
+        ("mesh-dimension:skip=1,skip=2", "skip=1,skip=2: skip is given twice"),
         ("math:pi", "math:pi is no function"),
         ("sb3_refine.objectives.smooth:Smooth", "smooth:Smooth is no function"),
     ],
@@ -259,6 +263,23 @@ def test_the_share_is_one_of_power_whatever_the_length(n):
 def test_wrong_objectives_are_told(spec, line):
     with pytest.raises(RefineError, match=line):
         make_objective(spec)
+
+
+def test_a_module_that_exits_is_told(tmp_path, monkeypatch):
+    (tmp_path / "exiting_module.py").write_text("raise SystemExit(4)")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RefineError, match=r"cannot be imported \(SystemExit: 4\)"):
+        make_objective("exiting_module:f")
+
+
+@pytest.mark.parametrize("entries", [[0, 2], (0, 2), np.array([0, 2]), "0+2"])
+def test_entries_may_be_numbers_from_python(entries):
+    assert MeshDimensionShaped(entries=entries).entries == [0, 2]
+
+
+def test_episodes_that_are_too_short_for_a_dimension_are_told():
+    with pytest.raises(RefineError, match="the longest has 3 of at least 6 steps.*--no-end-at-success"):
+        calibrated("mesh-dimension", [episode(5, measure=1.0)._replace(length=3)])
 
 
 def bold(steps):
@@ -282,6 +303,71 @@ def test_a_function_of_ones_own_is_maximised_in_the_workers():
     assert "paired difference in test_objectives:bold" in result.reason
     assert result.history[-1].mean_fitness > result.history[0].mean_fitness
     assert set(result.baseline.summary()) >= {"mean_return", "failure_rate", "action_change", "high_frequency_share"}
+
+
+@pytest.mark.parametrize("spec", ["cvar:share=0.25", "mesh-dimension:skip=20"])
+def test_the_figures_of_an_objective_are_told_before_and_after(spec, tmp_path):
+    refiner = Refiner(train("ppo"), objective=spec, backend="serial", **SHORT).learn(2)
+    written = json.loads((refiner.save(tmp_path) / "refinement.json").read_text())
+    for name in ("baseline", "refined"):
+        [(label, value)] = written[name]["objective"].items()
+        episodes = getattr(refiner.result, name).episodes
+        if spec.startswith("cvar"):
+            assert label == "mean of the worst 0.25 (CVaR)"
+            assert value == pytest.approx(np.sort([e.episode_return for e in episodes])[:5].mean())
+        else:
+            assert label == "D of the objective"
+            assert value == pytest.approx(np.mean([e.measures[MEASURE] for e in episodes]))
+    note = " (by a bound from below, which is exact for the original)" if spec.startswith("cvar") else ""
+    assert written["objective_note"] == note
+    assert f"paired difference in {spec}{note} " in refiner.result.reason
+
+
+def rewards(steps):
+    return steps.rewards.sum()
+
+
+def test_a_trajectory_has_the_rewards_of_the_environment_itself():
+    def clipped():
+        return gym.wrappers.ClipReward(TrueReturn(gym.make(ENV_ID)), -0.001, 0.001)
+
+    refiner = Refiner(train("ppo"), clipped, objective=rewards, backend="serial", **SHORT).learn(1)
+    for found in refiner.result.baseline.episodes:
+        assert found.episode_return < -1
+        assert found.measures[MEASURE] == pytest.approx(found.episode_return)
+
+
+class Odd(Objective):
+    """Its measure, or its fitness, is no number."""
+
+    needs_trajectory = True
+
+    def __init__(self, measure=1.0, fitness=1.0):
+        self._measure, self._fitness = measure, fitness
+
+    def measure(self, trajectory):
+        return self._measure
+
+    def fitness(self, episode):
+        return self._fitness
+
+
+@pytest.mark.parametrize("value", [None, {"a": 1}, "12", np.arange(3)])
+def test_what_is_measured_is_a_number(value):
+    with pytest.raises(RefineError, match=r"objective: Odd returned .*; it must return a number"):
+        Refiner(train("ppo"), objective=Odd(measure=value), backend="serial", **SHORT).learn(1)
+
+
+@pytest.mark.parametrize("value", [None, "12", np.ones(1)])
+def test_a_fitness_is_a_number(value):
+    with pytest.raises(RefineError, match=r"objective: the fitness of Odd is .*; it must be a number"):
+        Refiner(train("ppo"), objective=Odd(fitness=value), backend="serial", **SHORT).learn(1)
+
+
+def test_what_cannot_be_sent_to_workers_is_told():
+    lock = threading.Lock()
+    with pytest.raises(RefineError, match="cannot be sent to worker processes .*lock.*backend='serial'"):
+        Refiner(train("ppo"), objective=lambda steps: float(lock.locked()), backend="process", **SHORT).learn(1)
 
 
 def where_it_runs(trajectory):
@@ -396,7 +482,7 @@ def test_panda_holds_its_pose_when_asked(zoo_agents):
     assert held.success_rate == 1.0
 
 
-def test_an_objective_survives_a_resume(tmp_path):
+def test_an_objective_survives_a_resume(tmp_path, caplog):
     def refiner():
         return Refiner(train("ppo"), ENV_ID, objective="smooth", backend="serial", **SHORT)
 
@@ -406,6 +492,28 @@ def test_an_objective_survives_a_resume(tmp_path):
     resumed = refiner().learn(4, checkpoint_folder=tmp_path, resume=True)
     assert resumed.result.history == whole.result.history
     assert resumed.result.candidates == whole.result.candidates
+    assert "told from other objectives" not in caplog.text
+
+
+class Powered(Objective):
+    def __init__(self, function):
+        self.function = function
+
+    def fitness(self, episode):
+        return self.function(episode.episode_return)
+
+
+def test_a_function_is_known_again_by_its_name_with_a_warning(tmp_path, caplog):
+    def refiner():
+        return Refiner(train("ppo"), ENV_ID, objective=Powered(lambda value: value), backend="serial", **SHORT)
+
+    with pytest.raises(KeyboardInterrupt):
+        refiner().learn(4, callback=Interrupt(2), checkpoint_folder=tmp_path, checkpoint_interval=1)
+    assert not caplog.text
+    refiner().learn(4, checkpoint_folder=tmp_path, resume=True)
+    assert "Powered:function=<function test_a_function_is" in caplog.text
+    assert "is told from other objectives by this name alone" in caplog.text
+    assert " at 0x" not in caplog.text
 
 
 class Interrupt:
@@ -436,9 +544,9 @@ def as_text(trajectory):
 
 def test_a_function_that_returns_no_number_is_told():
     with pytest.raises(RefineError, match="test_objectives:as_text returned 'good'; it must return a number"):
-        make_objective(as_text).measure(trajectory())
+        make_objective(as_text).checked_measure(trajectory())
     with pytest.raises(RefineError, match="it must return a number"):
-        make_objective(lambda steps: 10**400).measure(trajectory())
+        make_objective(lambda steps: 10**400).checked_measure(trajectory())
 
 
 def test_what_the_objective_cannot_judge_is_told():

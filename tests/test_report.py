@@ -221,6 +221,30 @@ def test_another_objective_than_the_return_is_told_of(run_folder):
     assert text.splitlines()[4].startswith("**Worse after the search:** mean return; ")
 
 
+def test_another_objective_than_the_return_is_shown_where_the_return_is(run_folder):
+    content = refinement()
+    content["settings"]["objective"] = "mesh-dimension"
+    content["objective_note"] = " (as a bound)"
+    content["objective_difference"] = {"mean": 12.5, "ci_low": 10.0, "ci_high": 15.25}
+    content["baseline"]["objective"], content["refined"]["objective"] = ({"D of it": d} for d in (3.25, 2.5))
+    for candidate, fitness in zip(content["candidates"], (31.25, 61.5), strict=True):
+        candidate["mean_fitness"] = fitness
+    text = text_of(run_folder, content)
+    assert "Its objective, `mesh-dimension` (as a bound), changed by" in " ".join(text.split())
+    assert row(text, "D of it") == ["D of it", "3.250", "2.500", "-0.750", ""]
+    assert row(text, "on validation seeds") == [
+        "on validation seeds",
+        "update",
+        "episodes",
+        "mean return",
+        "objective",
+        "",
+    ]
+    assert row(text, "last iterate") == ["last iterate", "3", "20", "150", "61.5", "chosen"]
+    content["refined"]["objective"] = {"D of it": None}  # NaN, in JSON
+    assert "D of it" not in text_of(run_folder, content)
+
+
 def test_success_rates_are_compared_seed_by_seed(run_folder):
     content = refinement()
     old, new = [True] * 36 + [False] * 4, [True] * 24 + [False] * 16

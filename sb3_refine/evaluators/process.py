@@ -59,7 +59,7 @@ class ProcessEvaluator(Evaluator):
         super().__init__(task, n_workers, episode_timeout)
         self._context: Any = mp.get_context("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
         self._context.set_forkserver_preload([__name__])
-        self._payload = cloudpickle.dumps(task)
+        self._payload = _pickled(task)
         self._shared = self._context.RawArray("f", task.policy.n_parameters)
         self._workers: list[_Worker] = []
         self._max_episodes = _MAX_FRESH_ENVS if task.recipe.remedy == FRESH_ENV else None
@@ -249,6 +249,16 @@ def _interrupt_held_back() -> Iterator[None]:
         for number in heard[:1]:
             signal.raise_signal(number)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _pickled(task: RolloutTask) -> bytes:
+    try:
+        return cloudpickle.dumps(task)
+    except Exception as error:  # of whatever the user's environment or objective holds
+        raise RefineError(
+            f"the environment or the objective cannot be sent to worker processes ({type(error).__name__}: {error}); "
+            "make what it holds where it is used, or run it in this process, with backend='serial'"
+        ) from error
 
 
 def _how(exit_code: int) -> str:

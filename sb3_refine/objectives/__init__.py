@@ -59,6 +59,8 @@ def _with_options(name: str, text: str) -> Objective:
         if not separator or option not in known:
             takes = f"takes {', '.join(known)}" if known else "takes no options"
             raise RefineError(f"objective: {name}:{pair}: {name} {takes}, as in {name}:option=value")
+        if option in options:
+            raise RefineError(f"objective: {name}:{text}: {option} is given twice")
         try:
             options[option] = ast.literal_eval(value)
         except (SyntaxError, ValueError):

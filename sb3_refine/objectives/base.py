@@ -1,6 +1,7 @@
 """What every objective has in common."""
 
 import inspect
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -28,11 +29,16 @@ class Objective(ABC):
     needs_baseline: ClassVar[bool] = False
     """Whether :meth:`calibrate` is wanted also where nothing is judged on held-out seeds."""
 
+    verdict_note: ClassVar[str] = ""
+    """What a reader of the verdict has to know of the mean fitness, put behind the name."""
+
     @property
     def name(self) -> str:
         """What to call it: also that by which an interrupted search knows its objective again."""
         options = {} if type(self).__init__ is object.__init__ else inspect.signature(type(self)).parameters
-        given = ",".join(f"{option}={getattr(self, option)}" for option in options if hasattr(self, option))
+        values = {option: getattr(self, option) for option in options if hasattr(self, option)}
+        given = ",".join(f"{option}={value}" for option, value in values.items() if not inspect.ismethod(value))
+        given = re.sub(" at 0x[0-9a-fA-F]+", "", given)  # of functions and objects, different in every process
         return f"{type(self).__name__}:{given}" if given else type(self).__name__
 
     def measure(self, trajectory: Trajectory) -> float:
@@ -43,6 +49,19 @@ class Objective(ABC):
         :return: what :meth:`fitness` finds in the episode's ``measures``
         """
         raise NotImplementedError
+
+    def checked_measure(self, trajectory: Trajectory) -> float:
+        """
+        :param trajectory: of one episode
+        :return: what :meth:`measure` gives; NaN for infinity
+        :raises RefineError: when that is no number
+        """
+        found = self.measure(trajectory)
+        try:
+            value = float("text" if isinstance(found, (str, bytes)) else found)
+        except (TypeError, ValueError, OverflowError):
+            raise RefineError(f"objective: {self.name} returned {found!r}; it must return a number") from None
+        return value if np.isfinite(value) else np.nan
 
     def calibrate(self, baseline: Sequence[Episode]) -> None:  # noqa: B027
         """
@@ -73,6 +92,15 @@ class Objective(ABC):
             episodes
         """
         return float(np.mean([self.fitness(episode) for episode in episodes]))
+
+    def figures(self, episodes: Sequence[Episode]) -> dict[str, float]:
+        """
+        What a reader wants to know beside the mean fitness, before and after.
+
+        :param episodes: of one policy
+        :return: figures by what to call them
+        """
+        return {}
 
 
 def returns_of(episodes: Sequence[Episode]) -> np.ndarray:

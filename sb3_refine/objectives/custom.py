@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from sb3_refine.episode import Episode, Trajectory
-from sb3_refine.errors import RefineError
+from sb3_refine.errors import RefineError, did_you_mean
 from sb3_refine.objectives.base import MEASURE, Objective
 
 
@@ -31,16 +31,8 @@ class Custom(Objective):
         return f"{named.__module__}:{named.__qualname__}"
 
     def measure(self, trajectory: Trajectory) -> float:
-        """
-        :return: what the function gives; NaN for infinity
-        :raises RefineError: when that is no number
-        """
-        found = self.function(trajectory)
-        try:
-            value = float(found)
-        except (TypeError, ValueError, OverflowError):
-            raise RefineError(f"objective: {self.name} returned {found!r}; it must return a number") from None
-        return value if np.isfinite(value) else np.nan
+        """:return: what the function gives"""
+        return self.function(trajectory)
 
     def fitness(self, episode: Episode) -> float:
         """:return: what the function gave"""
@@ -55,9 +47,15 @@ def find_function(name: str) -> Callable[[Trajectory], float]:
     """
     module_name, _, function_name = name.partition(":")
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:  # whatever that module raises
-        raise RefineError(f"objective: {name}: cannot be imported ({error}); name it as module:function") from error
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # whatever that module raises
+        what = f"{type(error).__name__}: {error}"
+        raise RefineError(f"objective: {name}: cannot be imported ({what}); name it as module:function") from error
+    if not hasattr(module, function_name):
+        where = f"{module_name} ({getattr(module, '__file__', 'built in')})"
+        meant = did_you_mean(function_name, dir(module))
+        raise RefineError(f"objective: {name}: there is no {function_name!r} in {where}{meant}")
+    function = getattr(module, function_name)
     if not callable(function) or isinstance(function, type):
         raise RefineError(f"objective: {name} is no function")
     return function

@@ -23,6 +23,7 @@ class CVaR(Objective):
     """
 
     needs_baseline = True
+    verdict_note = " (by a bound from below, which is exact for the original)"
 
     def __init__(self, share: float = 0.1):
         self.share = check_number("share", share, 0.01, 1.0)
@@ -46,3 +47,7 @@ class CVaR(Objective):
     def of_episodes(self, episodes: Sequence[Episode]) -> float:
         """:return: mean of the worst"""
         return float(tail_mean(returns_of(episodes), self.share))
+
+    def figures(self, episodes: Sequence[Episode]) -> dict[str, float]:
+        """:return: mean of the worst"""
+        return {f"mean of the worst {self.share:.4g} (CVaR)": self.of_episodes(episodes)}

@@ -42,7 +42,7 @@ class MeshDimensionShaped(Objective):
         check_count("objective: skip", skip, 0)
         self.bound = bound
         self.skip = skip
-        self.entries = None if entries is None else parse_entries(str(entries))
+        self.entries = None if entries is None else parse_entries(entries)
         self.sign = 0.0
 
     def measure(self, trajectory: Trajectory) -> float:
@@ -75,6 +75,12 @@ class MeshDimensionShaped(Objective):
             ``skip``
         """
         longest = max(episode.length for episode in baseline)
+        if longest < MIN_POINTS:
+            raise RefineError(
+                f"objective: mesh-dimension: the original's episodes are too short to be measured: the longest has "
+                f"{longest} of at least {MIN_POINTS} steps; use another objective, or where they end at success, "
+                "--no-end-at-success"
+            )
         if self.skip > longest - MIN_POINTS:
             raise RefineError(
                 f"objective: mesh-dimension: skip={self.skip} leaves fewer than {MIN_POINTS} steps of the original's "
@@ -117,13 +123,18 @@ class MeshDimensionShaped(Objective):
             return episode.episode_return
         return episode.episode_return / dimension if self.sign > 0 else episode.episode_return * dimension
 
+    def figures(self, episodes: Sequence[Episode]) -> dict[str, float]:
+        """:return: the mean of :math:`D`"""
+        return {"D of the objective": float(np.mean([episode.measures.get(MEASURE, np.nan) for episode in episodes]))}
 
-def parse_entries(text: str) -> list[int]:
+
+def parse_entries(given: str | int | Sequence[int]) -> list[int]:
     """
-    :param text: such as ``"0-3+7"``
+    :param given: such as ``"0-3+7"``, a single one, or all of them one by one
     :return: such as ``[0, 1, 2, 3, 7]``
     :raises RefineError: when it is not of that form, or names one twice
     """
+    text = str(given) if isinstance(given, (str, int)) else "+".join(map(str, given))
     entries: list[int] = []
     try:
         for part in text.split("+"):
