@@ -215,11 +215,9 @@ class Checkpoint:
         """
         if self.folder is None or self._state is None:
             return
-        hint = "is the disk full?"
-        if (self.folder / FILE_NAME).exists():
-            hint += " The checkpoint written before is still there"
+        remark = ". The checkpoint written before is still there" if (self.folder / FILE_NAME).exists() else ""
         try:
-            with told_if_unwritable("the checkpoint", self.folder, hint):
+            with told_if_unwritable("the checkpoint", self.folder, remark):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with atomic_path(self.folder / FILE_NAME) as path:
                     th.save({"settings": self.settings, "state": _with_tensors(self._state)}, path)

@@ -8,12 +8,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sb3_refine import __version__
 from sb3_refine.errors import EpisodeError, RefineError, did_you_mean
+from sb3_refine.files import is_disk_full
 
 if TYPE_CHECKING:
     from sb3_refine.agents import Agent
@@ -283,7 +284,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:  # a full disk, where nothing more is known
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 1
 
@@ -353,8 +356,7 @@ def _refine(options: argparse.Namespace) -> int:
         options.verbose = 0 if options.progress else 1
     logging.basicConfig(format="%(message)s")
     logging.getLogger("sb3_refine").setLevel(logging.INFO if options.verbose >= 1 else logging.WARNING)
-    from sb3_refine.agents import save_agent
-    from sb3_refine.zoo import new_run_folder, remove_if_unused
+    from sb3_refine.zoo import new_run_folder
 
     destination = _destination(options.push_to_hub)
     _check_report(options)
@@ -368,11 +370,27 @@ def _refine(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _dry_run(refiner, n_updates)
     run_folder = Path(options.resume or new_run_folder(options.output, agent.algo, agent.env_name))
+    try:
+        _search(refiner, n_updates, run_folder, options)
+    except (RefineError, EpisodeError, OSError, KeyboardInterrupt) as stop:
+        _say_how_to_go_on(run_folder, stop)
+        raise
+    reported = options.no_report or _report(refiner, run_folder, options)
+    if destination is not None:
+        _push(argparse.Namespace(run_folder=run_folder, **destination))
+    return 0 if reported else 1
+
+
+def _search(refiner: "Refiner", n_updates: int, run_folder: Path, options: argparse.Namespace) -> None:
+    """Search, judge, and save, also after Ctrl-C."""
+    from sb3_refine.agents import save_agent
+    from sb3_refine.zoo import remove_if_unused
+
     state_folder = run_folder / "state"
     try:
         if not options.resume:
-            save_agent(agent, state_folder)  # the original, to resume from
-        agent.source = _original_source(agent.source, state_folder)
+            save_agent(refiner.agent, state_folder)  # the original, to resume from
+        refiner.agent.source = _original_source(refiner.agent.source, state_folder)
         refiner.set_logger(_make_logger(options, run_folder))
         _announce(refiner, n_updates)
         refiner.learn(
@@ -384,31 +402,22 @@ def _refine(options: argparse.Namespace) -> int:
             checkpoint_interval=options.checkpoint_interval,
             resume=options.resume is not None,
         )
-    except (RefineError, EpisodeError, KeyboardInterrupt) as stop:
-        if refiner.result is None or isinstance(stop, KeyboardInterrupt):
-            _say_how_to_go_on(run_folder, stop)
-        raise
     finally:
         with _signals_ignored():
-            if refiner.result is not None:  # also after Ctrl-C
+            if refiner.result is not None:
                 _save(refiner, run_folder)
             remove_if_unused(run_folder)
-    reported = options.no_report or _report(refiner, run_folder, options)
-    if destination is not None:
-        _push(argparse.Namespace(run_folder=run_folder, **destination))
-    return 0 if reported else 1
 
 
 def _save(refiner: "Refiner", run_folder: Path) -> None:
     """What came of it is told even where it cannot be saved."""
-    saved = None
     try:
-        saved = refiner.save(run_folder=run_folder)
-    except RefineError as stop:
-        _say_how_to_go_on(run_folder, stop)
+        refiner.save(run_folder=run_folder)
+    except RefineError:
+        with suppress(OSError):  # on the same full disk
+            _print_result(refiner, "NOT SAVED, or not whole")
         raise
-    finally:
-        _print_result(refiner, saved and saved / f"{refiner.agent.env_name}.zip")
+    _print_result(refiner, f"saved to {run_folder / f'{refiner.agent.env_name}.zip'}")
 
 
 def _say_how_to_go_on(run_folder: Path, stop: BaseException) -> None:
@@ -631,7 +640,7 @@ def _dry_run(refiner: "Refiner", n_updates: int) -> int:
     return 0
 
 
-def _print_result(refiner: "Refiner", zip_path: Path | None) -> None:
+def _print_result(refiner: "Refiner", saved: str) -> None:
     from rich.console import Console
 
     from sb3_refine.tables import better_text, difference_text, figures_table
@@ -650,8 +659,7 @@ def _print_result(refiner: "Refiner", zip_path: Path | None) -> None:
         )
     console.print(f"decision: {result.decision} ({result.reason})", markup=False)
     console.print(
-        f"{result.rollouts} episodes, {result.env_steps} steps, {result.wall_time_s:.1f} s; "
-        + (f"saved to {zip_path}" if zip_path else "NOT SAVED")
+        f"{result.rollouts} episodes, {result.env_steps} steps, {result.wall_time_s:.1f} s; {saved}", markup=False
     )
 
 

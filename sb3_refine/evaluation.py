@@ -87,7 +87,8 @@ class Evaluation:
     def summary(self) -> dict[str, Any]:
         """
         :return: the figures of ``refinement.json``. CVaR10 is the mean of the worst tenth of the returns; the intervals
-            of rates are Wilson's at 95%; measures are there if taken and not NaN, averaged over episodes
+            of rates are Wilson's at 95%; measures are there if taken and not NaN, averaged over episodes; of the mesh
+            dimension, it is told of how many
         """
         returns, n = self.returns, len(self.episodes)
         figures: dict[str, Any] = {
@@ -108,6 +109,8 @@ class Evaluation:
             values = self.measure(name)
             if np.isfinite(values).any():
                 figures[name] = float(np.nanmean(values))
+        if any("mesh_dimension" in episode.measures for episode in self.episodes):
+            figures["mesh_dimension_episodes"] = int(np.isfinite(self.measure("mesh_dimension")).sum())
         return figures
 
 

@@ -1,5 +1,6 @@
 """Writing files so that nothing is lost."""
 
+import errno
 import hashlib
 import json
 import math
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sb3_refine.errors import RefineError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -28,21 +31,34 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """
+    :param error: of a write
+    :return: whether it says that there is no room
+    """
+    return (isinstance(error, OSError) and error.errno in _FULL) or type(
+        error
+    ) is RuntimeError  # which torch makes of it
+
+
 @contextmanager
-def told_if_unwritable(what: str, folder: Path, hint: str = "is the disk full?") -> Iterator[None]:
+def told_if_unwritable(what: str, folder: Path, remark: str = "") -> Iterator[None]:
     """
     Tell in one line what could not be written.
 
-    :param what: is written meanwhile
+    :param what: name of what is written, for the message
     :param folder: where to
-    :param hint: what to look at
+    :param remark: the last words of the message
     :raises RefineError: when it cannot be written
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch makes the latter of a full disk
+    except (OSError, RuntimeError) as error:
+        if not isinstance(error, OSError) and not is_disk_full(error):
+            raise
         reason = " ".join(str(error).split())[:200]
-        raise RefineError(f"{what} cannot be written to {folder} ({reason}); {hint}") from error
+        hint = "; is the disk full?" if is_disk_full(error) else "; choose another folder"
+        raise RefineError(f"{what} cannot be written to {folder} ({reason}){hint}{remark}") from error
 
 
 def sha256(path: Path) -> str:

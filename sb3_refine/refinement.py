@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sb3_refine.checkpoint import Update
 from sb3_refine.evaluation import Evaluation
 from sb3_refine.files import as_json, atomic_path, sha256, told_if_unwritable
 from sb3_refine.objectives import Objective
@@ -37,7 +38,7 @@ def content_of(refiner: "Refiner", zip_path: Path) -> dict[str, Any]:
         "objective_difference": None if result.objective_difference is None else asdict(result.objective_difference),
         "objective_note": refiner.objective.verdict_note,
         "candidates": list(result.candidates),
-        "learning_curve": [update._asdict() for update in result.history],
+        "learning_curve": [_shown(update, refiner.objective) for update in result.history],
         "rollouts": result.rollouts,
         "env_steps": result.env_steps,
         "wall_time_s": round(result.wall_time_s, 3),
@@ -61,6 +62,14 @@ def content_of(refiner: "Refiner", zip_path: Path) -> dict[str, Any]:
         "source": refiner.agent.source,
         "output_sha256": sha256(zip_path),
     }
+
+
+def _shown(update: Update, objective: Objective) -> dict[str, Any]:
+    """An objective that the search goes by another figure of has no course that could be compared."""
+    found = update._asdict()
+    if type(objective).of_population is not Objective.of_population:
+        del found["mean_fitness"]
+    return found
 
 
 def write_refinement(run_folder: Path, content: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import inspect
 import json
 import logging
 import numbers
+import reprlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -59,7 +60,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 _N_LOOKED_BACK = 2  # episodes that are run again at the end
-_MARGIN = 0.05  # of what was to be expected of an agent, as a share of its range
+_MARGIN = 0.05  # tolerated beyond the range in evaluations.npz, as a share of its width
 
 
 @dataclass(frozen=True)
@@ -519,17 +520,16 @@ class Refiner:
                 _warn_if_unexpected(self.agent, search.baseline)
         if search.baseline is not None:
             self.objective.calibrate(search.baseline.episodes)
-            fitness = self.objective.fitness(search.baseline.episodes[0])
-            if not _is_number(fitness):
-                raise RefineError(
-                    f"objective: the fitness of {self.objective_name} is {fitness!r}; it must be a number"
-                )
+            for fitness in map(self.objective.fitness, search.baseline.episodes):
+                if not _is_number(fitness):
+                    what = f"the fitness of {self.objective_name} is {reprlib.repr(fitness)}"
+                    raise RefineError(f"objective: {what}; it must be a number")
             if not np.isfinite(self.objective.of_episodes(search.baseline.episodes)):
                 raise RefineError(f"objective: {self.objective_name} gave NaN or infinity for the original; mend it")
 
     def _warn_if_unnamed_objective(self) -> None:
         """Two functions may have one name, all lambdas of a module for one."""
-        if self.objective_name == self.objective.name and type(self.objective) not in OBJECTIVES.values():
+        if type(self.objective) not in OBJECTIVES.values():
             logger.warning(
                 "resume: %s is told from other objectives by this name alone: see that it is that of the interrupted "
                 "search",
@@ -704,7 +704,7 @@ def _check_choice(argument: str, value: str, known: Iterable[str]) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real)
+    return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
 
 
 def _derived_seed(seed: int, n: int) -> int:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -68,17 +67,12 @@ def _column(evaluation: Evaluation) -> dict[str, str]:
     column["failure rate (95%)"] = rate_text(s, "failure_rate")
     if "success_rate" in s:
         column["success rate (95%)"] = rate_text(s, "success_rate")
-    return column | {
-        label + _share_measured(evaluation.measure(name)): f"{s[name]:.4f}"
-        for name, label in _MEASURE_LABELS.items()
-        if name in s
-    }
-
-
-def _share_measured(values: np.ndarray) -> str:
-    """Where a measure could not be taken of all episodes: of how many it is the mean."""
-    n_measured = int(np.isfinite(values).sum())
-    return "" if n_measured == values.size else f" (of {n_measured} of {values.size} episodes)"
+    column |= {label: f"{s[name]:.4f}" for name, label in _MEASURE_LABELS.items() if name in s}
+    n_moving = s.get("mesh_dimension_episodes", s["n_episodes"])
+    if n_moving < s["n_episodes"]:
+        value = column.get("mesh dimension", "no motion to measure")
+        column["mesh dimension"] = f"{value} ({n_moving} of {s['n_episodes']} episodes)"
+    return column
 
 
 def number_text(value: float, sign: str = "") -> str:

@@ -25,6 +25,8 @@ class TrueReturn(gym.Wrapper):
     """Since the last reset."""
     last_reward = 0.0
     """Of the last step."""
+    unread = 0.0
+    """Since somebody who reads rewards has last set it to 0: that a wrapper resets within a step is no matter."""
     has_ended = False
     """Whether the episode has, for the environment itself."""
 
@@ -38,6 +40,7 @@ class TrueReturn(gym.Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.last_reward = float(reward)
         self.episode_return += self.last_reward
+        self.unread += self.last_reward
         self.has_ended = bool(terminated or truncated)
         return observation, reward, terminated, truncated, info
 
@@ -78,10 +81,11 @@ class Recording(gym.Wrapper):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """:return: of the environment"""
         self.actions.append(np.array(action).ravel())  # copied: policies and environments reuse their arrays
-        before = self._true_return.episode_return if self._true_return else 0.0
+        if self._true_return is not None:
+            self._true_return.unread = 0.0
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.observations.append(flattened(observation, self._keys))
-        self.rewards.append(self._true_return.episode_return - before if self._true_return else float(reward))
+        self.rewards.append(float(reward) if self._true_return is None else self._true_return.unread)
         return observation, reward, terminated, truncated, info
 
     def trajectory(self, failed: bool, normalisation: Normalisation | None) -> Trajectory:

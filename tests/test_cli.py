@@ -153,7 +153,7 @@ def test_a_full_disk_at_the_end_does_not_swallow_the_verdict(made_agents, tmp_pa
     assert main(list(map(str, arguments))) == 1
     shown, errors = capsys.readouterr()
     assert re.search(r"^decision: (refined|original) \(", shown, re.MULTILINE)
-    assert shown.endswith("; NOT SAVED\n")
+    assert shown.endswith("; NOT SAVED, or not whole\n")
     run_folder = tmp_path / "ppo" / f"{ENV_ID}_1"
     way_on, error = errors.splitlines()
     assert way_on == f"to go on from here, once that is mended: sb3-refine --resume {run_folder}"

@@ -364,10 +364,13 @@ def test_the_mesh_dimension_is_measured_when_asked_for(made_agents, evaluated):
 
 
 def test_a_mesh_dimension_is_of_the_episodes_that_move(toy, evaluated):
-    _, shown = evaluated(*toy(Stirring), "--n-eval-episodes", 6, "--mesh-dimension", "--no-noise")
-    n_moving, dimension = re.search(r"mesh dimension \(of (\d) of 6 episodes\) +([\d.]+)", shown).groups()
-    assert 0 < int(n_moving) < 6
+    options = ("--n-eval-episodes", 6, "--mesh-dimension", "--no-noise")
+    written, shown = evaluated(*toy(Stirring), *options)
+    dimension, n_moving = re.search(r"mesh dimension +([\d.]+) \((\d) of 6 episodes\)", shown).groups()
     assert 0.5 < float(dimension) < 1.9  # of 2 observations
+    assert 0 < int(n_moving) < 6
+    assert written["agents"]["agent"]["conditions"]["no noise"]["summary"]["mesh_dimension_episodes"] == int(n_moving)
+    assert "no motion to measure (0 of 6 episodes)" in evaluated(*toy(Marked), *options)[1]
 
 
 def test_without_seeds_the_comparison_is_unpaired_and_says_so(toy, evaluated, tmp_path):

@@ -278,26 +278,46 @@ def test_a_script_needs_no_main_guard(tmp_path):
     assert done.stdout.strip() in ("refined", "original")
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="masks are POSIX's")
 def test_ctrl_c_while_the_first_worker_starts_reaches_the_caller(tmp_path):
     """That takes a second or two, in which the server that forks the workers imports PyTorch."""
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, signal, threading\n"
+        "import multiprocessing, os, signal, threading\n"
+        "from multiprocessing.context import ForkServerProcess\n"
         "from stable_baselines3 import PPO\n"
         "from sb3_refine import Refiner\n"
         "from sb3_refine.evaluators import ProcessEvaluator\n"
         "task = Refiner(PPO('MlpPolicy', 'Pendulum-v1', device='cpu'))._make_task()\n"
-        "threading.Timer(0.3, lambda: os.killpg(0, signal.SIGINT)).start()\n"
+        "start = ForkServerProcess.start\n"
+        "def interrupted(self):\n"
+        "    timer = threading.Timer(0.2, lambda: os.killpg(0, signal.SIGINT))\n"
+        "    timer.start()\n"
+        "    start(self)\n"
+        "    timer.join()\n"
+        "ForkServerProcess.start = interrupted\n"
         "try:\n"
         "    with ProcessEvaluator(task, 1):\n"
         "        print('ready')\n"
-        "except KeyboardInterrupt:\n"
-        "    print('interrupted')\n"
+        "except KeyboardInterrupt as error:\n"
+        "    kept = error\n"
+        "    print('interrupted', multiprocessing.active_children())\n"
+        "print(signal.pthread_sigmask(signal.SIG_BLOCK, ()))\n"
     )
     done = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, timeout=120, check=False, start_new_session=True
     )
-    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+    assert (done.stdout, done.stderr) == ("interrupted []\nset()\n", "")
+
+
+def sigint_is_blocked(trajectory):
+    return float(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="masks are POSIX's")
+def test_what_an_environment_starts_can_be_stopped_by_ctrl_c():
+    refiner = Refiner(train("ppo"), objective=sigint_is_blocked, n_workers=1, n_eval_episodes=2, n_delta=1).learn(1)
+    assert [found.measures["objective"] for found in refiner.result.baseline.episodes] == [0.0, 0.0]
 
 
 def test_a_model_in_memory_has_the_results_of_its_saved_self(made_agents):

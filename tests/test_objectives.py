@@ -255,6 +255,7 @@ def test_the_share_is_one_of_power_whatever_the_length(n):
         ("no_such_module:f", "cannot be imported"),
         ("math:no_such_function", r"there is no 'no_such_function' in math \(.*\)$"),
         ("math:cosin", r"there is no 'cosin' in math \(.*\) \(did you mean copysign or sin or cos\?\)"),
+        ("mesh-dimension:entries=1.5", "entries: expected different indices such as 0-3"),
         ("mesh-dimension:skip=1,skip=2", "skip=1,skip=2: skip is given twice"),
         ("math:pi", "math:pi is no function"),
         ("sb3_refine.objectives.smooth:Smooth", "smooth:Smooth is no function"),
@@ -272,9 +273,12 @@ def test_a_module_that_exits_is_told(tmp_path, monkeypatch):
         make_objective("exiting_module:f")
 
 
-@pytest.mark.parametrize("entries", [[0, 2], (0, 2), np.array([0, 2]), "0+2"])
-def test_entries_may_be_numbers_from_python(entries):
-    assert MeshDimensionShaped(entries=entries).entries == [0, 2]
+@pytest.mark.parametrize(
+    ("given", "entries"),
+    [([0, 2], [0, 2]), ((0, 2), [0, 2]), (np.array([0, 2]), [0, 2]), ("0+2", [0, 2]), (3, [3]), (np.int64(3), [3])],
+)
+def test_entries_may_be_numbers_from_python(given, entries):
+    assert MeshDimensionShaped(entries=given).entries == entries
 
 
 def test_episodes_that_are_too_short_for_a_dimension_are_told():
@@ -313,13 +317,14 @@ def test_the_figures_of_an_objective_are_told_before_and_after(spec, tmp_path):
         [(label, value)] = written[name]["objective"].items()
         episodes = getattr(refiner.result, name).episodes
         if spec.startswith("cvar"):
-            assert label == "mean of the worst 0.25 (CVaR)"
+            assert label == "worst 25% (CVaR)"
             assert value == pytest.approx(np.sort([e.episode_return for e in episodes])[:5].mean())
         else:
             assert label == "D of the objective"
             assert value == pytest.approx(np.mean([e.measures[MEASURE] for e in episodes]))
-    note = " (by a bound from below, which is exact for the original)" if spec.startswith("cvar") else ""
+    note = " (by a bound from below)" if spec.startswith("cvar") else ""
     assert written["objective_note"] == note
+    assert ("mean_fitness" in written["learning_curve"][0]) is not spec.startswith("cvar")
     assert f"paired difference in {spec}{note} " in refiner.result.reason
 
 
@@ -358,10 +363,19 @@ def test_what_is_measured_is_a_number(value):
         Refiner(train("ppo"), objective=Odd(measure=value), backend="serial", **SHORT).learn(1)
 
 
-@pytest.mark.parametrize("value", [None, "12", np.ones(1)])
+@pytest.mark.parametrize("value", [None, "12", np.ones(1), True, np.bool_(True)])
 def test_a_fitness_is_a_number(value):
     with pytest.raises(RefineError, match=r"objective: the fitness of Odd is .*; it must be a number"):
         Refiner(train("ppo"), objective=Odd(fitness=value), backend="serial", **SHORT).learn(1)
+
+
+def test_every_fitness_is_a_number():
+    class Forgetful(Objective):
+        def fitness(self, episode):
+            return episode.episode_return if episode.episode_return > -1000 else None
+
+    with pytest.raises(RefineError, match="objective: the fitness of Forgetful is None; it must be a number"):
+        Refiner(train("ppo"), objective=Forgetful(), backend="serial", **SHORT).learn(1)
 
 
 def test_what_cannot_be_sent_to_workers_is_told():

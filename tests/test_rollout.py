@@ -1,17 +1,19 @@
 """One episode: what counts as its return, its end, and its trajectory."""
 
 import math
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecFrameStack
 
 from sb3_refine.environments import EnvRecipe
 from sb3_refine.episode import Normalisation, normalisation_of
 from sb3_refine.policies import DeterministicPolicy
 from sb3_refine.rollout import rollout
-from sb3_refine.wrappers import Recording, TrueReturn
+from sb3_refine.wrappers import Recording, TrueReturn, Vectorised
 
 
 class Idle(DeterministicPolicy):
@@ -54,9 +56,17 @@ def test_an_infinite_reward_behind_a_wrapper_that_clips_is_still_one():
 
 
 def test_recorded_rewards_are_those_of_the_environment_itself():
-    recording = Recording(gym.wrappers.ClipReward(TrueReturn(Scripted(rewards=(1.0, -7.0, 1.0, 0.5, 2.0))), -1.0, 1.0))
-    assert rollout(Idle(0), recording, 1).episode_return == -2.5
-    assert recording.trajectory(False, None).rewards.tolist() == [1.0, -7.0, 1.0, 0.5, 2.0]
+    rewards = (1e6, -7.0, -0.1, -0.1, 2.0)
+    recording = Recording(gym.wrappers.ClipReward(TrueReturn(Scripted(rewards=rewards)), -1.0, 1.0))
+    assert rollout(Idle(0), recording, 1).episode_return == sum(rewards)
+    assert recording.trajectory(False, None).rewards.tolist() == list(rewards)  # to the bit
+
+
+def test_recorded_rewards_outlast_a_reset_within_a_step():
+    env = Vectorised(TrueReturn(Scripted(rewards=(3.0, 1.0, 1.0, 1.0, -2.5))), [partial(VecFrameStack, n_stack=2)])
+    recording = Recording(env)
+    rollout(Idle(0), recording, 1)
+    assert recording.trajectory(False, None).rewards.tolist() == [3.0, 1.0, 1.0, 1.0, -2.5]
 
 
 def test_nan_after_a_reset_of_integers_is_still_one():

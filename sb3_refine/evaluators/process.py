@@ -164,9 +164,16 @@ class _Worker:
         self.busy_since = 0.0
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, payload, shared), daemon=True)
-        with _main_module_hidden(), _interrupt_held_back():
-            self.process.start()
-        theirs.close()
+        try:
+            with _main_module_hidden(), _interrupt_held_back():
+                self.process.start()
+        except BaseException:
+            if self.process.pid is not None:  # it is in nobody's list yet
+                self.process.kill()
+                self.process.join()
+            raise
+        finally:
+            theirs.close()
 
     def wait_until_ready(self, timeout: float) -> None:
         self.connection.poll(timeout)
@@ -240,15 +247,16 @@ def _interrupt_held_back() -> Iterator[None]:
         return
     resource_tracker.ensure_running()  # or it would lift the mask when it starts
     heard: list[int] = []
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which children inherit
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))  # other threads are not masked
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which children inherit
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-        for number in heard[:1]:
-            signal.raise_signal(number)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if heard:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _pickled(task: RolloutTask) -> bytes:
@@ -257,7 +265,8 @@ def _pickled(task: RolloutTask) -> bytes:
     except Exception as error:  # of whatever the user's environment or objective holds
         raise RefineError(
             f"the environment or the objective cannot be sent to worker processes ({type(error).__name__}: {error}); "
-            "make what it holds where it is used, or run it in this process, with backend='serial'"
+            "make locks, files and the like in the function that uses them, or stay in this process, with "
+            "backend='serial' (--backend serial)"
         ) from error
 
 
@@ -270,6 +279,8 @@ def _how(exit_code: int) -> str:
 def _serve(connection: Connection, payload: bytes, shared: Any) -> None:
     """Life of a worker process: build, then run episodes until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
+    if hasattr(signal, "pthread_sigmask"):  # what an environment starts may want to be stopped by it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _die_with_parent()
     th.set_num_threads(1)
     mean = np.frombuffer(shared, dtype=np.float32)

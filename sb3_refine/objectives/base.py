@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -46,7 +47,7 @@ class Objective(ABC):
         What workers compute; they do not know what :meth:`calibrate` settles.
 
         :param trajectory: of one episode
-        :return: what :meth:`fitness` finds in the episode's ``measures``
+        :return: one number, which :meth:`fitness` finds in the episode's ``measures``
         """
         raise NotImplementedError
 
@@ -58,9 +59,12 @@ class Objective(ABC):
         """
         found = self.measure(trajectory)
         try:
-            value = float("text" if isinstance(found, (str, bytes)) else found)
+            if isinstance(found, (str, bytes)):
+                raise TypeError  # also where it reads as a number
+            value = float(found)
         except (TypeError, ValueError, OverflowError):
-            raise RefineError(f"objective: {self.name} returned {found!r}; it must return a number") from None
+            what = reprlib.repr(found)
+            raise RefineError(f"objective: {self.name} returned {what}; it must return a number") from None
         return value if np.isfinite(value) else np.nan
 
     def calibrate(self, baseline: Sequence[Episode]) -> None:  # noqa: B027

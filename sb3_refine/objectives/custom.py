@@ -48,14 +48,14 @@ def find_function(name: str) -> Callable[[Trajectory], float]:
     module_name, _, function_name = name.partition(":")
     try:
         module = importlib.import_module(module_name)
+        function = getattr(module, function_name, None)
     except (Exception, SystemExit) as error:  # whatever that module raises
         what = f"{type(error).__name__}: {error}"
         raise RefineError(f"objective: {name}: cannot be imported ({what}); name it as module:function") from error
-    if not hasattr(module, function_name):
-        where = f"{module_name} ({getattr(module, '__file__', 'built in')})"
+    if function is None:
+        where = f"{module_name} ({getattr(module, '__file__', None) or 'no file'})"
         meant = did_you_mean(function_name, dir(module))
         raise RefineError(f"objective: {name}: there is no {function_name!r} in {where}{meant}")
-    function = getattr(module, function_name)
     if not callable(function) or isinstance(function, type):
         raise RefineError(f"objective: {name} is no function")
     return function

@@ -134,7 +134,7 @@ def parse_entries(given: str | int | Sequence[int]) -> list[int]:
     :return: such as ``[0, 1, 2, 3, 7]``
     :raises RefineError: when it is not of that form, or names one twice
     """
-    text = str(given) if isinstance(given, (str, int)) else "+".join(map(str, given))
+    text = "+".join(map(str, given)) if isinstance(given, (list, tuple, np.ndarray)) else str(given)
     entries: list[int] = []
     try:
         for part in text.split("+"):
