@@ -9,7 +9,7 @@ paper/tables.csv.
 
 python benchmarks/mesh_tables.py --agents FOLDER --json benchmarks/results/mesh_tables.json
 
-What the paper's own settings and all of its rollouts come to with the same agents, an hour each and more:
+What the paper's own settings and all of its rollouts come to with the same agents, 45 minutes each and more:
 
 python benchmarks/mesh_tables.py --agents FOLDER --paper --json benchmarks/results/mesh_tables_paper.json
 """
