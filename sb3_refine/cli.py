@@ -373,7 +373,8 @@ def _refine(options: argparse.Namespace) -> int:
     try:
         _search(refiner, n_updates, run_folder, options)
     except (RefineError, EpisodeError, OSError, KeyboardInterrupt) as stop:
-        _say_how_to_go_on(run_folder, stop)
+        if not (options.resume and isinstance(stop, RefineError)):  # other settings, mostly, and the way is known
+            _say_how_to_go_on(run_folder, stop)
         raise
     reported = options.no_report or _report(refiner, run_folder, options)
     if destination is not None:

@@ -1,5 +1,6 @@
 """A search that is interrupted goes on to the bits that it would have come to."""
 
+import errno
 import json
 import shutil
 import signal
@@ -233,7 +234,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(made_agents, tmp_path, monkeypatc
     shutil.copy(tmp_path / FILE_NAME, tmp_path / "copy.pt")
 
     def full(*_):
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "th", SimpleNamespace(**{**vars(checkpoint.th), "save": full}))
     with pytest.raises(RefineError, match=r"cannot be written to .*No space left.*is the disk full\?"):
