@@ -405,9 +405,11 @@ def _search(refiner: "Refiner", n_updates: int, run_folder: Path, options: argpa
         )
     finally:
         with _signals_ignored():
-            if refiner.result is not None:
-                _save(refiner, run_folder)
-            remove_if_unused(run_folder)
+            try:
+                if refiner.result is not None:
+                    _save(refiner, run_folder)
+            finally:
+                remove_if_unused(run_folder)
 
 
 def _save(refiner: "Refiner", run_folder: Path) -> None:
