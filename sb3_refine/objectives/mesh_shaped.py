@@ -30,13 +30,13 @@ class MeshDimensionShaped(Objective):
 
     :param bound: ``"mean"`` of the bounds as in the paper, ``"lower"`` or ``"upper"``
     :param skip: steps to leave out at the start: the transient
-    :param entries: which observations, by index, such as ``"0-3+7"``; by default all
+    :param entries: which observations, by index, such as ``"0-3+7"`` or ``[0, 1, 2, 3, 7]``; by default all
     """
 
     needs_trajectory = True
     needs_baseline = True
 
-    def __init__(self, bound: str = "mean", skip: int = 0, entries: str | int | None = None):
+    def __init__(self, bound: str = "mean", skip: int = 0, entries: str | int | Sequence[int] | None = None):
         if bound not in BOUNDS:
             raise RefineError(f"objective: bound: expected one of {', '.join(BOUNDS)}, got {bound!r}")
         check_count("objective: skip", skip, 0)
