@@ -31,14 +31,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def is_disk_full(error: BaseException) -> bool:
+def is_disk_full(error: OSError) -> bool:
     """
     :param error: of a write
     :return: whether it says that there is no room
     """
-    return (isinstance(error, OSError) and error.errno in _FULL) or type(
-        error
-    ) is RuntimeError  # which torch makes of it
+    return error.errno in _FULL
 
 
 @contextmanager
@@ -54,10 +52,12 @@ def told_if_unwritable(what: str, folder: Path, remark: str = "") -> Iterator[No
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if not isinstance(error, OSError) and not is_disk_full(error):
+        is_torchs = type(error) is RuntimeError  # its word for a full disk
+        if not (is_torchs or isinstance(error, OSError)):
             raise
+        is_full = is_torchs or (isinstance(error, OSError) and is_disk_full(error))
         reason = " ".join(str(error).split())[:200]
-        hint = "; is the disk full?" if is_disk_full(error) else "; choose another folder"
+        hint = "; is the disk full?" if is_full else "; choose another folder"
         raise RefineError(f"{what} cannot be written to {folder} ({reason}){hint}{remark}") from error
 
 

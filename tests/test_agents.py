@@ -1,5 +1,6 @@
 """Loading from Zoo folders, plain zips and memory; saving so that others can load."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 
 from sb3_refine import RefineError, Refiner, load_agent
 from sb3_refine.agents import agent_from_model, save_agent
-from sb3_refine.files import atomic_path
+from sb3_refine.files import atomic_path, told_if_unwritable
 from sb3_refine.zoo import new_run_folder
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
@@ -433,6 +434,24 @@ def test_a_failed_write_leaves_the_last_good_copy(tmp_path):
         raise OSError("disk full")
     assert path.read_text() == "good"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space"), r"it cannot be written to .*No space\); is the disk full\?$"),
+        (RuntimeError("unexpected pos 64 vs 0"), r"it cannot be written to .*unexpected pos.*is the disk full\?$"),
+        (OSError(errno.EACCES, "Permission denied"), r"it cannot be written to .*denied\); choose another folder$"),
+    ],
+)
+def test_what_cannot_be_written_is_told_with_what_to_do(error, line, tmp_path):
+    with pytest.raises(RefineError, match=line), told_if_unwritable("it", tmp_path):
+        raise error
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
+    with pytest.raises(NotImplementedError, match="no save"), told_if_unwritable("it", tmp_path):
+        raise NotImplementedError("no save")  # which is a RuntimeError
 
 
 def test_an_old_agents_files_become_todays(zoo_agents, tmp_path):

@@ -165,6 +165,18 @@ def test_a_full_disk_at_the_end_does_not_swallow_the_verdict(made_agents, tmp_pa
     assert capsys.readouterr().out.splitlines()[-2] == shown.splitlines()[-2]
 
 
+def test_a_disk_that_is_full_for_the_tables_is_one_line(made_agents, tmp_path, monkeypatch, capsys):
+    def dump(self, step=0):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("stable_baselines3.common.logger.Logger.dump", dump)
+    arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST, "--log-interval", "1"]
+    assert main([*map(str, arguments), "--checkpoint-interval", "1"]) == 1
+    way_on, error = capsys.readouterr().err.splitlines()
+    assert way_on.startswith("to go on from here, once that is mended: sb3-refine --resume ")
+    assert error == "sb3-refine: error: [Errno 28] No space left on device"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="limits are POSIX's")
 def test_what_cannot_be_written_at_the_start_is_one_line(made_agents, tmp_path):
     import resource
