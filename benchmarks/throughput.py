@@ -27,8 +27,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_refine import Refiner, load_agent
 from sb3_refine.candidates import Candidate
+from sb3_refine.decoding.statistics import detached
 from sb3_refine.evaluators.base import RolloutWorker
-from sb3_refine.legacy import detached
 from sb3_refine.policies import _network_of
 
 ROWS = [

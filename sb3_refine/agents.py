@@ -23,6 +23,9 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
+from sb3_refine.decoding.model_zip import StoredModel, read_model
+from sb3_refine.decoding.statistics import detached, read_vec_normalize
+from sb3_refine.decoding.zoo_yaml import read_zoo_yaml
 from sb3_refine.environments import (
     EnvRecipe,
     VecWrapper,
@@ -34,12 +37,12 @@ from sb3_refine.environments import (
 from sb3_refine.errors import RefineError, check_count
 from sb3_refine.files import atomic_path, sha256, told_if_unwritable
 from sb3_refine.hub import find_agent
-from sb3_refine.legacy import detached, read_model_data, read_vec_normalize, read_zoo_yaml
+from sb3_refine.imports import check_importable
 from sb3_refine.models import (
     algo_of,
     check_algo,
+    check_identity,
     fits,
-    identify,
     load_model,
     shape_of,
     trained_under_vec_normalize,
@@ -113,8 +116,8 @@ def load_agent(
 ) -> Agent:
     """
     Load a trained agent from a folder of the RL Zoo, from the Hub, or from a plain zip. Agents saved with the legacy
-    ``gym`` load without it, and no code in their files is run; wrappers that ``config.yml`` names are imported if they
-    are installed.
+    ``gym`` load without it, and no code in their files is run. Modules that ``config.yml`` and ``args.yml`` name are
+    imported if they are part of an installed package, or named in ``gym_packages``.
 
     :param algo: the Zoo's name of the algorithm; may be left out with ``model``
     :param env: id of the environment it was trained on; may be left out with ``model`` inside a Zoo folder
@@ -126,9 +129,9 @@ def load_agent(
     :param model: a plain zip, instead of a folder
     :param vec_normalize: its ``vecnormalize.pkl``; found by itself inside a Zoo folder
     :param env_kwargs: keyword arguments of the environment, over those of the agent's ``config.yml`` and ``args.yml``
-    :param gym_packages: modules to import first, to register environments
+    :param gym_packages: modules to import first, to register environments; wrappers may be imported from them, too
     :param no_vec_normalize: go on without the statistics that the agent's config asks for
-    :param trust_remote_code: unpickle whatever the files hold; it can run any code
+    :param trust_remote_code: unpickle what cannot be read as data, which can run any code of the agent's author
     :param organization: pull from this organization on the Hub; None: from the Zoo's, if the folder has no such agent
     :param repo_name: pull from this repo of the organization; None: ``ALGO-ENV``
     :param revision: pull this branch, tag or commit; None: the newest
@@ -155,19 +158,20 @@ def load_agent(
     config = read_zoo_yaml(files.config) if files.config else {}
     args = read_args(files)
     recipe = _recipe(files.env, config, args, env_kwargs, gym_packages)
-    data = read_model_data(files.model, trust_remote_code)
-    algo = identify(files.model, data, algo)
-    statistics = _load_statistics(files, data, config, no_vec_normalize, trust_remote_code)
-    recipe = replace(recipe, vec_wrappers=_vec_wrappers(config, statistics), end_at_success=end_at_success)
+    stored = read_model(files.model, trust_remote_code)
+    check_identity(stored, algo)
+    statistics = _load_statistics(files, stored, config, no_vec_normalize, trust_remote_code)
+    vec_wrappers = _vec_wrappers(config, statistics, recipe.gym_packages)
+    recipe = replace(recipe, vec_wrappers=vec_wrappers, end_at_success=end_at_success)
     observation_space, action_space = _spaces_of(recipe)
-    sb3_model = load_model(files.model, data, algo, config, observation_space)
+    sb3_model = load_model(stored, config, observation_space)
     _check_fit(sb3_model, statistics, observation_space, action_space, recipe)
     if statistics is not None and fits(statistics.observation_space, sb3_model.observation_space):
         # so that both accept the environment of today for further training
         statistics.observation_space, statistics.action_space = sb3_model.observation_space, sb3_model.action_space
     return Agent(
         model=sb3_model,
-        algo=algo,
+        algo=stored.algo,
         env_name=(recipe.env_id or files.env).replace("/", "-"),
         recipe=recipe,
         observation_space=observation_space,
@@ -263,7 +267,7 @@ def _zip_name(load_best: bool, load_checkpoint: int | None, load_last_checkpoint
 
 
 def _load_statistics(
-    files: AgentFiles, data: dict[str, Any], config: dict[str, Any], no_vec_normalize: bool, trust_remote_code: bool
+    files: AgentFiles, stored: StoredModel, config: dict[str, Any], no_vec_normalize: bool, trust_remote_code: bool
 ) -> VecNormalize | None:
     if no_vec_normalize or (config.get("normalize") is False and not files.chosen_statistics):
         return None
@@ -274,7 +278,7 @@ def _load_statistics(
             f"{files.model}: it was trained on normalised observations, but there is no vecnormalize.pkl; name it with "
             "--vecnormalize, or go on without it with --no-vecnormalize"
         )
-    if not config and trained_under_vec_normalize(data):
+    if not config and trained_under_vec_normalize(stored):
         raise RefineError(
             f"{files.model}: it was trained under VecNormalize, but there is no vecnormalize.pkl; name it with "
             "--vecnormalize, or if it normalised no observations, go on without it with --no-vecnormalize"
@@ -329,17 +333,20 @@ def _recipe(
     if env_id != env:
         logger.info("%s is called %s today, and is saved under that name", env, env_id)
     kwargs_then, wrappers_then = changes_since(env)
-    wanted = [package for package in args.get("gym_packages") or () if package not in gym_packages]
-    if wanted:
-        raise RefineError(
-            f"args.yml: the agent wants {', '.join(wanted)} imported to register its environment; "
-            f"if you trust its author, pass --gym-packages {' '.join(wanted)}"
-        )
+    named_by_user = tuple(gym_packages)
+    wanted = args.get("gym_packages") or []
+    if not isinstance(wanted, list) or not all(isinstance(package, str) for package in wanted):
+        raise RefineError(f"args.yml: gym_packages: expected a list of modules, got {wanted!r}")
+    wrappers = parse_wrappers(config.get("env_wrapper"))
+    for package in wanted:
+        check_importable(package, "args.yml: gym_packages", named_by_user)
+    for name, _ in wrappers:
+        check_importable(name.rpartition(".")[0], "config.yml: env_wrapper", named_by_user)
     return EnvRecipe(
         env_id=env_id,
         env_kwargs={**kwargs_then, **stored, **(env_kwargs or {})},
-        wrappers=wrappers_then + parse_wrappers(config.get("env_wrapper")),
-        gym_packages=tuple(gym_packages),
+        wrappers=wrappers_then + wrappers,
+        gym_packages=tuple(dict.fromkeys((*named_by_user, *wanted))),
     )
 
 
@@ -446,11 +453,14 @@ def _left_to_the_policy(statistics: VecNormalize | None, recipe: EnvRecipe) -> V
     return None if any(isinstance(wrapper, Normalised) for wrapper in recipe.vec_wrappers) else statistics
 
 
-def _vec_wrappers(config: dict[str, Any], statistics: VecNormalize | None) -> tuple[Callable[[Any], Any], ...]:
+def _vec_wrappers(
+    config: dict[str, Any], statistics: VecNormalize | None, gym_packages: tuple[str, ...]
+) -> tuple[Callable[[Any], Any], ...]:
     """The Zoo's order: the agent's own wrappers, normalisation, frame stacking. Outermost, the policy normalises."""
-    wrappers: list[Callable[[Any], Any]] = [
-        VecWrapper(name, kwargs) for name, kwargs in parse_wrappers(config.get("vec_env_wrapper"), "vec_env_wrapper")
-    ]
+    named = parse_wrappers(config.get("vec_env_wrapper"), "vec_env_wrapper")
+    for name, _ in named:
+        check_importable(name.rpartition(".")[0], "config.yml: vec_env_wrapper", gym_packages)
+    wrappers: list[Callable[[Any], Any]] = [VecWrapper(name, kwargs) for name, kwargs in named]
     n_stack = config.get("frame_stack")
     if n_stack:
         check_count("config.yml: frame_stack", n_stack, 1)

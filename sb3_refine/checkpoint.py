@@ -8,16 +8,36 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
+from sb3_refine.decoding.pickle_tree import DecodingError
+from sb3_refine.decoding.schema import (
+    Check,
+    SchemaError,
+    either,
+    flag,
+    list_of,
+    mapping_of,
+    number,
+    one_of,
+    optional,
+    plain,
+    record,
+    row,
+    text,
+    vector,
+    whole,
+)
+from sb3_refine.decoding.torch_files import read_torch_file
 from sb3_refine.episode import Episode
 from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.evaluation import Evaluation
 from sb3_refine.evaluators import Evaluator
-from sb3_refine.files import atomic_path, told_if_unwritable
+from sb3_refine.files import atomic_path, refuse_links, told_if_unwritable
 from sb3_refine.optimizers import Optimizer
 from sb3_refine.selection import Iterate, distinct
 
 FILE_NAME = "checkpoint.pt"
 N_MILESTONES = 6  # parts of a search, each of which offers its best iterate
+_MAX_OPCODES = 2_000_000  # of a checkpoint, which grows with the updates
 MAX_INVALID_SHARE = 0.2  # of all episodes; more, and the search is not worth going on with
 
 
@@ -235,6 +255,7 @@ class Checkpoint:
     def _existing_folder(self) -> Path:
         if self.folder is None:
             raise RefineError("resume: name the folder of the interrupted search with checkpoint_folder")
+        refuse_links(self.folder)
         return self.folder
 
     def load(self, search: SearchState) -> None:
@@ -268,18 +289,78 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     :return: the settings and the state
     :raises RefineError: when there is none, or it is damaged
     """
+    path = folder / FILE_NAME
     try:
-        content = th.load(folder / FILE_NAME, weights_only=True)
+        content = read_torch_file(path.read_bytes(), _MAX_OPCODES)
+        record({"settings": record({}), "state": record({})})(content)
         settings, state = content["settings"], _with_arrays(content["state"])
-        if not {"objective", "selection"} <= settings.keys() or "run_number" not in state:
-            raise RefineError(f"--resume: {folder / FILE_NAME} is of another version of sb3-refine; start the run anew")
+        _SETTINGS(settings)
+        _check_state(state, settings["n_parameters"], settings["n_updates"])
         return settings, state
-    except RefineError:
-        raise
     except FileNotFoundError:
-        raise RefineError(f"--resume: no checkpoint at {folder / FILE_NAME}") from None
-    except Exception as error:
-        raise RefineError(f"--resume: {folder / FILE_NAME} is damaged ({type(error).__name__})") from error
+        raise RefineError(f"--resume: no checkpoint at {path}") from None
+    except OSError as error:
+        raise RefineError(f"--resume: {path} cannot be read ({error.strerror})") from None
+    except (DecodingError, SchemaError) as error:
+        raise RefineError(
+            f"--resume: {path} is damaged, or of another version of sb3-refine ({error}); start the run anew"
+        ) from None
+
+
+_SETTINGS = record(
+    {
+        **dict.fromkeys(("algo", "env", "optimizer", "objective", "parameters"), text()),
+        **dict.fromkeys(("end_at_success", "acceptance", "selection"), flag),
+        "env_kwargs": mapping_of(plain),
+        "seed": whole(0),
+        "n_updates": whole(1, 10**9),
+        "n_parameters": whole(1),
+        "n_eval_episodes": either(one_of("auto"), whole(2)),
+        "alpha": number(0, 1),
+        "min_effect": optional(number(0)),
+        "max_return_loss": number(0),
+    },
+    others=plain,  # options of the optimizer, which checks them
+)
+
+_UPDATE = row(whole(1), whole(0), whole(0), *[number(allow_nan=True)] * 5, number(0, 1))
+_EPISODE = row(number(allow_nan=True), whole(0), flag, optional(flag), mapping_of(plain))
+
+
+def _check_state(state: Any, n_parameters: int, n_updates: int) -> None:
+    """
+    :param state: what :meth:`SearchState.state_dict` gave
+    :param n_parameters: length of the parameter vector
+    :param n_updates: length of the search
+    :raises SchemaError: when it is not what a search can have left
+    """
+    theta, done = vector(n_parameters, np.float32), whole(0, n_updates)
+    counts = dict.fromkeys(("run_number", "n_episodes", "n_env_steps", "n_invalid"), whole(0))
+    record(
+        {
+            "optimizer": record({"mean": theta, "n_updates_done": done}),
+            "start": theta,
+            "average": either(vector(0, np.float64), vector(n_parameters, np.float64)),
+            "milestones": mapping_of(_milestone(number(), done, theta), r"\d"),
+            "history": list_of(_UPDATE),
+            "elapsed": number(0, 1e10),
+            "baseline": optional(row(list_of(whole(0)), list_of(_EPISODE))),
+            **counts,
+        }
+    )(state)
+    if len(state["history"]) != state["optimizer"]["n_updates_done"]:
+        raise SchemaError("history: not as long as there were updates")
+
+
+def _milestone(*checks: Check) -> Check:
+    """A milestone is stored as a mapping from the places in the tuple."""
+
+    def check(value: Any) -> None:
+        if not isinstance(value, dict) or value.keys() != set(range(len(checks))):
+            raise SchemaError("not a milestone")
+        row(*checks)([value[place] for place in range(len(checks))])
+
+    return check
 
 
 def _with_tensors(value: Any) -> Any:

@@ -5,6 +5,7 @@ import ast
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sb3_refine import __version__
-from sb3_refine.errors import EpisodeError, RefineError, did_you_mean
-from sb3_refine.files import is_disk_full
+from sb3_refine.errors import EpisodeError, RefineError, did_you_mean, printable, printable_lines
+from sb3_refine.files import atomic_path, is_disk_full, refuse_links
 
 if TYPE_CHECKING:
     from sb3_refine.agents import Agent
@@ -73,6 +74,21 @@ def _count_or_auto(text: str) -> int | str:
 _count_or_auto.__name__ = "int or auto"
 
 
+def _seconds(text: str) -> float:
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return float(text)
+
+
+def _minutes(text: str) -> float:
+    if not float(text) >= 0:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text}")
+    return float(text)
+
+
+_seconds.__name__ = _minutes.__name__ = "number"  # argparse names it when the text is none
+
+
 def add_agent_options(parser: Parser) -> None:
     """
     Add the options that choose an agent. :func:`load_chosen_agent` heeds them.
@@ -107,7 +123,9 @@ def add_agent_options(parser: Parser) -> None:
     )
     agent.add_argument("--device", default="auto", help="as the Zoo has it; rollouts run on the CPU (default: auto)")
     agent.add_argument(
-        "--trust-remote-code", action="store_true", help="unpickle whatever the files hold; may run any code"
+        "--trust-remote-code",
+        action="store_true",
+        help="unpickle what cannot be read as data: runs any code that the agent's author put there",
     )
     agent.add_argument("--demo", action="store_true", help="take the small agent that comes with the package")
     agent.add_argument(
@@ -171,7 +189,7 @@ def make_parser() -> Parser:
     )
     search.add_argument(
         "--episode-timeout",
-        type=float,
+        type=_seconds,
         default=600.0,
         metavar="S",
         help="give an episode up as hanging (default: %(default)s)",
@@ -179,7 +197,7 @@ def make_parser() -> Parser:
     search.add_argument("--no-accelerator", action="store_true", help="use the stock step of the environment")
     search.add_argument(
         "--time-limit",
-        type=float,
+        type=_minutes,
         metavar="MIN",
         help="end the search in time, with --n-eval-episodes held-out ones set aside; the report comes on top",
     )
@@ -263,8 +281,6 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: arguments; those of the process by default
     :return: exit status: 0 for a verdict, whatever it is; 1 for an error; 2 for a wrong option; 130 after Ctrl-C
     """
-    if "" not in sys.path:
-        sys.path.append("")  # as with python -m: environments, objectives and wrappers of the working directory
     argv = sys.argv[1:] if argv is None else argv
     name = next(iter(argv), "")
     make, run = _SUBCOMMANDS.get(name, (make_parser, _refine))
@@ -274,9 +290,10 @@ def main(argv: list[str] | None = None) -> int:
         options = parser.parse_args(argv)
         options.given = _given(make(), argv)
         _check_demo(parser, options)
+        _prepare_imports(options)
         return run(options)
     except (RefineError, EpisodeError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: error: {printable_lines(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
@@ -287,8 +304,43 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if not is_disk_full(error):
             raise
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: error: {printable_lines(str(error))}", file=sys.stderr)
         return 1
+
+
+def _prepare_imports(options: argparse.Namespace) -> None:
+    """Modules of the working directory are imported only where the user names a module."""
+    named = vars(options)
+    if named.get("gym_packages") or any(":" in str(named.get(name)) for name in ("objective", "env")):
+        from sb3_refine.imports import add_working_directory
+
+        add_working_directory()
+
+
+def set_up_logging(level: int) -> None:
+    """
+    Log to the terminal, without the control characters that names from files may have.
+
+    :param level: of the package's messages
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PrintableFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler])
+    logging.getLogger("sb3_refine").setLevel(level)
+
+
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
+
+
+def say(text: str) -> None:
+    """
+    Print a line that may hold names from files.
+
+    :param text: the line
+    """
+    print(printable_lines(text), flush=True)
 
 
 def _given(parser: Parser, argv: list[str]) -> set[str]:
@@ -316,6 +368,17 @@ def _check_demo(parser: Parser, options: argparse.Namespace) -> None:
     options.algo, options.env, options.folder = DEMO["algo"], DEMO["env"], DEMO["folder"]
 
 
+def warn_of_trust(option: str, agent: str) -> None:
+    """
+    :param option: that the user has given
+    :param agent: which agent it is for
+    """
+    logging.getLogger("sb3_refine").warning(
+        "%s: %s is unpickled where its files cannot be read as data: its author's code runs with your rights",
+        *(option, agent),
+    )
+
+
 def load_chosen_agent(options: argparse.Namespace) -> "Agent":
     """
     :param options: those of :func:`add_agent_options`
@@ -329,6 +392,8 @@ def load_chosen_agent(options: argparse.Namespace) -> "Agent":
             "--device %s: rollouts run on the CPU, which is the faster device for one observation at a time",
             options.device,
         )
+    if options.trust_remote_code:
+        warn_of_trust("--trust-remote-code", "the agent")
     return load_agent(
         options.algo,
         options.env,
@@ -354,8 +419,7 @@ def _refine(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave the best so far, as Ctrl-C does
     if options.verbose is None:
         options.verbose = 0 if options.progress else 1
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("sb3_refine").setLevel(logging.INFO if options.verbose >= 1 else logging.WARNING)
+    set_up_logging(logging.INFO if options.verbose >= 1 else logging.WARNING)
     from sb3_refine.zoo import new_run_folder
 
     destination = _destination(options.push_to_hub)
@@ -370,11 +434,12 @@ def _refine(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _dry_run(refiner, n_updates)
     run_folder = Path(options.resume or new_run_folder(options.output, agent.algo, agent.env_name))
+    options.resume_command = _resume_command(run_folder, options)
     try:
         _search(refiner, n_updates, run_folder, options)
     except (RefineError, EpisodeError, OSError, KeyboardInterrupt) as stop:
         if not (options.resume and isinstance(stop, RefineError)):  # other settings, mostly, and the way is known
-            _say_how_to_go_on(run_folder, stop)
+            _say_how_to_go_on(run_folder, stop, options.resume_command)
         raise
     reported = options.no_report or _report(refiner, run_folder, options)
     if destination is not None:
@@ -404,7 +469,7 @@ def _search(refiner: "Refiner", n_updates: int, run_folder: Path, options: argpa
             resume=options.resume is not None,
         )
     finally:
-        with _signals_ignored():
+        with _signals_held_back():
             try:
                 if refiner.result is not None:
                     _save(refiner, run_folder)
@@ -423,28 +488,57 @@ def _save(refiner: "Refiner", run_folder: Path) -> None:
     _print_result(refiner, f"saved to {run_folder / f'{refiner.agent.env_name}.zip'}")
 
 
-def _say_how_to_go_on(run_folder: Path, stop: BaseException) -> None:
+def _resume_command(run_folder: Path, options: argparse.Namespace) -> str:
+    """What goes on with the run. Code that the user named is not run again unless it is named again."""
+    command = ["sb3-refine", "--resume", str(run_folder)]
+    if _is_code(options.objective):
+        command += ["--objective", options.objective]
+    if not _is_scope(options.parameters):
+        command += ["--parameters", options.parameters]
+    if options.gym_packages:
+        command += ["--gym-packages", *options.gym_packages]
+    if options.trust_remote_code:
+        command += ["--trust-remote-code"]
+    return shlex.join(command)
+
+
+def _is_code(objective: str) -> bool:
+    from sb3_refine.objectives import OBJECTIVES
+
+    return objective.partition(":")[0] not in OBJECTIVES
+
+
+def _is_scope(parameters: str) -> bool:
+    from sb3_refine.parameters import SCOPES
+
+    return parameters in SCOPES
+
+
+def _say_how_to_go_on(run_folder: Path, stop: BaseException, command: str) -> None:
     from sb3_refine.checkpoint import FILE_NAME as CHECKPOINT
 
     if not (run_folder / "state" / CHECKPOINT).exists():
         return
-    once = "" if isinstance(stop, KeyboardInterrupt) else ", once that is mended"
-    line = f"to go on from here{once}: sb3-refine --resume {run_folder}"
+    once = "" if isinstance(stop, KeyboardInterrupt) else ", once that is fixed"
+    line = f"to go on from here{once}: {command}"
     if isinstance(stop, EpisodeError):  # the same episode would fail again
         line += " (with --time-limit 0, to judge what there is)"
-    print(line, file=sys.stderr)
+    print(printable(line), file=sys.stderr)
 
 
 @contextmanager
-def _signals_ignored() -> Iterator[None]:
-    """A second Ctrl-C or SIGTERM must not leave half of the result."""
+def _signals_held_back() -> Iterator[None]:
+    """Ctrl-C or SIGTERM must not leave half of the result: each takes effect once the result is saved."""
+    received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda number, _: received.append(number))
     try:
         yield
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
+        if received:
+            raise KeyboardInterrupt
 
 
 def _check_report(options: argparse.Namespace) -> None:
@@ -461,19 +555,29 @@ def _check_report(options: argparse.Namespace) -> None:
 def _report(refiner: "Refiner", run_folder: Path, options: argparse.Namespace) -> bool:
     """The result is saved by now, and not to be lost to an environment that chokes on noise, or cannot be filmed."""
     try:
-        print(f"report: {refiner.report(run_folder, options.video, options.phase_portrait)}")
+        say(f"report: {refiner.report(run_folder, options.video, options.phase_portrait)}")
     except (RefineError, EpisodeError, OSError) as error:
-        print(f"sb3-refine: error: the agent is saved, but its report is not complete: {error}", file=sys.stderr)
+        message = printable_lines(f"sb3-refine: error: the agent is saved, but its report is not complete: {error}")
+        print(message, file=sys.stderr)
         return False
     return True
 
 
 def _original_source(source: dict[str, Any], state_folder: Path) -> dict[str, Any]:
     """Where the agent came from in the first place, also when it is loaded from the state of an interrupted run."""
+    from sb3_refine.decoding.schema import SchemaError, read_json
+    from sb3_refine.run_folder import SOURCE
+
     path = state_folder / _SOURCE
     if path.exists():
-        return json.loads(path.read_text())
-    path.write_text(json.dumps(source))
+        try:
+            stored = read_json(path)
+            SOURCE(stored)
+        except SchemaError as error:
+            raise RefineError(f"--resume: {path} is damaged ({error}); start the run anew") from None
+        return stored
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(source))
     return source
 
 
@@ -491,7 +595,7 @@ def _destination(push_to_hub: str | None) -> dict[str, str | None] | None:
 def _push(options: argparse.Namespace) -> int:
     from sb3_refine.hub import push
 
-    print(f"pushed to {push(options.run_folder, options.organization, options.repo_name)}")
+    say(f"pushed to {push(options.run_folder, options.organization, options.repo_name)}")
     return 0
 
 
@@ -558,24 +662,43 @@ def _resumed_settings(options: argparse.Namespace) -> dict[str, Any]:
     :return: arguments of the optimizer, and ``n_updates``
     """
     from sb3_refine.checkpoint import read_checkpoint
-    from sb3_refine.legacy import read_zoo_yaml
 
+    refuse_links(Path(options.resume))
     state_folder = Path(options.resume) / "state"
     settings, _ = read_checkpoint(state_folder)
+    _check_named_again(options, settings)
     for name in (
         "parameters", "seed", "n_eval_episodes", "alpha", "optimizer", "objective", "min_effect", "max_return_loss",
     ):  # fmt: skip
         if name not in options.given:
             setattr(options, name, settings[name])
-    args = read_zoo_yaml(next(state_folder.glob("*/args.yml")))
-    options.gym_packages = options.gym_packages or list(args.get("gym_packages") or [])
     options.no_acceptance = options.no_acceptance or not settings["acceptance"]
     options.no_end_at_success = options.no_end_at_success or not settings["end_at_success"]
     if options.model is None and options.algo is None and options.env is None:
-        options.model = next(state_folder.glob("*.zip"))
-    return {
-        name: settings[name] for name in ("n_updates", "n_delta", "n_top", "learning_rate", "delta_std", "selection")
-    }
+        zips = sorted(state_folder.glob("*.zip"))
+        if len(zips) != 1:
+            raise RefineError(
+                f"--resume: expected one zip with the original agent in {state_folder}, found {len(zips)}"
+            )
+        options.model = zips[0]
+    try:
+        return {
+            name: settings[name]
+            for name in ("n_updates", "n_delta", "n_top", "learning_rate", "delta_std", "selection")
+        }
+    except KeyError as error:
+        raise RefineError(f"--resume: the checkpoint in {state_folder} has no {error.args[0]}") from None
+
+
+def _check_named_again(options: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """A checkpoint may be a stranger's: the code and the regular expression that it names are not run unasked."""
+    unsafe = {"objective": _is_code(settings["objective"]), "parameters": not _is_scope(settings["parameters"])}
+    for name, is_unsafe in unsafe.items():
+        if is_unsafe and name not in options.given:
+            raise RefineError(
+                f"--resume: the interrupted run has --{name} {shlex.quote(settings[name])}, which is not taken from a "
+                f"file unasked; pass it again if it is yours"
+            )
 
 
 def _start_end(name: str, values: list[float]) -> float | tuple[float, float]:
@@ -617,7 +740,7 @@ def _announce(refiner: "Refiner", n_updates: int) -> None:
     agent = refiner.agent
     normalised = "normalised observations" if agent.vec_normalize is not None else "raw observations"
     scope = refiner.parameters.scope
-    print(f"{agent.algo} on {agent.env_name}: {refiner.parameters.size:,} parameters ({scope}), {normalised}")
+    say(f"{agent.algo} on {agent.env_name}: {refiner.parameters.size:,} parameters ({scope}), {normalised}")
     print(
         f"{_plural(n_updates, 'update')} of {refiner.population_size} rollouts: "
         f"{_plural(n_updates * refiner.population_size, 'rollout')}, "
@@ -660,9 +783,10 @@ def _print_result(refiner: "Refiner", saved: str) -> None:
         console.print(
             f"{what} of the returns {difference_text(d)} at {d.confidence:.0%}; {better_text(d.p_better, d.paired)}"
         )
-    console.print(f"decision: {result.decision} ({result.reason})", markup=False)
+    console.print(printable(f"decision: {result.decision} ({result.reason})"), markup=False)
     console.print(
-        f"{result.rollouts} episodes, {result.env_steps} steps, {result.wall_time_s:.1f} s; {saved}", markup=False
+        f"{result.rollouts} episodes, {result.env_steps} steps, {result.wall_time_s:.1f} s; {printable(saved)}",
+        markup=False,
     )
 
 

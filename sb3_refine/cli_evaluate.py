@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sb3_refine.cli import Parser, add_agent_options, count, load_chosen_agent
-from sb3_refine.errors import RefineError
+from sb3_refine.cli import Parser, add_agent_options, count, load_chosen_agent, say, set_up_logging, warn_of_trust
+from sb3_refine.errors import RefineError, printable
 from sb3_refine.files import as_json
 
 if TYPE_CHECKING:  # not for `--help`
@@ -44,6 +44,11 @@ def make_evaluate_parser() -> Parser:
         "--compare-to",
         metavar="PATH",
         help="another agent, run on the same seeds: a log folder with ALGO/ENV_K in it, the folder of a run, or a zip",
+    )
+    episodes.add_argument(
+        "--trust-compare-to",
+        action="store_true",
+        help="what --trust-remote-code is for the first agent: runs any code that the other agent's author put there",
     )
     which = episodes.add_mutually_exclusive_group()
     which.add_argument("--n-eval-episodes", type=count, metavar="N", help=f"how many (default: {_N_EPISODES})")
@@ -107,8 +112,7 @@ def evaluate_agents(options: argparse.Namespace) -> int:
     :raises EpisodeError: when an episode fails, or has NaN or infinite rewards or observations
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave no workers
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("sb3_refine").setLevel(logging.WARNING)
+    set_up_logging(logging.WARNING)
     _check(options)
     record = _recorder(options)
     agents = {AGENT: load_chosen_agent(options)}
@@ -175,7 +179,7 @@ def _recorder(options: argparse.Namespace) -> Callable[[dict[str, "Contestant"],
     def record(contestants: dict[str, "Contestant"], seed: int) -> None:
         name = contestants[AGENT].task.recipe.env_id or "env"
         path = Path(options.video) / f"{name.replace('/', '-')}-seed-{seed}.mp4"
-        print(f"filmed: {record_video(contestants, seed, path)}")
+        say(f"filmed: {record_video(contestants, seed, path)}")
 
     return record
 
@@ -188,6 +192,8 @@ def _load_other(options: argparse.Namespace, agent: "Agent") -> "Agent":
     from sb3_refine.agents import load_agent
     from sb3_refine.zoo import find_beside
 
+    if options.trust_compare_to:
+        warn_of_trust("--trust-compare-to", "the agent of --compare-to")
     zip_path = _find_other(Path(options.compare_to), options.algo or agent.algo, options.env or agent.env_name)
     env = _env_beside(zip_path, options.env or agent.env_name)
     has_statistics = find_beside(zip_path, env).vec_normalize is not None
@@ -197,7 +203,7 @@ def _load_other(options: argparse.Namespace, agent: "Agent") -> "Agent":
         env_kwargs=options.env_kwargs,
         gym_packages=options.gym_packages,
         no_vec_normalize=options.no_vecnormalize and not has_statistics,
-        trust_remote_code=options.trust_remote_code,
+        trust_remote_code=options.trust_compare_to,
         end_at_success=not options.no_end_at_success,
     )
 
@@ -299,9 +305,9 @@ def _print_report(report: _Report, title: str) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _WIDTH
-    console.print(title, markup=False, soft_wrap=True)
+    console.print(printable(title), markup=False, soft_wrap=True)
     for name, agent in reversed(report.agents.items()):
-        console.print(f"{name}: {_origin(agent)}", markup=False, soft_wrap=True)
+        console.print(printable(f"{name}: {_origin(agent)}"), markup=False, soft_wrap=True)
     console.print()
     console.print(figures_table(report.undisturbed))
     if len(report.conditions) > 1:
@@ -378,7 +384,7 @@ def _write_json(report: _Report, alpha: float, path: Path) -> None:
     }
     with atomic_path(path) as temporary:
         temporary.write_text(as_json(content))
-    print(f"figures written to {path}")
+    say(f"figures written to {path}")
 
 
 def _content(report: _Report, name: str) -> dict[str, Any]:

@@ -198,10 +198,12 @@ def parse_wrappers(env_wrapper: Any, key: str = "env_wrapper") -> tuple[tuple[st
         return ()
     wrappers: list[tuple[str, dict[str, Any]]] = []
     for item in env_wrapper if isinstance(env_wrapper, list) else [env_wrapper]:
-        if isinstance(item, str):
+        if isinstance(item, str) and "." in item:
             wrappers.append((item, {}))
-        elif isinstance(item, dict) and len(item) == 1:
+        elif isinstance(item, dict) and len(item) == 1 and "." in str(next(iter(item))):
             name, kwargs = next(iter(item.items()))
+            if not isinstance(kwargs or {}, dict):
+                raise RefineError(f"config.yml: {key}: {name}: expected a mapping of arguments, got {kwargs!r}")
             wrappers.append((str(name), dict(kwargs or {})))
         else:
             raise RefineError(f"config.yml: {key}: expected a dotted name or {{name: kwargs}}, got {item!r}")
@@ -266,10 +268,10 @@ def _wrapper_class(name: str, key: str, base: type) -> Any:
         raise RefineError(
             f"config.yml: {key}: cannot import {name!r} ({_one_line(error)}); install the package that has it"
         ) from error
-    if attribute in _WRITES_FILES:
-        raise RefineError(f"config.yml: {key}: {name} writes files, and is not for rollouts; take it out")
     if not (isinstance(wrapper, type) and issubclass(wrapper, base)):
         raise RefineError(f"config.yml: {key}: {name!r} is not a {base.__module__.split('.')[0]} {base.__name__}")
+    if _WRITES_FILES & {cls.__name__ for cls in wrapper.__mro__}:
+        raise RefineError(f"config.yml: {key}: {name} writes files, and is not for rollouts; take it out")
     return wrapper
 
 

@@ -13,8 +13,12 @@ class RefineError(ValueError):
     Something the user can mend: a wrong name, a broken file, a missing package.
 
     The message is one line that says what was expected, what came, and what to do.
-    The command line prints it without a traceback and exits with status 1.
+    The command line prints it without a traceback and exits with status 1. Control characters in it, which may come
+    from a file, are escaped.
     """
+
+    def __init__(self, message: str = ""):
+        super().__init__(printable(message))
 
 
 class EpisodeError(RuntimeError):
@@ -38,15 +42,49 @@ def told_of_episode(what: str) -> Iterator[None]:
         raise EpisodeError(f"{what_failed}\n{traceback.format_exc()}") from error
 
 
-def check_count(name: str, value: Any, at_least: int) -> None:
+def printable(text: str) -> str:
+    """
+    :param text: may hold names from files
+    :return: the text without characters that a terminal would act on: each becomes an escape such as ``\\x1b``
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """
+    :param text: several lines
+    :return: each line as :func:`printable` gives it
+    """
+    return "\n".join(printable(line.expandtabs()) for line in text.split("\n"))
+
+
+def check_seconds(name: str, value: Any, allow_zero: bool = False) -> None:
+    """
+    :param name: of an argument
+    :param value: its value
+    :param allow_zero: whether it may be 0
+    :raises RefineError: when it is not a number of seconds
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not (value > 0 or (allow_zero and value == 0)):
+        least = "of at least 0" if allow_zero else "above 0"
+        raise RefineError(f"{name}: expected a number of seconds {least}, got {value!r}")
+
+
+def check_count(name: str, value: Any, at_least: int, at_most: int | None = None) -> None:
     """
     :param name: of an argument
     :param value: its value
     :param at_least: the smallest whole number it may be
+    :param at_most: the largest, or None
     :raises RefineError: when it is anything else
     """
     if not isinstance(value, numbers.Integral) or value < at_least:
         raise RefineError(f"{name}: expected a whole number of at least {at_least}, got {value!r}")
+    if at_most is not None and int(value) > at_most:
+        raise RefineError(f"{name}: expected a whole number of at most {at_most:,}, got {value!r}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

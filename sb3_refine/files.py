@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,17 +19,35 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """
-    Write a file whole or not at all: a full disk or a kill leaves the last good copy.
+    Write a file whole or not at all: a full disk or a kill leaves the last good copy. Symbolic links are replaced, not
+    followed.
 
     :param path: where the file shall be
     :return: context manager giving the path to write to, in the same folder and with the same suffix
     """
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    temporary.unlink(missing_ok=True)  # of a run that was killed, or a link that somebody put there
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_links(folder: Path) -> None:
+    """
+    Check that a run's folder, which may be a stranger's, leads nowhere else.
+
+    :param folder: of a run; may itself be a link that the user has made
+    :raises RefineError: when anything below it is neither a plain file nor a folder
+    """
+    for parent, folders, names in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *names)):
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                kind = "a symbolic link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
+                raise RefineError(f"{path}: {kind}, which the folder of a run must not have; remove it first")
 
 
 def is_disk_full(error: OSError) -> bool:

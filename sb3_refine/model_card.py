@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from sb3_refine.markdown import code_span, escaped
 from sb3_refine.models import ALGOS
 from sb3_refine.run_folder import RunFolder
 from sb3_refine.tables import better_text, number_text
@@ -31,7 +32,7 @@ def model_card(run: RunFolder, repo: str) -> str:
     """
     algo_class = ALGOS[run.algo].rpartition(".")[2]
     sections = [
-        f"# **{algo_class}** agent for **{run.env_id}**",
+        f"# **{algo_class}** agent for **{escaped(run.env_id)}**",
         _introduction(run),
         *_figures(run),
         *(f"![{path.stem}](plots/{path.name})" for path in run.plots),
@@ -71,14 +72,14 @@ def _introduction(run: RunFolder) -> str:
     return (
         "A [Stable-Baselines3](https://github.com/DLR-RM/stable-baselines3) agent that went through `sb3-refine`: a "
         "direct random search around the parameters behind its deterministic action.\n\n"
-        f"{_OUTCOME[decision]}{_maximised(run)}\n\nDecision: `{decision}` ({run.refinement['reason']})."
+        f"{_OUTCOME[decision]}{_maximised(run)}\n\nDecision: `{decision}` ({escaped(run.refinement['reason'])})."
     )
 
 
 def _maximised(run: RunFolder) -> str:
     """What the decision went by, where it was not the return."""
     objective = run.refinement["settings"].get("objective", "return")
-    return "" if objective == "return" else f" What was maximised is `{objective}`, not the return alone."
+    return "" if objective == "return" else f" What was maximised is {code_span(objective)}, not the return alone."
 
 
 def _figures(run: RunFolder) -> list[str]:
@@ -147,7 +148,8 @@ def _snippet(run: RunFolder, repo: str, algo_class: str, file_name: str) -> str:
 def _origin(run: RunFolder) -> str:
     source = run.refinement["source"]
     if source.get("repo"):
-        origin = f"[{source['repo']}](https://huggingface.co/{source['repo']}) at revision `{source['revision']}`"
+        link = f"[{escaped(source['repo'])}](https://huggingface.co/{source['repo']})"
+        origin = f"{link} at revision {code_span(str(source.get('revision')))}"
     else:
         origin = "an agent in a folder" if source.get("path") else "a model in memory"
     hashed = f", SHA-256 `{source['sha256']}`" if source.get("sha256") else ""
@@ -156,7 +158,7 @@ def _origin(run: RunFolder) -> str:
     return (
         f"- refined from {origin}{hashed}\n"
         f"- this agent: SHA-256 `{run.refinement['output_sha256']}`\n"
-        f"- search: `{settings['optimizer']}`, {updates}, {run.refinement['rollouts']} "
+        f"- search: {code_span(settings['optimizer'])}, {updates}, {run.refinement['rollouts']} "
         f"episodes, {run.refinement['env_steps']} environment steps, seed {run.refinement['seeds']['seed']}\n"
         f"- versions: {', '.join(f'{package} {version}' for package, version in versions.items())}"
     )

@@ -1,9 +1,12 @@
-"""Stable-Baselines3 models out of zips of any age: nothing unpickled unchecked, fit to be trained on."""
+"""Stable-Baselines3 models of zips of any version, fit to be trained on."""
 
 import inspect
+import io
+import json
 import logging
 import math
 import warnings
+import zipfile
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,11 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecTransposeImage
+from torch.overrides import TorchFunctionMode
 
+from sb3_refine.decoding.model_zip import TRUST, StoredModel
+from sb3_refine.decoding.schedules import UnreadableSchedule
 from sb3_refine.errors import RefineError, did_you_mean
-from sb3_refine.legacy import UnreadableSchedule
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +52,8 @@ HER = "her"
 _MAX_BUFFER_GB = 1.0
 """A larger replay buffer is not allocated: no search needs one."""
 
+_FREE_NUMBERS = 1_000_000  # that a model may have beyond those of its file, such as gSDE's exploration matrices
+
 
 def check_algo(algo: str) -> None:
     """
@@ -59,37 +66,30 @@ def check_algo(algo: str) -> None:
         )
 
 
-def identify(path: Path, data: dict[str, Any], algo: str | None) -> str:
+def check_identity(stored: StoredModel, algo: str | None) -> None:
     """
-    :param path: the zip
-    :param data: what :func:`~sb3_refine.legacy.read_model_data` read from it
-    :param algo: the Zoo's name of the algorithm that it should be, or None
-    :return: the Zoo's name of the algorithm that saved it
-    :raises RefineError: when that is another one
+    :param stored: a model in a zip
+    :param algo: the Zoo's name of the algorithm that should have saved it, or None
+    :raises RefineError: when another one has
     """
-    inferred = _infer_algo(path, data)
-    if algo not in (None, HER, inferred):
-        raise RefineError(f"--algo: {path} holds a {inferred} agent, not {algo}; pass --algo {inferred}")
-    return inferred
+    if algo not in (None, HER, stored.algo):
+        raise RefineError(f"--algo: {stored.path} holds a {stored.algo} agent, not {algo}; pass --algo {stored.algo}")
 
 
-def load_model(
-    path: Path, data: dict[str, Any], algo: str, config: dict[str, Any], observation_space: spaces.Space
-) -> BaseAlgorithm:
+def load_model(stored: StoredModel, config: dict[str, Any], observation_space: spaces.Space) -> BaseAlgorithm:
     """
-    Load a model with attributes that have been read already, so that Stable-Baselines3 unpickles none itself.
+    Build a model from checked values. Stable-Baselines3 loads a new zip made of these values alone, and so adapts what
+    early versions saved, without seeing the file itself.
 
-    :param path: the zip
-    :param data: what :func:`~sb3_refine.legacy.read_model_data` read from it
-    :param algo: the Zoo's name of its algorithm
+    :param stored: the model in its zip
     :param config: the Zoo's ``config.yml``, for schedules that the zip has lost
     :param observation_space: of the environment as it is today; its bounds may differ from those in the zip
     :return: the model
     :raises RefineError: when it is damaged
     """
-    cls = _algo_class(algo)
-    data = dict(data)
-    _restore_schedules(path, data, config, cls)
+    cls = _algo_class(stored.algo)
+    data = dict(stored.attributes)
+    _restore_schedules(stored.path, data, config, cls)
     _modernise(data)
     if _differ_in_bounds_only(data["observation_space"], observation_space):
         data["observation_space"] = observation_space  # so that SB3 accepts the environment for further training
@@ -97,20 +97,63 @@ def load_model(
     own = {name: data[name] for name in instead if name in data}
     data.update(instead)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "You are probably loading a", UserWarning)  # and SB3 mends it
-            model = cls.load(path, device="cpu", custom_objects=data)
+        with warnings.catch_warnings(), _AllocationLimit(stored.n_parameters + _FREE_NUMBERS):
+            warnings.filterwarnings("ignore", "You are probably loading a", UserWarning)  # and SB3 adapts it
+            model = cls.load(_zip_of(stored, data), device="cpu", custom_objects=data)
+        _check_optimizers(model)
     except Exception as error:
         reason = " ".join(str(error).split())[:150]
         raise RefineError(
-            f"{path}: Stable-Baselines3 cannot load it ({type(error).__name__}: {reason}); download or save it again"
+            f"{stored.path}: Stable-Baselines3 cannot load it ({type(error).__name__}: {reason}); "
+            "download or save it again"
         ) from error
     vars(model).update(own)
     sync_copies(model)
-    broken = [name for name, p in model.policy.named_parameters() if not bool(p.isfinite().all())]
-    if broken:
-        raise RefineError(f"{path}: NaN or inf in {', '.join(broken)}; choose another checkpoint")
     return model
+
+
+def _zip_of(stored: StoredModel, data: dict[str, Any]) -> io.BytesIO:
+    """A zip that Stable-Baselines3 loads, with the names of the attributes but not their values."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("data", json.dumps(dict.fromkeys(data)))
+        for name, content in {**stored.parameters, "pytorch_variables": stored.variables}.items():
+            with archive.open(f"{name}.pth", "w", force_zip64=True) as member:
+                th.save(content, member)
+    file.seek(0)
+    return file
+
+
+class _AllocationLimit(TorchFunctionMode):
+    """
+    A network is not built larger than its file, whatever the file says of its layers.
+
+    :param n_numbers: that may be allocated in all
+    """
+
+    def __init__(self, n_numbers: int):
+        super().__init__()
+        self._left = n_numbers
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is th.empty:
+            shape = args[0] if args and isinstance(args[0], (tuple, list)) else args
+            self._left -= math.prod(shape)
+            if self._left < 0:
+                raise MemoryError("its networks are larger than its parameters")
+        return func(*args, **(kwargs or {}))
+
+
+def _check_optimizers(model: BaseAlgorithm) -> None:
+    """torch takes any state for a parameter, and fails when it trains."""
+    for name in model._get_torch_save_params()[0]:
+        owner: Any = model
+        for part in name.split("."):
+            owner = getattr(owner, part)
+        for parameter, state in getattr(owner, "state", {}).items():
+            for value in state.values():
+                if isinstance(value, th.Tensor) and value.numel() != 1 and value.shape != parameter.shape:
+                    raise ValueError(f"{name} has a state of shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
 
 
 def algo_of(model: BaseAlgorithm) -> str:
@@ -166,13 +209,13 @@ def shape_of(space: spaces.Space) -> Any:
     return int(space.n) if isinstance(space, spaces.Discrete) else space.shape
 
 
-def trained_under_vec_normalize(data: dict[str, Any]) -> bool:
+def trained_under_vec_normalize(stored: StoredModel) -> bool:
     """
-    :param data: attributes of a saved model
+    :param stored: a model in a zip
     :return: whether VecNormalize stood between it and its environment, as far as the zip shows: on-policy algorithms
         note the original observation then, and only then; off-policy ones always do, so False for them
     """
-    return "gae_lambda" in data and data.get("_last_original_obs") is not None
+    return "gae_lambda" in stored.attributes and stored.had_original_obs
 
 
 def _without_buffer(data: dict[str, Any]) -> dict[str, Any]:
@@ -231,13 +274,10 @@ def _restore_schedules(path: Path, data: dict[str, Any], config: dict[str, Any],
         if unreadable and name not in config:
             raise RefineError(
                 f"{path}: its {name} is code of its author's, {value.name}, which is not run; name a number in "
-                "config.yml, or if you trust the author, pass --trust-remote-code (trust_remote_code=True)"
+                f"config.yml, or {TRUST}"
             )
         if unreadable or (value(1.0) if callable(value) else value) == 0:
             data[name] = _zoo_schedule(config.get(name, inspect.signature(cls).parameters[name].default))
-    for name in ("lr_schedule", "exploration_schedule"):  # SB3 makes them of the above
-        if isinstance(data.get(name), UnreadableSchedule):
-            data[name] = None
     if "delta_std_schedule" in data:  # ARS does not keep what it was made of
         value = data["delta_std_schedule"]
         data["delta_std_schedule"] = FloatSchedule(
@@ -247,31 +287,13 @@ def _restore_schedules(path: Path, data: dict[str, Any], config: dict[str, Any],
 
 def _zoo_schedule(value: Any) -> Any:
     """The Zoo's ``lin_0.001`` is linear to 0; numbers are constant."""
-    if isinstance(value, str) and value.startswith("lin_"):
-        return LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0)
-    return value if callable(value) else float(value)
-
-
-def _infer_algo(path: Path, data: dict[str, Any]) -> str:
-    """Which algorithm saved a zip: its attributes tell, and the module of its policy where they do not."""
-    policy_module = getattr(data.get("policy_class"), "__module__", "")
-    for part, algo in (("recurrent", "ppo_lstm"), ("maskable", "ppo_mask"), ("crossq", "crossq"), ("qrdqn", "qrdqn")):
-        if part in policy_module:
-            return algo
-    for key, algo in (
-        ("top_quantiles_to_drop_per_net", "tqc"),
-        ("n_delta", "ars"),
-        ("cg_max_steps", "trpo"),
-        ("clip_range", "ppo"),
-        ("exploration_fraction", "dqn"),
-        ("target_entropy", "sac"),
-        ("gae_lambda", "a2c"),
-    ):
-        if key in data:
-            return algo
-    if "target_policy_noise" in data:
-        # DDPG is TD3 with one critic, no delay and no smoothing of the target policy
-        n_critics = (data.get("policy_kwargs") or {}).get("n_critics", 2)
-        plain = data.get("policy_delay") == 1 and data.get("target_noise_clip") == 0
-        return "ddpg" if plain and n_critics == 1 else "td3"
-    raise RefineError(f"{path}: saved by none of the algorithms {', '.join(ALGOS)}; save it again with one of them")
+    if callable(value):
+        return value
+    is_linear = isinstance(value, str) and value.startswith("lin_")
+    try:
+        number = float(value.removeprefix("lin_") if is_linear else value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise RefineError(f"config.yml: expected a number or lin_NUMBER as a schedule, got {value!r}")
+    return LinearSchedule(number, 0.0, 1.0) if is_linear else number

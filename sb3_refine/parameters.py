@@ -30,6 +30,8 @@ class PolicyParameters:
     """
 
     def __init__(self, policy: BasePolicy, scope: str = "actor"):
+        if not scope:
+            raise RefineError(f"parameters: expected one of {SCOPES} or a regular expression, got an empty text")
         influential = _influential_parameters(policy)
         if scope == "actor":
             chosen = influential

@@ -30,10 +30,11 @@ from sb3_refine.candidates import Candidate
 from sb3_refine.checkpoint import Checkpoint, SearchState, Update
 from sb3_refine.comparison import Contestant, check_valid, contestant
 from sb3_refine.episode import Episode, Trajectory, n_observed
-from sb3_refine.errors import EpisodeError, RefineError, check_count, did_you_mean
+from sb3_refine.errors import EpisodeError, RefineError, check_count, check_seconds, did_you_mean
 from sb3_refine.evaluation import Evaluation, PairedDifference
 from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator, n_processors
 from sb3_refine.examination import BOTH, check_entries, examine
+from sb3_refine.files import refuse_links
 from sb3_refine.held_out import AUTO, HeldOut, Run
 from sb3_refine.models import sync_copies
 from sb3_refine.objectives import MEASURE, OBJECTIVES, Objective, make_objective
@@ -163,9 +164,10 @@ class Refiner:
         if isinstance(n_eval_episodes, str):
             _check_choice("n_eval_episodes", n_eval_episodes, (AUTO,))
         else:
-            check_count("n_eval_episodes", n_eval_episodes, 2)
+            check_count("n_eval_episodes", n_eval_episodes, 2, at_most=10**6)
         check_count("n_workers", 1 if n_workers is None else n_workers, 1)
         check_count("seed", seed, 0)
+        check_seconds("episode_timeout", episode_timeout)
         if not 0 < alpha < 1:
             raise RefineError(f"alpha: expected a number between 0 and 1, got {alpha}")
         if min_effect is not None and not min_effect > 0:
@@ -267,6 +269,8 @@ class Refiner:
         """
         started = time.perf_counter()
         check_count("log_interval", log_interval, 1)
+        if time_limit is not None:
+            check_seconds("time_limit", time_limit, allow_zero=True)
         self.result = self.tested = None
         checkpoint = Checkpoint(checkpoint_folder, {**self.settings, "n_updates": n_updates}, checkpoint_interval)
         run_number = checkpoint.run_number() if resume else self._n_learned
@@ -320,6 +324,7 @@ class Refiner:
         if self.result is None:
             raise RefineError("save: there is nothing to save yet; call learn() first")
         run_folder = Path(run_folder or new_run_folder(folder, self.agent.algo, self.agent.env_name))
+        refuse_links(run_folder)
         zip_path = save_agent(self.agent, run_folder)
         write_refinement(run_folder, content_of(self, zip_path))
         return run_folder
@@ -342,6 +347,7 @@ class Refiner:
             raise RefineError(f"report: no refinement.json in {run_folder}; name the folder that save() returned")
         if phase_portrait is not None:
             check_entries(phase_portrait, n_observed(self.model.observation_space))
+        refuse_links(run_folder)
         content = json.loads((run_folder / "refinement.json").read_text())
         contestants = self.contestants
         try:
@@ -444,6 +450,10 @@ class Refiner:
             episodes = evaluator.evaluate(mean, candidates, self._search_seeds(candidates), self._measures)
             fitness = self.objective.of_population(episodes)
             optimizer.tell(fitness)
+            if not np.isfinite(optimizer.mean).all():
+                raise EpisodeError(
+                    f"the search left the finite numbers in update {search.n_updates}; lower its step (learning_rate)"
+                )
             search.count(evaluator)
             search.record(mean, episodes, fitness)
             self.parameters.set_vector(optimizer.mean)

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from sb3_refine.errors import printable_lines
 from sb3_refine.evaluation import mean_interval, tail_mean
 from sb3_refine.examination import BOTH, MAX_DIMENSIONS, N_PHASE, Examination
 from sb3_refine.files import atomic_path
+from sb3_refine.markdown import code_span, escaped
 from sb3_refine.measures import SMOOTHNESS
 
 PLOTS = ("learning_curve", "returns", "paired", "failures", "actions", "mesh", "phase", "end_effector", "robustness")
@@ -110,6 +112,7 @@ class _Report:
     def __init__(self, run_folder: Path, refinement: dict[str, Any], examination: Examination | None):
         self.folder, self.refinement, self.examination = run_folder, refinement, examination
         self.settings, self.decision = refinement["settings"], refinement["decision"]
+        self.reason = escaped(refinement["reason"])
         self.before, self.after = refinement["baseline"], refinement["refined"]
         self.difference = refinement["paired_difference"]
         self.seeds = refinement["seeds"]["test"] or []
@@ -127,7 +130,8 @@ class _Report:
         plots.mkdir(parents=True, exist_ok=True)
         for name in PLOTS:
             (plots / f"{name}.png").unlink(missing_ok=True)  # of an earlier report
-        parts = [[f"# {self.settings['algo']} {self.settings['env']}: {_TITLES[self.decision]}"], self._verdict()]
+        title = escaped(f"{self.settings['algo']} {self.settings['env']}")
+        parts = [[f"# {title}: {_TITLES[self.decision]}"], self._verdict()]
         if self.is_tested:
             parts += [self._before_and_after(), self._distribution(), self._seed_by_seed(), self._worst_seeds()]
             parts += [self._failures()]
@@ -218,7 +222,10 @@ class _Report:
         """First what became of it, then what got worse."""
         if not self.is_tested:
             what = "Not tested" if self.decision == "unchecked" else "The original agent was kept"
-            lines = [f"**{what}**: {self.refinement['reason']}.", "How good the result of the search is, is not known."]
+            lines = [
+                f"**{what}**: {self.reason}.",
+                "How good the result of the search is, is not known.",
+            ]
             if self.before and self.before["mean_return"] is not None:
                 mean, std = _short(self.before["mean_return"]), _short(self.before["std_return"])
                 n = self.before["n_episodes"]
@@ -231,7 +238,7 @@ class _Report:
         return [
             _filled(f"**{what}.** {self._in_its_objective()}{found}"),
             _filled(self._what_got_worse()),
-            _filled(f"Decision: `{self.decision}` ({self.refinement['reason']})."),
+            _filled(f"Decision: `{self.decision}` ({self.reason})."),
         ]
 
     def _in_its_objective(self) -> str:
@@ -239,8 +246,8 @@ class _Report:
         name, d = self.settings.get("objective", "return"), self.refinement.get("objective_difference")
         if name == "return" or d is None:
             return ""
-        note = self.refinement.get("objective_note", "")
-        return f"Its objective, `{name}`{note}, changed by {d['mean']:+.4g} ({d['ci_low']:.4g} to {d['ci_high']:.4g}). "
+        what = code_span(name) + escaped(self.refinement.get("objective_note", ""))
+        return f"Its objective, {what}, changed by {d['mean']:+.4g} ({d['ci_low']:.4g} to {d['ci_high']:.4g}). "
 
     def _who_was_better(self) -> str:
         if not self.is_paired:
@@ -428,15 +435,19 @@ class _Report:
 
     def _making(self) -> list[str]:
         source, seed = self.refinement["source"], self.refinement["seeds"]["seed"]
-        origin = f"{source['repo']} at {source['revision']}" if source.get("repo") else "a folder or a model in memory"
+        origin = (
+            escaped(f"{source['repo']} at {source['revision']}")
+            if source.get("repo")
+            else "a folder or a model in memory"
+        )
         settings = " ".join(f"{key}={value}" for key, value in self.settings.items())
         versions = ", ".join(f"{package} {version}" for package, version in self.refinement["versions"].items())
         lines = [
-            f"original: from {origin}, SHA-256 `{source.get('sha256')}`",
+            f"original: from {escaped(origin)}, SHA-256 `{source.get('sha256')}`",
             f"saved agent: SHA-256 `{self.refinement['output_sha256']}`",
             f"seed {seed}, {len(self.seeds)} held-out seeds, which `refinement.json` lists with the return of each",
             f"versions: {versions}",
-            f"settings: `{settings}`",
+            f"settings: {code_span(settings)}",
         ]
         if self.examination:
             n_episodes, n_steps = self.examination.n_episodes, self.examination.n_env_steps
@@ -515,7 +526,7 @@ def _filled(text: str, indent: str = "") -> str:
 
 
 def _code(*lines: str) -> str:
-    return "\n".join(["```", *lines, "```"])
+    return "\n".join(["```", *(printable_lines(line) for line in lines), "```"])
 
 
 def _validated(candidate: dict[str, Any], key: str) -> str:

@@ -1,13 +1,27 @@
 """What a finished run has left, read again."""
 
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sb3_refine.decoding.schema import (
+    SchemaError,
+    flag,
+    mapping_of,
+    number,
+    one_of,
+    optional,
+    plain,
+    read_json,
+    record,
+    text,
+    whole,
+)
+from sb3_refine.decoding.zoo_yaml import read_zoo_yaml
 from sb3_refine.errors import RefineError
-from sb3_refine.files import sha256
-from sb3_refine.legacy import read_zoo_yaml
+from sb3_refine.files import refuse_links, sha256
+from sb3_refine.models import ALGOS
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,7 @@ class RunFolder:
     @property
     def plots(self) -> list[Path]:
         """Pictures for the model card."""
-        return sorted(self.path.glob("plots/*.png"))
+        return sorted(path for path in self.path.glob("plots/*.png") if re.fullmatch(r"[\w-]+\.png", path.name))
 
     @property
     def report(self) -> Path | None:
@@ -74,23 +88,85 @@ def read_run_folder(path: str | Path) -> RunFolder:
     :raises RefineError: when it is no such folder, or the zip is not the one that ``refinement.json`` speaks of
     """
     path = Path(path)
+    refuse_links(path)
     inner = sorted(config.parent for config in path.glob("*/config.yml"))
     if not (path / "refinement.json").is_file() or len(inner) != 1:
         raise RefineError(f"{path}: no folder of a finished run; name OUTPUT/ALGO/ENV_K, which has a refinement.json")
+    if not re.fullmatch(r"[\w.-]+", inner[0].name):
+        raise RefineError(f"{inner[0]}: expected the name of an environment, of letters, digits, '.', '_' and '-'")
     run = RunFolder(
         path=path,
         env_name=inner[0].name,
         args=read_zoo_yaml(inner[0] / "args.yml"),
         config=read_zoo_yaml(inner[0] / "config.yml"),
-        refinement=_read_json(path / "refinement.json"),
+        refinement=_read_refinement(path / "refinement.json"),
     )
     if not run.zip.is_file() or sha256(run.zip) != run.refinement["output_sha256"]:
         raise RefineError(f"{run.zip}: missing, or not the agent that refinement.json speaks of; refine it again")
     return run
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+_HEX = r"[0-9a-f]{64}"
+_ID = r"[\w./:-]{1,200}"
+_FIGURE = optional(number(allow_nan=True))  # null stands for NaN
+
+SOURCE = record(
+    {
+        "path?": optional(text()),
+        "sha256?": optional(text(_HEX)),
+        "repo?": optional(text(_ID)),
+        "revision?": optional(text(r"[\w./-]{1,200}")),
+    },
+    others=plain,
+)
+"""Where an agent came from, as ``source.json`` and ``refinement.json`` have it."""
+
+_EVALUATION = record(
+    {
+        **dict.fromkeys(("mean_return", "std_return", "min_return", "cvar10_return", "mean_length"), _FIGURE),
+        "failure_rate": _FIGURE,
+        "n_episodes": whole(1),
+    }
+)
+
+_REFINEMENT = record(
+    {
+        "decision": one_of("refined", "original", "unchecked"),
+        "reason": text(),
+        "baseline": optional(_EVALUATION),
+        "refined": optional(_EVALUATION),
+        "paired_difference": optional(
+            record(
+                {
+                    **dict.fromkeys(("mean", "ci_low", "ci_high", "p_better"), _FIGURE),
+                    "confidence": number(0, 1),
+                    "paired": flag,
+                }
+            )
+        ),
+        "rollouts": whole(0),
+        "env_steps": whole(0),
+        "settings": record(
+            {
+                "algo": one_of(*ALGOS),
+                "env": text(_ID),
+                "optimizer": text(),
+                "objective?": text(),
+                "n_updates_done": whole(0),
+            }
+        ),
+        "seeds": record({"seed": whole(0)}),
+        "versions": mapping_of(text(r"[\w.+!-]{1,50}"), r"[\w.-]{1,50}"),
+        "source": SOURCE,
+        "output_sha256": text(_HEX),
+    }
+)
+
+
+def _read_refinement(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError, OSError) as error:
-        raise RefineError(f"{path}: cannot be read ({error}); refine the agent again") from error
+        refinement = read_json(path)
+        _REFINEMENT(refinement)
+    except SchemaError as error:
+        raise RefineError(f"{path}: cannot be read ({error}); refine the agent again") from None
+    return dict(refinement)

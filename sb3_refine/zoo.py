@@ -1,9 +1,10 @@
 """The RL Zoo's folder layout: where an agent's files lie, and where a new run goes."""
 
+import logging
 import re
+import shlex
 import shutil
 import tempfile
-import zipfile
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,10 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from sb3_refine.decoding.evaluations import read_evaluations
+from sb3_refine.decoding.pickle_tree import DecodingError
+from sb3_refine.decoding.zoo_yaml import read_zoo_yaml
 from sb3_refine.environments import current_env_id
 from sb3_refine.errors import RefineError, did_you_mean
 from sb3_refine.files import atomic_path
-from sb3_refine.legacy import read_zoo_yaml
+from sb3_refine.imports import is_installed
+
+logger = logging.getLogger(__name__)
 
 LAST_CHECKPOINT = "rl_model_*_steps.zip"
 
@@ -76,7 +82,7 @@ def find_in_folder(folder: Path, algo: str, env: str, exp_id: int = 0, zip_name:
     zips = sorted(run_folder.glob(zip_name or f"{env_name}.zip"), key=_n_steps)
     if not zips:
         raise _nothing_there(folder, algo, env_name, run_folder, zip_name or f"{env_name}.zip")
-    return _with_neighbours(zips[-1], env, run_folder / env_name)
+    return _without_ways_out(_with_neighbours(zips[-1], env, run_folder / env_name), folder)
 
 
 def find_beside(zip_path: Path, env: str | None = None, vec_normalize: Path | None = None) -> AgentFiles:
@@ -98,10 +104,14 @@ def find_beside(zip_path: Path, env: str | None = None, vec_normalize: Path | No
     if len(names) != 1:
         raise RefineError(f"--env: {zip_path} does not say which environment it is for; name it with --env")
     args = _if_file(zip_path.parent / names[0] / "args.yml")
-    env = env or str(read_zoo_yaml(args).get("env", names[0]) if args else names[0])
-    if ":" in env and not given:
-        raise RefineError(f"args.yml: {env} names a module to import; if you trust the author, pass --env {env}")
-    return _with_neighbours(zip_path, env, zip_path.parent / names[0], vec_normalize)
+    env = env or str((read_zoo_yaml(args).get("env") if args else None) or names[0])
+    if ":" in env and not given and not is_installed(env.partition(":")[0]):
+        raise RefineError(
+            f"args.yml: {env} names a module to import, which is not part of an installed package; "
+            f"if you trust the author, pass --env {shlex.quote(env)}"
+        )
+    files = _with_neighbours(zip_path, env, zip_path.parent / names[0], vec_normalize)
+    return _without_ways_out(files, zip_path.parent)
 
 
 def read_args(files: AgentFiles) -> dict[str, Any]:
@@ -132,8 +142,7 @@ def new_run_folder(folder: str | Path, algo: str, env_name: str) -> Path:
     parent = Path(folder) / algo
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        run_folder = parent / f"{env_name}_{max(_experiments(parent, env_name), default=0) + 1}"
-        run_folder.mkdir()
+        run_folder = _make_next_folder(parent, env_name)
         with tempfile.TemporaryFile(dir=run_folder):
             pass
     except OSError as error:
@@ -141,6 +150,19 @@ def new_run_folder(folder: str | Path, algo: str, env_name: str) -> Path:
             f"--output: cannot write to {parent} ({error.strerror or error}); choose another folder with -o"
         ) from error
     return run_folder
+
+
+def _make_next_folder(parent: Path, env_name: str) -> Path:
+    """Several runs may look for the next number at once, and only one of them can make a folder."""
+    number = max(_experiments(parent, env_name), default=0)
+    while True:
+        number += 1
+        run_folder = parent / f"{env_name}_{number}"
+        try:
+            run_folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return run_folder
 
 
 def remove_if_unused(run_folder: Path) -> None:
@@ -211,6 +233,16 @@ def _with_neighbours(zip_path: Path, env: str, inner: Path, vec_normalize: Path 
     )
 
 
+def _without_ways_out(files: AgentFiles, folder: Path) -> AgentFiles:
+    """Refuse files of an agent that are links to somewhere else on this machine. The folder itself may be a link."""
+    named_by_user = {files.vec_normalize} if files.chosen_statistics else set()
+    parts = {files.model, files.config, files.args, files.vec_normalize, files.env_kwargs, files.evaluations}
+    for path in parts - named_by_user - {None}:
+        if path is not None and not path.resolve().is_relative_to(folder.resolve()):
+            raise RefineError(f"{path}: a link that leads out of {folder}; put the file itself there")
+    return files
+
+
 def _statistics_of(zip_path: Path, inner: Path) -> Path | None:
     """A checkpoint has statistics of its own, if CheckpointCallback saved them; else those of the run, or beside it."""
     of_checkpoint = re.sub(r"_(\d+_steps)$", r"_vecnormalize_\1", zip_path.stem)
@@ -243,12 +275,12 @@ def expected_return(files: AgentFiles) -> ExpectedReturn | None:
     if files.evaluations is None:
         return None
     try:
-        with np.load(files.evaluations, allow_pickle=False) as content:
-            results = content["results"].reshape(len(content["results"]), -1).astype(np.float64)
-            time_steps = content["timesteps"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    if results.size == 0 or not np.isfinite(results).all():
+        time_steps, results = read_evaluations(files.evaluations)
+    except DecodingError as error:
+        logger.warning(
+            "%s: cannot be read (%s); whether the agent returns what it did in training is not checked",
+            *(files.evaluations, error),
+        )
         return None
     means = results.mean(axis=1)
     at = len(means) - 1

@@ -117,7 +117,7 @@ def test_options_reach_the_search(made_agents, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_does_not_stop_the_saving(made_agents, tmp_path, monkeypatch, number):
+def test_a_signal_that_comes_while_the_result_is_saved_takes_effect_afterwards(made_agents, tmp_path, monkeypatch, number):
     def save(self, *args, **kwargs):
         os.kill(os.getpid(), number)
         time.sleep(0.1)
@@ -126,8 +126,9 @@ def test_a_second_signal_does_not_stop_the_saving(made_agents, tmp_path, monkeyp
     saved = Refiner.save
     monkeypatch.setattr(Refiner, "save", save)
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST]
-    assert main(list(map(str, arguments))) == 0
-    assert (tmp_path / "ppo" / f"{ENV_ID}_1" / f"{ENV_ID}.zip").exists()
+    assert main(list(map(str, arguments))) == 130
+    assert (tmp_path / "ppo" / f"{ENV_ID}_1" / "refinement.json").exists()
+    assert not (tmp_path / "ppo" / f"{ENV_ID}_1" / "report.md").exists()
 
 
 def test_after_an_error_the_way_on_is_one_line(made_agents, tmp_path, monkeypatch, capsys):
@@ -141,7 +142,7 @@ def test_after_an_error_the_way_on_is_one_line(made_agents, tmp_path, monkeypatc
     way_on, error = capsys.readouterr().err.splitlines()
     assert error == "sb3-refine: error: the pendulum fell off"
     command = f"sb3-refine --resume {tmp_path / 'ppo' / f'{ENV_ID}_1'} (with --time-limit 0, to judge what there is)"
-    assert way_on == f"to go on from here, once that is mended: {command}"
+    assert way_on == f"to go on from here, once that is fixed: {command}"
 
 
 def test_a_full_disk_at_the_end_does_not_swallow_the_verdict(made_agents, tmp_path, monkeypatch, capsys):
@@ -156,7 +157,7 @@ def test_a_full_disk_at_the_end_does_not_swallow_the_verdict(made_agents, tmp_pa
     assert shown.endswith("; NOT SAVED, or not whole\n")
     run_folder = tmp_path / "ppo" / f"{ENV_ID}_1"
     way_on, error = errors.splitlines()
-    assert way_on == f"to go on from here, once that is mended: sb3-refine --resume {run_folder}"
+    assert way_on == f"to go on from here, once that is fixed: sb3-refine --resume {run_folder}"
     assert error.startswith(
         f"sb3-refine: error: refinement.json cannot be written to {run_folder} ([Errno 28] No space"
     )
@@ -173,7 +174,7 @@ def test_a_disk_that_is_full_for_the_tables_is_one_line(made_agents, tmp_path, m
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST, "--log-interval", "1"]
     assert main([*map(str, arguments), "--checkpoint-interval", "1"]) == 1
     way_on, error = capsys.readouterr().err.splitlines()
-    assert way_on.startswith("to go on from here, once that is mended: sb3-refine --resume ")
+    assert way_on.startswith("to go on from here, once that is fixed: sb3-refine --resume ")
     assert error == "sb3-refine: error: [Errno 28] No space left on device"
 
 

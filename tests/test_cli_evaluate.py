@@ -453,7 +453,7 @@ def test_nothing_is_cut_off_in_a_pipe(made_agents, capsys):
         (["--alpha", "2"], 1, "--alpha: expected a number between 0 and 1, got 2.0"),
         (["--json", "nowhere/figures.json"], 1, "--json: cannot write to"),
         (["--json", "."], 1, "--json: . is a folder; name a file"),
-        (["--compare-too", "x"], 2, "--compare-too x (did you mean --compare-to?)"),
+        (["--compare-too", "x"], 2, "--compare-too x (did you mean --compare-to or --trust-compare-to?)"),
         (["--exp-id", "7"], 1, "no such agent of ppo"),
         (["--demo"], 2, "--demo brings its own agent"),
     ],

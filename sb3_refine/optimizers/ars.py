@@ -38,7 +38,7 @@ class ARS(Optimizer):
         delta_std: float | tuple[float, float] = (0.025, 0.0025),
     ):
         super().__init__(mean, seed, n_updates)
-        check_count("n_delta", n_delta, 1)
+        check_count("n_delta", n_delta, 1, at_most=10**6)
         check_count("n_top", 1 if n_top is None else n_top, 1)
         if n_top is not None and n_top > n_delta:
             raise RefineError(f"n_top: expected 1 to n_delta={n_delta}, got {n_top}")

@@ -1,0 +1,51 @@
+"""Zip files with limits: on the number of members, on their sizes, on what they unpack to."""
+
+import io
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from sb3_refine.decoding.pickle_tree import DecodingError
+
+_MAX_MEMBERS = 10_000  # torch stores each tensor as one
+_MAX_RATIO = 50  # weights do not compress much
+_FREE = 1_000_000  # bytes that any member may unpack to
+
+
+def read_zip(
+    file: Path | bytes, is_wanted: Callable[[str], bool], max_bytes: dict[str, int] | None = None, stored: bool = False
+) -> dict[str, bytes]:
+    """
+    :param file: the zip: where it lies, or its content
+    :param is_wanted: whether to read the member of a name
+    :param max_bytes: for some members, the most that they may unpack to
+    :param stored: whether members must not be compressed
+    :return: content of the members wanted, by name
+    :raises DecodingError: when the zip is broken, or goes beyond the limits
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(file) if isinstance(file, bytes) else file) as archive:
+            members = archive.infolist()
+            names = [member.filename for member in members]
+            if len(names) > _MAX_MEMBERS or len(set(names)) < len(names):
+                raise DecodingError("a zip with too many members, or two of one name")
+            wanted = [member for member in members if is_wanted(member.filename)]
+            for member in wanted:
+                _check(member, (max_bytes or {}).get(member.filename), stored)
+            if len({member.header_offset for member in wanted}) < len(wanted):
+                raise DecodingError("a zip with members that overlap")
+            return {member.filename: archive.read(member) for member in wanted}
+    except DecodingError:
+        raise
+    except (RuntimeError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, ValueError, OSError) as error:
+        raise DecodingError(f"a broken zip ({' '.join(str(error).split())[:100]})") from None
+
+
+def _check(member: zipfile.ZipInfo, max_bytes: int | None, stored: bool) -> None:
+    allowed = (zipfile.ZIP_STORED,) if stored else (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    if member.compress_type not in allowed:
+        raise DecodingError(f"{member.filename[:80]}: compressed by a method that Stable-Baselines3 does not use")
+    limit = _MAX_RATIO * member.compress_size + _FREE if max_bytes is None else max_bytes
+    if member.file_size > limit:
+        raise DecodingError(f"{member.filename[:80]}: unpacks to {member.file_size:,} bytes, more than {limit:,}")

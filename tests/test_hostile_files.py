@@ -1,0 +1,787 @@
+"""Files of strangers: whatever is in them, nothing of it runs, nothing is read or written elsewhere, nothing hangs."""
+
+import io
+import json
+import os
+import pickle
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ENV_ID, OFF_POLICY
+from hostile import HARMFUL_PICKLES, bomb, npz
+from stable_baselines3 import SAC
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from test_decoding import stored
+
+from sb3_refine import RefineError, Refiner, load_agent
+from sb3_refine.checkpoint import FILE_NAME, read_checkpoint
+from sb3_refine.cli import main
+from sb3_refine.decoding.evaluations import read_evaluations
+from sb3_refine.decoding.model_zip import read_model
+from sb3_refine.decoding.pickle_tree import DecodingError
+from sb3_refine.decoding.statistics import read_vec_normalize
+from sb3_refine.decoding.torch_files import read_torch_file
+from sb3_refine.decoding.zoo_yaml import read_zoo_yaml
+from sb3_refine.run_folder import read_run_folder
+from sb3_refine.zoo import new_run_folder
+
+pytestmark = pytest.mark.timeout(60)
+
+QUICK = ["--n-updates", "1", "--n-delta", "1", "--n-eval-episodes", "2", "--backend", "serial", "--verbose", "0"]
+
+
+class Agent:
+    """A Zoo folder with one agent, whose files can be changed."""
+
+    def __init__(self, made_agents, path, algo="ppo"):
+        self.algo, self.folder = algo, path / "agents"
+        self.run_folder = self.folder / algo / f"{ENV_ID}_1"
+        shutil.copytree(made_agents / algo / f"{ENV_ID}_1", self.run_folder)
+        self.zip, self.inner = self.run_folder / f"{ENV_ID}.zip", self.run_folder / ENV_ID
+
+    def change(self, drop=(), **changes):
+        """Change attributes of the model; bytes are pickles."""
+        data = json.loads(self.members()["data"])
+        data.update({key: stored(value) for key, value in changes.items()})
+        self.write({**self.members(), "data": json.dumps({k: v for k, v in data.items() if k not in drop}).encode()})
+
+    def members(self):
+        with zipfile.ZipFile(self.zip) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+
+    def write(self, members):
+        with zipfile.ZipFile(self.zip, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+
+    def load(self, **kwargs):
+        return load_agent(self.algo, ENV_ID, self.folder, **kwargs)
+
+    def refused(self, match, **kwargs):
+        """The one line that says why the agent is not loaded."""
+        start = time.perf_counter()
+        with pytest.raises(RefineError, match=match) as error:
+            self.load(**kwargs)
+        assert time.perf_counter() - start < 10
+        line = str(error.value)
+        assert line.isprintable()
+        assert len(line) < 1000
+        return line
+
+
+@pytest.fixture
+def agent(made_agents, tmp_path):
+    return Agent(made_agents, tmp_path)
+
+
+@pytest.fixture
+def normalized(made_agents, tmp_path):
+    return Agent(made_agents, tmp_path, "a2c")
+
+
+# ---------------------------------------------------------------- pickles
+
+
+@pytest.mark.parametrize("attribute", ["observation_space", "policy_kwargs", "policy_class", "learning_rate"])
+@pytest.mark.parametrize("harm", HARMFUL_PICKLES)
+def test_a_harmful_pickle_in_a_zip_is_one_line(agent, harm, attribute):
+    agent.change(**{attribute: HARMFUL_PICKLES[harm]})
+    agent.refused(attribute)
+
+
+@pytest.mark.parametrize("harm", HARMFUL_PICKLES)
+def test_a_harmful_vecnormalize_is_one_line(normalized, harm):
+    (normalized.inner / "vecnormalize.pkl").write_bytes(HARMFUL_PICKLES[harm])
+    normalized.refused("vecnormalize.pkl")
+
+
+@pytest.mark.parametrize("attribute", ["ep_info_buffer", "_last_obs", "save", "set_logger", "predict", "__class__"])
+def test_what_a_model_does_not_need_is_left_in_the_file(agent, attribute):
+    agent.change(**{attribute: HARMFUL_PICKLES["eval"]})
+    model = agent.load().model
+    assert attribute not in vars(model) or vars(model)[attribute] is None
+    assert callable(model.save)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"observation_space": 3}, "observation_space"),
+        ({"action_space": {":serialized:": "not base64!"}}, "action_space: not base64"),
+        ({"action_space": {":serialized:": 5}}, "action_space: not base64"),
+        ({"gamma": "high"}, "gamma: no finite number|gamma"),
+        ({"gamma": float("nan")}, "gamma: no finite number"),
+        ({"n_steps": -1}, "n_steps: expected a whole number from 1"),
+        ({"n_steps": 10**30}, "n_steps: expected a whole number"),
+        ({"n_envs": 1e9}, "n_envs: expected a whole number"),
+        ({"use_sde": "yes"}, "use_sde: expected true or false"),
+        ({"seed": -5}, "seed: expected a whole number"),
+        ({"policy_kwargs": {"net_arch": [10**6, 10**6]}}, "larger than its parameters"),
+        ({"policy_kwargs": {"net_arch": [[[[1]]]]}}, "cannot load it"),
+        ({"policy_kwargs": []}, "policy_kwargs: expected a mapping"),
+        ({"policy_kwargs": {"no_such": 1}}, "unexpected keyword argument 'no_such'"),
+        ({"clip_range": "eval"}, "its clip_range is code of its author's|clip_range"),
+        ({"learning_rate": float("inf")}, "learning_rate: no finite number"),
+    ],
+)
+def test_an_attribute_that_is_not_what_it_should_be_is_one_line(agent, changes, line):
+    agent.change(**changes)
+    agent.refused(line)
+
+
+@pytest.mark.parametrize("attribute", ["observation_space", "action_space", "policy_class", "learning_rate"])
+def test_a_missing_attribute_is_one_line(agent, attribute):
+    agent.change(drop=(attribute,))
+    agent.refused(f"the model has no {attribute}")
+
+
+# ---------------------------------------------------------------- zips and torch's files
+
+
+def torch_file(content, **kwargs) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file, **kwargs)
+    return file.getvalue()
+
+
+def claims_more(data: bytes) -> bytes:
+    """A file of torch in which a tensor of one number says that it has 2**24."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(file, "w") as archive:
+        for name in source.namelist():
+            content = source.read(name)
+            if name.endswith("data.pkl"):
+                content = content.replace(b"cpuq\x06K\x01", b"cpuq\x06J\x00\x00\x00\x01")
+                assert content != source.read(name)
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def test_a_tensor_does_not_reach_beyond_its_file():
+    honest = torch_file({"a": torch.ones(1)})
+    assert read_torch_file(honest)["a"].tolist() == [1.0]
+    with pytest.raises(DecodingError, match="claims more numbers than the file has"):
+        read_torch_file(claims_more(honest))
+
+
+def test_the_format_before_torch_1_6_is_read():
+    old = torch_file({"a": torch.arange(3.0)}, _use_new_zipfile_serialization=False)
+    assert read_torch_file(old)["a"].tolist() == [0.0, 1.0, 2.0]
+    with pytest.raises(DecodingError):
+        read_torch_file(old[:-8])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("policy.pth", b"", "policy.pth"),
+        ("policy.pth", b"<html>", "policy.pth"),
+        ("policy.pth", HARMFUL_PICKLES["eval"], "policy.pth"),
+        ("policy.pth", torch_file([1]), "not the parameters of a module"),
+        ("policy.pth", torch_file({"a": 1}), "a is no tensor"),
+        ("policy.pth", torch_file({}), "Missing key"),
+        ("policy.pth", torch_file({"a": torch.tensor(float("nan"))}), "NaN or inf in a; choose another checkpoint"),
+        ("policy.pth", torch_file({"a": torch.ones(1).expand(10**9)}), "more numbers than the file has"),
+        ("policy.pth", torch_file({"a": torch.eye(3).to_sparse()}), "refused to load torch"),
+        ("policy.optimizer.pth", torch_file({"state": {}}), "not the state of an optimizer"),
+        ("policy.optimizer.pth", torch_file({"state": {}, "param_groups": []}), "cannot load it"),
+        ("policy.optimizer.pth", torch_file({"state": {0: [[]]}, "param_groups": []}), "not the state of an optimizer"),
+        ("pytorch_variables.pth", torch_file({"policy.forward": torch.ones(1)}), "refused to set policy.forward"),
+        ("pytorch_variables.pth", torch_file({"log_ent_coef": torch.ones(9)}), "refused to set log_ent_coef"),
+    ],
+)
+def test_a_wrong_file_in_the_zip_is_one_line(agent, name, content, line):
+    agent.write({**agent.members(), name: content})
+    agent.refused(line)
+
+
+def test_an_optimizer_state_of_another_shape_is_one_line(agent):
+    state = torch.load(io.BytesIO(agent.members()["policy.optimizer.pth"]), weights_only=True)
+    state["state"][0]["exp_avg"] = torch.ones(7, 7)
+    agent.write({**agent.members(), "policy.optimizer.pth": torch_file(state)})
+    agent.refused(r"policy.optimizer has a state of shape \(7, 7\)")
+
+
+def overlapping(path: Path):
+    """A zip of 2,000 entries for one member."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", b"{}")
+        archive.filelist += archive.filelist * 2000
+
+
+def with_method(method):
+    def write(path: Path):
+        path.write_bytes(bomb(b'{"a": 1}' * 10_000, method=method))
+
+    return write
+
+
+def corrupt_lzma(path: Path):
+    data = bytearray(bomb(b"{}" * 1000, method=zipfile.ZIP_LZMA))
+    data[60:70] = b"x" * 10
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        overlapping,
+        corrupt_lzma,
+        with_method(zipfile.ZIP_BZIP2),
+        lambda path: path.write_bytes(bomb(b" " * 2**28)),
+        lambda path: path.write_bytes(bomb(b"[" * 20_000)),
+        lambda path: path.write_bytes(bomb(b"[[]," * 4_000_000 + b"0]" * 4_000_000)),
+        lambda path: path.write_bytes(bomb(b"{" + b'"a":{' * 20_000)),
+        lambda path: path.write_bytes(bomb(b"[1]")),
+        lambda path: path.write_bytes(bomb(b'{"a": ' + b"1" * 10_000 + b"}")),
+        lambda path: path.write_bytes(bomb(b"{}", name="other")),
+        lambda path: path.write_bytes(b"PK\x05\x06" + b"\xff" * 18),
+    ],
+)
+def test_a_zip_beyond_the_limits_is_one_line(agent, write):
+    write(agent.zip)
+    agent.refused("not an intact Stable-Baselines3 zip .*; download or save it again")
+
+
+def test_a_member_that_unpacks_to_too_much_is_one_line(agent):
+    with zipfile.ZipFile(agent.zip, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in {"data": b"{}", "policy.pth": b"\0" * 2**28}.items():
+            archive.writestr(name, content)
+    agent.refused("policy.pth: unpacks to 268,435,456 bytes")
+
+
+# ---------------------------------------------------------------- YAML, npz, statistics
+
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 20))
+
+
+@pytest.mark.parametrize("file", ["config.yml", "args.yml"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        LAUGHS,
+        "a: " + "[" * 20_000,
+        "a: " + "{b: " * 20_000,
+        "- " * 20_000,
+        "a: !!bool foo",
+        "a: !!timestamp foo",
+        "a: !!int ''",
+        "a: !!float x",
+        "a: !!binary x",
+        "a: !!python/object/apply:os.abort []",
+        "a: !!python/name:os.abort",
+        "!!python/object/apply:collections.OrderedDict\n- 3",
+        "a: &a [*a]",
+        "a: &a {b: *a}",
+        "a: *b",
+        "? [1, 2]\n: 3",
+        "1: 2",
+        "just text",
+        "a: \x07",
+        "a: 0x" + "f" * 6000,
+        "a: " + "9" * 6000,
+        "<<: 3",
+        "a: b: c",
+        "# " + "x" * 300_000,
+    ],
+)
+def test_yaml_that_harms_or_is_broken_is_one_line(agent, file, content):
+    (agent.inner / file).write_text(content)
+    agent.refused(f"{file}: (cannot be read as the Zoo's YAML|expected a mapping)")
+
+
+def test_yaml_that_is_not_text_is_one_line(agent):
+    (agent.inner / "config.yml").write_bytes(b"\xff\xfe\x00")
+    agent.refused("config.yml: cannot be read")
+
+
+def test_aliases_are_allowed_where_they_are_few(tmp_path):
+    (tmp_path / "config.yml").write_text("a: &x [1, 2]\nb: *x\nc: &y 3\nd: [*y, 2021-05-06]\n")
+    assert read_zoo_yaml(tmp_path / "config.yml") == {"a": [1, 2], "b": [1, 2], "c": 3, "d": [3, "2021-05-06"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ({"env_kwargs": [1]}, "env_kwargs: expected a mapping"),
+        ({"gym_packages": 3}, "gym_packages: expected a list"),
+        ({"gym_packages": [3]}, "gym_packages: expected a list"),
+        ({"env_wrapper": 3}, "env_wrapper: expected a dotted name"),
+        ({"env_wrapper": {"a.B": 3}}, "expected a mapping of arguments"),
+        ({"env_wrapper": "Wrapper"}, "env_wrapper: expected a dotted name"),
+        ({"env_wrapper": {"a.B": {}, "c.D": {}}}, "env_wrapper: expected a dotted name"),
+        ({"frame_stack": -2}, "frame_stack: expected a whole number"),
+        ({"normalize": "__import__('os').abort()"}, "normalize: expected literal"),
+    ],
+)
+def test_a_setting_that_is_not_what_it_should_be_is_one_line(agent, content, line):
+    for file in ("config.yml", "args.yml"):
+        (agent.inner / file).write_text(yaml.safe_dump(content))
+    agent.refused(line)
+
+
+GOOD = {"timesteps": np.arange(3), "results": np.ones((3, 5)), "ep_lengths": np.ones((3, 5))}
+
+
+def header(shape: str) -> bytes:
+    """An ``.npy`` file with nothing in it."""
+    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def with_results(content: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("timesteps.npy", npz_member(GOOD["timesteps"]))
+        archive.writestr("results.npy", content)
+    return file.getvalue()
+
+
+def npz_member(array) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+BROKEN_EVALUATIONS = {
+    "nothing": b"",
+    "no zip": b"text",
+    "no results": npz(timesteps=np.arange(3)),
+    "objects": npz(**{**GOOD, "results": np.array([{}, 1], dtype=object)}),
+    "text": npz(**{**GOOD, "results": np.array([["a"]])}),
+    "scalars": npz(timesteps=np.array(1), results=np.array(2.0)),
+    "one dimension": npz(**{**GOOD, "results": np.ones(3)}),
+    "empty": npz(timesteps=np.arange(0), results=np.ones((0, 5))),
+    "another length": npz(**{**GOOD, "results": np.ones((2, 5))}),
+    "NaN": npz(**{**GOOD, "results": np.full((3, 5), np.nan)}),
+    "a huge shape": with_results(header("(1000000000000, 5)")),
+    "a negative shape": with_results(header("(-1, 5)")),
+    "code in the header": with_results(header("__import__('os').abort()")),
+    "a header deep in brackets": with_results(header("(" * 900)),
+    "a magic number only": with_results(b"\x93NUMPY"),
+    "complex": npz(**{**GOOD, "results": np.ones((3, 5), dtype=complex)}),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_EVALUATIONS)
+def test_broken_evaluations_are_reported_and_not_used(agent, case, caplog):
+    path = agent.run_folder / "evaluations.npz"
+    path.write_bytes(BROKEN_EVALUATIONS[case])
+    with pytest.raises(DecodingError):
+        read_evaluations(path)
+    assert agent.load().expected_return is None
+    assert "evaluations.npz: cannot be read" in caplog.text
+
+
+def test_whole_evaluations_are_read(agent):
+    (agent.run_folder / "evaluations.npz").write_bytes(npz(**GOOD))
+    assert agent.load().expected_return == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda v: v.obs_rms.mean.fill(np.nan), "statistics with NaN or infinity"),
+        (lambda v: v.obs_rms.var.fill(-1.0), "negative variance"),
+        (lambda v: v.obs_rms.var.fill(np.inf), "statistics with NaN or infinity"),
+        (lambda v: setattr(v.obs_rms, "count", float("nan")), "no finite number"),
+        (lambda v: setattr(v, "obs_rms", 3), "statistics"),
+        (lambda v: setattr(v, "obs_rms", {"a": RunningMeanStd(shape=(3,))}), "statistics"),
+        (lambda v: setattr(v, "obs_rms", RunningMeanStd(shape=(4,))), r"shape \(4,\)"),
+        (lambda v: setattr(v, "ret_rms", None), "statistics"),
+        (lambda v: setattr(v, "clip_obs", "10"), "clip_obs"),
+        (lambda v: setattr(v, "clip_obs", -1.0), "clip_obs: a number out of range"),
+        (lambda v: setattr(v, "epsilon", float("nan")), "epsilon"),
+        (lambda v: setattr(v, "norm_obs", 1), "norm_obs is neither true nor false"),
+        (lambda v: setattr(v, "observation_space", None), "observation_space|NoneType"),
+        (lambda v: delattr(v, "gamma"), "without its gamma"),
+    ],
+)
+def test_impossible_statistics_are_one_line(normalized, change, line):
+    path = normalized.inner / "vecnormalize.pkl"
+    statistics = pickle.loads(path.read_bytes())
+    change(statistics)
+    statistics.class_attributes, statistics.returns = {}, 0
+    path.write_bytes(pickle.dumps(statistics))
+    normalized.refused(line)
+
+
+def test_statistics_that_clip_nothing_are_read(normalized):
+    path = normalized.inner / "vecnormalize.pkl"
+    env = VecNormalize(DummyVecEnv([lambda: __import__("gymnasium").make(ENV_ID)]), clip_obs=np.inf)
+    env.save(str(path))
+    assert read_vec_normalize(path).clip_obs == np.inf
+
+
+# ---------------------------------------------------------------- code that files name
+
+
+@pytest.fixture
+def planted(agent, monkeypatch):
+    """A module beside the zip, and one in the working directory, which note that they were imported."""
+    monkeypatch.chdir(agent.folder.parent)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])  # as under python -m
+    mark = agent.folder.parent / "imported"
+    code = f"open({str(mark)!r}, 'w'); import gymnasium; Wrapper = gymnasium.Wrapper\n"
+    (agent.run_folder / "extra.py").write_text(code)
+    (agent.folder.parent / "planted.py").write_text(code)
+    metadata = agent.folder.parent / "planted-1.0.dist-info"  # as if it were installed
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: planted\nVersion: 1.0\n")
+    (metadata / "top_level.txt").write_text("planted\n")
+    yield agent
+    assert not mark.exists()
+    sys.modules.pop("planted", None)
+
+
+@pytest.mark.parametrize("module", ["agents.ppo.Pendulum-v1_1.extra", "planted", "os", "this", "sb3_contrib._private"])
+@pytest.mark.parametrize("key", ["env_wrapper", "vec_env_wrapper"])
+def test_a_wrapper_that_is_not_installed_is_not_imported(planted, module, key):
+    (planted.inner / "config.yml").write_text(yaml.safe_dump({key: f"{module}.Wrapper"}))
+    line = planted.refused(rf"config.yml: {key}: the module .* is not part of an installed package")
+    assert line.endswith(f"pass --gym-packages {shlex.quote(module)}")
+
+
+@pytest.mark.parametrize("module", ["planted", "this", "x; touch P #", "-rf", "a b"])
+def test_a_package_that_is_not_installed_is_not_imported(planted, module):
+    (planted.inner / "args.yml").write_text(yaml.safe_dump({"gym_packages": [module]}))
+    line = planted.refused("args.yml: gym_packages: the module .* is not part of an installed package")
+    assert line.endswith(f"pass --gym-packages {shlex.quote(module)}")
+    assert "this" not in sys.modules
+
+
+def test_an_environment_that_names_a_module_is_not_imported(planted):
+    (planted.inner / "args.yml").write_text(yaml.safe_dump({"env": "planted:Env-v0; touch P"}))
+    with pytest.raises(RefineError, match=r"pass --env 'planted:Env-v0; touch P'$"):
+        load_agent(model=planted.zip)
+
+
+def test_modules_that_are_installed_or_named_by_the_user_are_imported(agent, tmp_path, monkeypatch):
+    (agent.inner / "args.yml").write_text("gym_packages: [sb3_contrib]\n")
+    wrappers = ["sb3_contrib.common.wrappers.TimeFeatureWrapper", "mine.Wrapper"]
+    (agent.inner / "config.yml").write_text(yaml.safe_dump({"env_wrapper": wrappers}))
+    (tmp_path / "mine.py").write_text("from gymnasium import Wrapper\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    agent.refused("the module 'mine' is not part")
+    with pytest.raises(RefineError, match="observation space"):  # imported: it does not fit this agent
+        agent.load(gym_packages=["mine"])
+
+
+def test_a_wrapper_that_writes_files_is_refused_under_any_name(agent, tmp_path, monkeypatch):
+    (tmp_path / "renamed.py").write_text("from gymnasium.wrappers import RecordVideo as Rec\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (agent.inner / "config.yml").write_text(yaml.safe_dump({"env_wrapper": {"renamed.Rec": {"video_folder": "v"}}}))
+    agent.refused("renamed.Rec writes files", gym_packages=["renamed"])
+
+
+def test_the_working_directory_is_importable_only_where_a_module_is_named(made_agents, tmp_path):
+    """A file in the working directory does not stand in for a package that is missing."""
+    (tmp_path / "planted.py").write_text("raise SystemExit('imported')")
+    script = "import sys; from sb3_refine.cli import main; main(sys.argv[1:]); print('' in sys.path)"
+    common = ["--algo", "ppo", "--env", ENV_ID, "-f", str(made_agents), "--dry-run", "--backend", "serial"]
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    for more, expected in ([], "False"), (["--gym-packages", "sb3_contrib"], "True"):
+        command = [sys.executable, "-P", "-c", script, *common, *more]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=True)
+        assert done.stdout.splitlines()[-1] == expected
+
+
+# ---------------------------------------------------------------- folders of runs
+
+
+@pytest.fixture(scope="module")
+def finished_run(made_agents, tmp_path_factory):
+    """The folder of a run that was searched, judged and saved, with its checkpoint."""
+    folder = tmp_path_factory.mktemp("runs")
+    arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", str(made_agents), "-o", str(folder), *QUICK, "--no-report"]
+    assert main([*arguments, "--checkpoint-interval", "1"]) == 0
+    return folder / "ppo" / f"{ENV_ID}_1"
+
+
+@pytest.fixture
+def run_folder(finished_run, tmp_path):
+    return shutil.copytree(finished_run, tmp_path / "run")
+
+
+def command_line(capsys, *arguments):
+    """Exit status, and the one line of the error."""
+    capsys.readouterr()
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as ended:
+        status = ended.code
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1, line
+    assert line[:-1].isprintable()
+    return status, line
+
+
+LINKED = [
+    "progress.csv", "state/source.json", f"state/{ENV_ID}", f"state/{FILE_NAME}", f"{ENV_ID}", "refinement.json",
+    f"state/.{FILE_NAME.replace('.pt', '.partial.pt')}", "plots", "videos", "plots/x.png",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LINKED)
+@pytest.mark.parametrize("subcommand", ["resume", "push"])
+def test_no_link_in_the_folder_of_a_run_is_followed(run_folder, tmp_path, capsys, name, subcommand):
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    link = run_folder / name
+    link.parent.mkdir(exist_ok=True)
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.symlink_to(secret)
+    arguments = ["--resume", run_folder] if subcommand == "resume" else ["push", run_folder, "--organization", "me"]
+    status, line = command_line(capsys, *arguments)
+    assert status == 1
+    assert f"{link}: a symbolic link" in line
+    assert secret.read_text() == "mine"
+
+
+def test_what_is_no_file_is_not_opened(run_folder, capsys):
+    os.mkfifo(run_folder / "report.md")
+    assert "neither a file nor a folder" in command_line(capsys, "--resume", run_folder)[1]
+
+
+def test_a_link_is_replaced_and_not_written_through(agent, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / f".{FILE_NAME.replace('.pt', '.partial.pt')}").symlink_to(secret)
+    Refiner(agent.load(), backend="serial", n_delta=1, acceptance=False).learn(1, checkpoint_folder=state)
+    assert secret.read_text() == "mine"
+    assert (state / FILE_NAME).is_file()
+
+
+def test_an_agents_files_do_not_lead_out_of_its_folder(agent, tmp_path):
+    secret = tmp_path / "secret.yml"
+    secret.write_text("token: mine\n")
+    (agent.inner / "config.yml").unlink()
+    (agent.inner / "config.yml").symlink_to(secret)
+    agent.refused("config.yml: a link that leads out of")
+    (tmp_path / "linked").symlink_to(agent.folder)  # the user's own
+    (agent.inner / "config.yml").unlink()
+    load_agent("ppo", ENV_ID, tmp_path / "linked")
+
+
+def changed_checkpoint(run_folder, change):
+    path = run_folder / "state" / FILE_NAME
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda c: c["settings"].update(n_updates=-1), "n_updates: expected a whole number from 1"),
+        (lambda c: c["settings"].update(seed="x"), "seed: expected a whole number"),
+        (lambda c: c["settings"].update(alpha=7.0), "alpha: expected a number from 0 to 1"),
+        (lambda c: c["settings"].update(objective=["a"]), "objective: expected text"),
+        (lambda c: c["settings"].update(n_eval_episodes="many"), "n_eval_episodes"),
+        (lambda c: c["settings"].pop("parameters"), "parameters is missing"),
+        (lambda c: c["settings"].pop("n_delta"), "has no n_delta"),
+        (lambda c: c["settings"].update(n_delta=10**12), "n_delta"),
+        (lambda c: c.pop("state"), "state is missing"),
+        (lambda c: c["state"].pop("optimizer"), "optimizer is missing"),
+        (lambda c: c["state"]["optimizer"].update(n_updates_done=-1), "n_updates_done: expected a whole number"),
+        (lambda c: c["state"]["optimizer"].update(mean=torch.ones(3)), "optimizer.mean: expected"),
+        (lambda c: c["state"].update(start=c["state"]["start"] * float("nan")), "start: NaN or infinity"),
+        (lambda c: c["state"].update(history=[[1]]), "history.0: expected a list of 9"),
+        (lambda c: c["state"].update(baseline=3), "baseline: expected a list of 2"),
+        (lambda c: c["state"].update(milestones={"0": 3}), "milestones.0: not a milestone"),
+        (lambda c: c["state"].update(n_episodes=1.5), "n_episodes: expected a whole number"),
+        (lambda c: c["state"].update(elapsed=float("nan")), "elapsed: expected a number"),
+        (lambda c: c.clear(), "settings is missing"),
+    ],
+)
+def test_a_checkpoint_with_absurd_values_is_one_line(run_folder, capsys, change, line):
+    changed_checkpoint(run_folder, change)
+    status, said = command_line(capsys, "--resume", run_folder)
+    assert status == 1
+    assert line in said
+
+
+@pytest.mark.parametrize("harm", ["eval", "two million tuples in each other", "a list in itself", "nothing"])
+def test_a_harmful_checkpoint_is_one_line(run_folder, capsys, harm):
+    (run_folder / "state" / FILE_NAME).write_bytes(HARMFUL_PICKLES[harm])
+    assert "checkpoint.pt is damaged" in command_line(capsys, "--resume", run_folder)[1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("objective", "planted:f"), ("objective", "os:abort"), ("parameters", "(a*)*(a*)*(a*)*$")]
+)
+def test_code_and_expressions_of_a_checkpoint_are_not_used_unasked(run_folder, capsys, setting, value):
+    changed_checkpoint(run_folder, lambda content: content["settings"].update({setting: value}))
+    line = command_line(capsys, "--resume", run_folder)[1]
+    assert f"the interrupted run has --{setting} {shlex.quote(value)}, which is not taken from a file unasked" in line
+
+
+def test_a_resume_asks_for_packages_as_a_first_run_does(run_folder, capsys):
+    (run_folder / "state" / ENV_ID / "args.yml").write_text(f"{{env: {ENV_ID}, gym_packages: [this]}}")
+    assert "pass --gym-packages this" in command_line(capsys, "--resume", run_folder)[1]
+    assert "this" not in sys.modules
+
+
+@pytest.mark.parametrize("content", ["[", "3", '{"sha256": 5}', "[" * 20_000, '{"repo": "a b; rm"}'])
+def test_a_damaged_source_is_one_line(run_folder, capsys, content):
+    (run_folder / "state" / "source.json").write_text(content)
+    assert "source.json is damaged" in command_line(capsys, "--resume", run_folder)[1]
+
+
+@pytest.mark.parametrize("missing", ["*.zip", FILE_NAME, f"{ENV_ID}/*"])
+def test_a_state_that_is_not_whole_is_one_line(run_folder, capsys, missing):
+    for path in (run_folder / "state").glob(missing):
+        path.unlink()
+    assert command_line(capsys, "--resume", run_folder)[0] == 1
+
+
+def change_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "refinement.json").write_text("[" * 20_000),
+        lambda folder: (folder / "refinement.json").write_text("3"),
+        lambda folder: (folder / "refinement.json").write_text("{}"),
+        lambda folder: change_json(folder / "refinement.json", decision="<b>"),
+        lambda folder: change_json(folder / "refinement.json", settings={"algo": "ppo"}),
+        lambda folder: change_json(folder / "refinement.json", versions={"a": "<script>"}),
+        lambda folder: change_json(folder / "refinement.json", baseline=[1]),
+        lambda folder: change_json(folder / "refinement.json", source={"repo": "a](b"}),
+        lambda folder: (folder / ENV_ID / "args.yml").unlink(),
+        lambda folder: (folder / ENV_ID / "config.yml").write_text("a: !!bool foo"),
+        lambda folder: (folder / f"{ENV_ID}.zip").write_bytes(b"another"),
+        lambda folder: (folder / ENV_ID).rename(folder / "`x`"),
+    ],
+)
+def test_a_broken_folder_is_not_pushed_and_is_one_line(run_folder, capsys, change):
+    change(run_folder)
+    status, line = command_line(capsys, "push", run_folder, "--organization", "me")
+    assert (status, line.startswith("sb3-refine push: error: ")) == (1, True)
+
+
+def test_texts_of_a_run_are_escaped_in_its_model_card(run_folder):
+    pytest.importorskip("huggingface_hub")
+    from sb3_refine.model_card import model_card
+
+    reason = "<img src=x onerror=alert(1)> [click](http://evil) ![x](y) `code` # title\n# another\x1b[31m"
+    change_json(run_folder / "refinement.json", reason=reason)
+    card = model_card(read_run_folder(run_folder), "me/repo")
+    assert "<img" not in card.replace(r"\<img", "")
+    assert r"\[click\](http://evil)" in card
+    assert "\x1b" not in card
+    assert "\n# another" not in card
+
+
+# ---------------------------------------------------------------- what is printed, options, processes
+
+
+def test_control_characters_of_names_in_files_do_not_reach_the_terminal(agent, capsys):
+    (agent.inner / "config.yml").write_text(yaml.safe_dump({"env_wrapper": "evil\x1b]0;title\x07.Wrapper"}))
+    status, line = command_line(capsys, "--algo", "ppo", "--env", ENV_ID, "-f", agent.folder, *QUICK)
+    assert status == 1
+    assert "\\x1b]0;title\\x07" in line
+
+
+def test_trust_is_asked_for_each_agent_and_warns(agent, tmp_path, capsys, caplog):
+    other = shutil.copytree(agent.run_folder, tmp_path / "other")
+    mark = tmp_path / "ran"
+    code = f"open({str(mark)!r}, 'w') and {{}}"
+
+    class Marks:
+        def __reduce__(self):
+            return eval, (code,)
+
+    harmful = Agent.__new__(Agent)
+    harmful.zip = other / f"{ENV_ID}.zip"
+    harmful.change(policy_kwargs=pickle.dumps(Marks()))
+    common = ["evaluate", "--algo", "ppo", "--env", ENV_ID, "-f", agent.folder, "--compare-to", other]
+    quick = ["--no-noise", "--n-eval-episodes", "2", "--backend", "serial"]
+    assert "refused to load builtins.eval" in command_line(capsys, *common, *quick, "--trust-remote-code")[1]
+    assert "--trust-remote-code: the agent is unpickled where its files cannot be read as data" in caplog.text
+    assert not mark.exists()
+    main([str(argument) for argument in [*common, *quick, "--trust-compare-to"]])
+    assert "--trust-compare-to: the agent of --compare-to is unpickled" in caplog.text
+    assert mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "status"),
+    [
+        ("--episode-timeout", "nan", 2),
+        ("--episode-timeout", "-1", 2),
+        ("--episode-timeout", "0", 2),
+        ("--time-limit", "nan", 2),
+        ("--time-limit", "-1", 2),
+        ("--parameters", "", 1),
+    ],
+)
+def test_absurd_options_are_refused(agent, capsys, option, value, status):
+    arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", agent.folder, *QUICK, f"{option}={value}"]
+    found, line = command_line(capsys, *arguments)
+    assert found == status
+    assert option.strip("-").replace("_", "-") in line
+
+
+@pytest.mark.parametrize("name", ["episode_timeout", "time_limit"])
+@pytest.mark.parametrize("value", [float("nan"), -1.0, "5", True])
+def test_absurd_arguments_are_refused(agent, name, value):
+    with pytest.raises(RefineError, match=f"{name}: expected a number of seconds"):
+        if name == "episode_timeout":
+            Refiner(agent.load(), episode_timeout=value)
+        else:
+            Refiner(agent.load(), backend="serial").learn(1, time_limit=value)
+
+
+def test_a_search_that_leaves_the_finite_numbers_saves_nothing(agent, tmp_path, capsys):
+    arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", agent.folder, "-o", tmp_path / "out", *QUICK]
+    status, line = command_line(capsys, *arguments, "--learning-rate", "1e40", "--no-acceptance")
+    assert status == 1
+    assert "learning_rate" in line
+    assert not list((tmp_path / "out").glob("**/Pendulum-v1_1/*.zip"))
+
+
+def test_runs_that_start_at_once_get_numbers_of_their_own(tmp_path):
+    barrier, folders = threading.Barrier(8), []
+
+    def start():
+        barrier.wait()
+        folders.append(new_run_folder(tmp_path, "ppo", ENV_ID))
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(folder.name for folder in folders) == [f"{ENV_ID}_{i}" for i in range(1, 9)]
+
+
+def test_the_old_format_of_hindsight_replay_is_read(tmp_path):
+    """Until Stable-Baselines3 1.0, the zip named the class of the model."""
+    model = SAC("MlpPolicy", ENV_ID, **OFF_POLICY)
+    model.model_class, model.goal_selection_strategy, model.n_sampled_goal = SAC, "future", 4
+    model.save(tmp_path / "her.zip")
+    assert read_model(tmp_path / "her.zip").algo == "sac"
+    assert type(load_agent(model=tmp_path / "her.zip", env=ENV_ID).model) is SAC
+
+
+def test_a_checkpoint_of_our_own_is_read(run_folder):
+    settings, state = read_checkpoint(run_folder / "state")
+    assert settings["n_updates"] == state["optimizer"]["n_updates_done"] == 1
