@@ -27,6 +27,7 @@ from sb3_refine.decoding.model_zip import StoredModel, read_model
 from sb3_refine.decoding.statistics import detached, read_vec_normalize
 from sb3_refine.decoding.zoo_yaml import read_zoo_yaml
 from sb3_refine.environments import (
+    GOAL_IN_OBSERVATION,
     EnvRecipe,
     VecWrapper,
     changes_since,
@@ -164,6 +165,9 @@ def load_agent(
     vec_wrappers = _vec_wrappers(config, statistics, recipe.gym_packages)
     recipe = replace(recipe, vec_wrappers=vec_wrappers, end_at_success=end_at_success)
     observation_space, action_space = _spaces_of(recipe)
+    if stored.has_goal_in_observation and isinstance(observation_space, spaces.Dict):
+        recipe = replace(recipe, wrappers=(*recipe.wrappers, (GOAL_IN_OBSERVATION, {})))
+        observation_space, action_space = _spaces_of(recipe)
     sb3_model = load_model(stored, config, observation_space)
     _check_fit(sb3_model, statistics, observation_space, action_space, recipe)
     if statistics is not None and fits(statistics.observation_space, sb3_model.observation_space):

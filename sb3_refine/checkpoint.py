@@ -37,7 +37,7 @@ from sb3_refine.selection import Iterate, distinct
 
 FILE_NAME = "checkpoint.pt"
 N_MILESTONES = 6  # parts of a search, each of which offers its best iterate
-_MAX_OPCODES = 2_000_000  # of a checkpoint, which grows with the updates
+_MAX_OPCODES = 500_000  # of a checkpoint, which grows with the updates
 MAX_INVALID_SHARE = 0.2  # of all episodes; more, and the search is not worth going on with
 
 

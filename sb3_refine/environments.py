@@ -58,7 +58,13 @@ _MOVED_WRAPPERS = {
 
 _WRITES_FILES = {"Monitor", "VecMonitor", "RecordVideo", "VecVideoRecorder"}
 
-_OBSERVES_ONLY = {"sb3_contrib.common.wrappers.TimeFeatureWrapper", "sb3_refine.wrappers.ZeroContactForces"}
+GOAL_IN_OBSERVATION = "sb3_refine.wrappers.GoalInObservation"
+
+_OBSERVES_ONLY = {
+    "sb3_contrib.common.wrappers.TimeFeatureWrapper",
+    "sb3_refine.wrappers.ZeroContactForces",
+    GOAL_IN_OBSERVATION,
+}
 """Wrappers that leave rewards and ends as they are."""
 
 

@@ -222,6 +222,25 @@ class ZeroContactForces(gym.ObservationWrapper):
         return np.concatenate([observation[: self.n_others], np.zeros(84, dtype=observation.dtype)])
 
 
+class GoalInObservation(gym.ObservationWrapper):
+    """
+    The observation of hindsight experience replay until Stable-Baselines3 1.0: ``observation`` and ``desired_goal`` as
+    one vector, in place of the ``Dict`` (its ``ObsDictWrapper``).
+
+    :param env: with a ``Dict`` of these two and ``achieved_goal``
+    """
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        parts = [env.observation_space[key] for key in ("observation", "desired_goal")]  # type: ignore[index]
+        low, high = (np.concatenate([getattr(part, bound) for part in parts]) for bound in ("low", "high"))
+        self.observation_space = spaces.Box(low, high, dtype=np.float32)
+
+    def observation(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        """:return: the observation and the goal, float32"""
+        return np.concatenate([observation["observation"], observation["desired_goal"]], dtype=np.float32)
+
+
 @dataclass(frozen=True)
 class Noise:
     """

@@ -263,7 +263,7 @@ def main() -> int:
     read, files = readers(), seeds_of(options.folder)
     files = {kind: found for kind, found in files.items() if kind in options.kinds}
     pickles = pickles_of(seeds_of(options.folder))
-    guard, counts, slowest = Guard(), Counter(), 0.0
+    guard, counts, slowest = Guard(), Counter(), (0.0, 0)
     workplace = Path(tempfile.mkdtemp())
     for kind, found in files.items():  # what is imported and made on first use is not the file's doing
         for data in found:
@@ -293,13 +293,14 @@ def main() -> int:
         finally:
             guard.active = False
             signal.alarm(0)
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, (time.perf_counter() - start, number))
         problem = problem or guard.seen
         if problem:
             print(f"input {number} of seed {options.seed}, {path}: {problem}")
             return 1
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{options.n_inputs} inputs: {dict(sorted(counts.items()))}; slowest {slowest:.2f} s; peak {peak:.0f} MB")
+    print(f"{options.n_inputs} inputs: {dict(sorted(counts.items()))}")
+    print(f"slowest {slowest[0]:.2f} s (input {slowest[1]}); peak {peak:.0f} MB")
     return 0
 
 

@@ -13,11 +13,13 @@ import time
 import zipfile
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import ENV_ID, OFF_POLICY
+from gymnasium import spaces
 from hostile import HARMFUL_PICKLES, bomb, npz
 from stable_baselines3 import SAC
 from stable_baselines3.common.running_mean_std import RunningMeanStd
@@ -28,12 +30,13 @@ from sb3_refine import RefineError, Refiner, load_agent
 from sb3_refine.checkpoint import FILE_NAME, read_checkpoint
 from sb3_refine.cli import main
 from sb3_refine.decoding.evaluations import read_evaluations
-from sb3_refine.decoding.model_zip import read_model
 from sb3_refine.decoding.pickle_tree import DecodingError
 from sb3_refine.decoding.statistics import read_vec_normalize
 from sb3_refine.decoding.torch_files import read_torch_file
 from sb3_refine.decoding.zoo_yaml import read_zoo_yaml
+from sb3_refine.evaluators import SerialEvaluator
 from sb3_refine.run_folder import read_run_folder
+from sb3_refine.wrappers import GoalInObservation
 from sb3_refine.zoo import new_run_folder
 
 pytestmark = pytest.mark.timeout(60)
@@ -193,7 +196,7 @@ def test_the_format_before_torch_1_6_is_read():
         ("policy.pth", torch_file({}), "Missing key"),
         ("policy.pth", torch_file({"a": torch.tensor(float("nan"))}), "NaN or inf in a; choose another checkpoint"),
         ("policy.pth", torch_file({"a": torch.ones(1).expand(10**9)}), "more numbers than the file has"),
-        ("policy.pth", torch_file({"a": torch.eye(3).to_sparse()}), "refused to load torch"),
+        ("policy.pth", torch_file({"a": torch.eye(3).to_sparse()}), "refused to load torch._utils._rebuild_sparse"),
         ("policy.optimizer.pth", torch_file({"state": {}}), "not the state of an optimizer"),
         ("policy.optimizer.pth", torch_file({"state": {}, "param_groups": []}), "cannot load it"),
         ("policy.optimizer.pth", torch_file({"state": {0: [[]]}, "param_groups": []}), "not the state of an optimizer"),
@@ -773,13 +776,50 @@ def test_runs_that_start_at_once_get_numbers_of_their_own(tmp_path):
     assert sorted(folder.name for folder in folders) == [f"{ENV_ID}_{i}" for i in range(1, 9)]
 
 
-def test_the_old_format_of_hindsight_replay_is_read(tmp_path):
-    """Until Stable-Baselines3 1.0, the zip named the class of the model."""
-    model = SAC("MlpPolicy", ENV_ID, **OFF_POLICY)
+class GoalToy(gym.Env):
+    """A point that has to go to a goal."""
+
+    observation_space = spaces.Dict(
+        dict.fromkeys(("observation", "achieved_goal", "desired_goal"), spaces.Box(-2, 2, (2,)))
+    )
+    action_space = spaces.Box(-1, 1, (2,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.point, self.goal, self.n_steps = np.zeros(2, np.float32), self.np_random.uniform(-1, 1, 2), 0
+        return self.observe(), {}
+
+    def observe(self):
+        goal = self.goal.astype(np.float32)
+        return {"observation": self.point, "achieved_goal": self.point, "desired_goal": goal}
+
+    def step(self, action):
+        self.point, self.n_steps = np.clip(self.point + 0.1 * action, -2, 2).astype(np.float32), self.n_steps + 1
+        return self.observe(), -float(np.linalg.norm(self.point - self.goal)), False, self.n_steps == 20, {}
+
+
+gym.register("GoalToy-v0", GoalToy)
+
+
+def test_hindsight_replay_of_stable_baselines3_1_0_is_read(tmp_path):
+    """Its zip names the class of the model, and its observations have the goal at their end."""
+    env = GoalInObservation(GoalToy())
+    model = SAC("MlpPolicy", env, **OFF_POLICY)
     model.model_class, model.goal_selection_strategy, model.n_sampled_goal = SAC, "future", 4
     model.save(tmp_path / "her.zip")
-    assert read_model(tmp_path / "her.zip").algo == "sac"
-    assert type(load_agent(model=tmp_path / "her.zip", env=ENV_ID).model) is SAC
+    agent = load_agent("her", "GoalToy-v0", model=tmp_path / "her.zip")
+    assert (agent.algo, type(agent.model)) == ("sac", SAC)
+    refiner = Refiner(agent, backend="serial", n_delta=1, acceptance=False)
+    with SerialEvaluator(refiner._make_task()) as evaluator:
+        ours = [e.episode_return for e in evaluator.evaluate_mean(refiner.parameters.get_vector(), [5])]
+    observation, _ = env.reset(seed=5)
+    rewards, done = [], False
+    while not done:
+        observation, reward, _, done, _ = env.step(model.predict(observation, deterministic=True)[0])
+        rewards.append(reward)
+    assert ours == pytest.approx([sum(rewards)], abs=1e-6)
+    again = load_agent("sac", "GoalToy-v0", refiner.learn(1).save(tmp_path / "out").parents[1])
+    assert again.observation_space.shape == (4,)
 
 
 def test_a_checkpoint_of_our_own_is_read(run_folder):

@@ -394,7 +394,7 @@ def test_a_module_that_only_the_agent_names_is_not_imported(tmp_path):
     algo, env_id, _ = make("gSDE", tmp_path)
     folder = tmp_path / algo / f"{env_id}_1"
     (folder / env_id / "args.yml").write_text(yaml.safe_dump({"env": "evil:Pendulum-v1"}))
-    with pytest.raises(RefineError, match="evil:Pendulum-v1 names a module to import, .*; if you trust the author, pass"):
+    with pytest.raises(RefineError, match="evil:Pendulum-v1 names a module to import, .* pass --env"):
         load_agent(model=folder / f"{env_id}.zip")
 
 

@@ -10,6 +10,7 @@ from sb3_refine.decoding.pickle_tree import DecodingError
 
 _MAX_MEMBERS = 10_000  # torch stores each tensor as one
 _MAX_RATIO = 50  # weights do not compress much
+_ZIP_ERRORS = (RuntimeError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, ValueError, OSError)
 _FREE = 1_000_000  # bytes that any member may unpack to
 
 
@@ -25,7 +26,9 @@ def read_zip(
     :raises DecodingError: when the zip is broken, or goes beyond the limits
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(file) if isinstance(file, bytes) else file) as archive:
+        # in memory, a read gives what there is: from a file, Python makes room for the size that a zip claims
+        data = file if isinstance(file, bytes) else file.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
             names = [member.filename for member in members]
             if len(names) > _MAX_MEMBERS or len(set(names)) < len(names):
@@ -38,7 +41,7 @@ def read_zip(
             return {member.filename: archive.read(member) for member in wanted}
     except DecodingError:
         raise
-    except (RuntimeError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, ValueError, OSError) as error:
+    except (*_ZIP_ERRORS, MemoryError) as error:
         raise DecodingError(f"a broken zip ({' '.join(str(error).split())[:100]})") from None
 
 

@@ -39,6 +39,8 @@ class StoredModel:
     :param parameters: by name, state dictionaries of the policy and of the optimizers
     :param variables: other tensors by name
     :param had_original_obs: whether the zip notes an observation from before normalisation
+    :param has_goal_in_observation: whether it is of hindsight experience replay until Stable-Baselines3 1.0, which made
+        one vector of the observation and the goal
     """
 
     path: Path
@@ -47,6 +49,7 @@ class StoredModel:
     parameters: dict[str, dict[str, Any]]
     variables: dict[str, th.Tensor]
     had_original_obs: bool
+    has_goal_in_observation: bool
 
     @property
     def n_parameters(self) -> int:
@@ -84,14 +87,22 @@ def read_model(path: Path, trust_remote_code: bool = False) -> StoredModel:
                 variables = _variables(found)
             else:
                 read = state_dict if name in _STATE_DICTS else optimizer_state
-                parameters[name] = read(found, len(content))
+                parameters[name] = read(found)
         except DecodingError as error:
             raise RefineError(
                 f"{path}: {file_name}: {error}; choose another checkpoint, or download it again"
             ) from None
     if "policy" not in parameters:
         raise RefineError(f"{path}: there is no policy.pth in it; download or save it again")
-    return StoredModel(path, algo, attributes, parameters, variables, stored.get("_last_original_obs") is not None)
+    return StoredModel(
+        path,
+        algo,
+        attributes,
+        parameters,
+        variables,
+        had_original_obs=stored.get("_last_original_obs") is not None,
+        has_goal_in_observation="model_class" in stored,
+    )
 
 
 def _members(path: Path) -> dict[str, bytes]:

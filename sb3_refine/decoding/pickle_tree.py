@@ -85,26 +85,10 @@ def read_pickle(data: bytes, max_opcodes: int = MAX_OPCODES) -> tuple[Node, int]
     :return: its tree, and the position after the pickle
     :raises DecodingError: when the pickle is broken, too long, or uses opcodes that no Stable-Baselines3 file has
     """
-    return _run(_Machine(), data, max_opcodes)
-
-
-def trace(data: bytes, max_opcodes: int) -> tuple[list[Name], list[Node], int]:
-    """
-    :param data: begins with a pickle
-    :param max_opcodes: a longer pickle is refused
-    :return: all names in it, all its persistent ids, and the position after it
-    :raises DecodingError: see :func:`read_pickle`
-    """
-    machine = _Machine()
-    _, end = _run(machine, data, max_opcodes)
-    return machine.names, machine.persistent_ids, end
-
-
-def _run(machine: "_Machine", data: bytes, max_opcodes: int) -> tuple[Node, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about invalid escapes in the text of old protocols
-            return machine.run(data, max_opcodes)
+            return _Machine().run(data, max_opcodes)
     except DecodingError:
         raise
     except (ValueError, IndexError, KeyError, OverflowError) as error:
@@ -118,8 +102,6 @@ class _Machine:
         self.stack: list[Node] = []
         self.below: list[list[Node]] = []  # stacks below each mark
         self.memo: dict[int, Node] = {}
-        self.names: list[Name] = []
-        self.persistent_ids: list[Node] = []
 
     def run(self, data: bytes, max_opcodes: int) -> tuple[Node, int]:
         for count, (opcode, argument, position) in enumerate(pickletools.genops(data)):
@@ -174,17 +156,13 @@ class _Machine:
 
     def name(self, argument: Any) -> None:
         module, _, name = str(argument).partition(" ")
-        self.push_name(module, name)
+        self.push(Name(module, name))
 
     def stack_name(self, _: Any) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         if not (isinstance(name, str) and isinstance(module, str)):
             raise DecodingError("a broken pickle (a name that is not text)")
-        self.push_name(module, name)
-
-    def push_name(self, module: str, name: str) -> None:
-        self.names.append(Name(module, name))
-        self.push(self.names[-1])
+        self.push(Name(module, name))
 
     def reduce(self, _: Any) -> None:
         arguments = _items_of(self.stack.pop(), "tuple")
@@ -233,8 +211,7 @@ class _Machine:
 
     def persistent(self, _: Any) -> None:
         """torch's pickles refer so to their tensors' storages."""
-        self.persistent_ids.append(self.stack.pop())
-        self.push(Call(Name("", "persistent_load"), []))
+        self.push(Call(Name("", "persistent_load"), [self.stack.pop()]))
 
 
 def _items_of(node: Node, kind: str) -> list[Node]:
@@ -312,27 +289,26 @@ _HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
 }  # fmt: skip
 
 
-def plain(node: Node, name_of: Callable[[Name], Any] | None = None) -> Any:
+def plain(node: Node, make: Callable[[Call], Any] | None = None, max_values: int = MAX_VALUES) -> Any:
     """
     A tree of plain values as Python's own.
 
     :param node: numbers, text, bytes, None, and containers of these
-    :param name_of: gives the object for a name, or raises; None where no name is expected
+    :param make: gives the value of a call, or raises; None where no call is expected
+    :param max_values: more are refused, those that are referred to several times counted as often
     :return: the value; an ``OrderedDict`` is a dict
-    :raises UnknownObjectError: for a name or a call
-    :raises DecodingError: when values are nested too deeply, or refer to each other too often
+    :raises UnknownObjectError: for a name, or a call that ``make`` does not know
+    :raises DecodingError: when there are too many values, or they are nested too deeply
     """
     n_values = 0
 
     def convert(node: Node, depth: int) -> Any:
         nonlocal n_values
         n_values += 1
-        if depth > MAX_DEPTH or n_values > MAX_VALUES:
-            raise DecodingError(f"values nested more than {MAX_DEPTH} deep, or more than {MAX_VALUES:,} of them")
+        if depth > MAX_DEPTH or n_values > max_values:
+            raise DecodingError(f"values nested more than {MAX_DEPTH} deep, or more than {max_values:,} of them")
         if node is None or isinstance(node, (bool, int, float, str, bytes)):
             return node
-        if isinstance(node, Name) and name_of is not None:
-            return name_of(node)
         pairs = _pairs_of_dict(node)
         if pairs is not None:
             return {_key(key): convert(value, depth + 1) for key, value in pairs}
@@ -341,6 +317,8 @@ def plain(node: Node, name_of: Callable[[Name], Any] | None = None) -> Any:
         if isinstance(node, Items):
             items = [convert(item, depth + 1) for item in node.items]
             return tuple(items) if node.kind == "tuple" else items
+        if isinstance(node, Call) and make is not None:
+            return make(node)
         raise unknown(node)
 
     return convert(node, 0)
@@ -352,7 +330,7 @@ def _pairs_of_dict(node: Node) -> list[tuple[Node, Node]] | None:
         return list(node.items())
     if isinstance(node, Items) and node.kind == "dict":
         return node.items
-    is_ordered = call_of(node) == ("collections", "OrderedDict") and not node.arguments and node.state is None
+    is_ordered = call_of(node) == ("collections", "OrderedDict") and not node.arguments
     return node.items if is_ordered and all(isinstance(item, tuple) for item in node.items) else None
 
 
