@@ -73,6 +73,7 @@ class ARS(Optimizer):
         top = np.argsort(np.where(whole, -np.maximum(plus, minus), np.inf), kind="stable")[: self.n_top or self.n_delta]
         # Algorithm 1's alpha / (n sigma_R); the code's 1e-6 keeps it finite when all returns are equal
         weights = step / (self.n_delta * sigma + 1e-6) * np.where(whole, plus - minus, 0.0)
-        for index in sorted(top):
-            delta = direction(self.seed, self.n_updates_done, int(index), self.mean.size)
-            self.mean += np.float32(weights[index]) * delta
+        with np.errstate(over="ignore", invalid="ignore"):  # the search checks its iterates
+            for index in sorted(top):
+                delta = direction(self.seed, self.n_updates_done, int(index), self.mean.size)
+                self.mean += np.float32(weights[index]) * delta
