@@ -311,7 +311,8 @@ def main(argv: list[str] | None = None) -> int:
 def _prepare_imports(options: argparse.Namespace) -> None:
     """Modules of the working directory are imported only where the user names a module."""
     named = vars(options)
-    if named.get("gym_packages") or any(":" in str(named.get(name)) for name in ("objective", "env")):
+    has_module = ":" in (named.get("env") or "") or _is_code(named.get("objective") or "return")
+    if named.get("gym_packages") or has_module:
         from sb3_refine.imports import add_working_directory
 
         add_working_directory()
@@ -503,6 +504,9 @@ def _resume_command(run_folder: Path, options: argparse.Namespace) -> str:
 
 
 def _is_code(objective: str) -> bool:
+    """Whether it is ``module:function``."""
+    if ":" not in objective:
+        return False
     from sb3_refine.objectives import OBJECTIVES
 
     return objective.partition(":")[0] not in OBJECTIVES

@@ -143,6 +143,14 @@ def test_an_attribute_that_is_not_what_it_should_be_is_one_line(agent, changes, 
     agent.refused(line)
 
 
+def test_values_that_users_write_otherwise_are_read(agent):
+    agent.change(
+        verbose=True, n_epochs=1.0, use_sde=0, policy_kwargs={"net_arch": [16, 16]}, rollout_buffer_kwargs=None
+    )
+    model = agent.load().model
+    assert (model.verbose, model.n_epochs, model.use_sde) == (1, 1, False)
+
+
 @pytest.mark.parametrize("attribute", ["observation_space", "action_space", "policy_class", "learning_rate"])
 def test_a_missing_attribute_is_one_line(agent, attribute):
     agent.change(drop=(attribute,))

@@ -6,8 +6,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 
-from sb3_refine.decoding.objects import action_noise, finite, known_class, numpy_value, space, train_freq
-from sb3_refine.decoding.pickle_tree import Call, DecodingError, Node, call_of, mapping, plain
+from sb3_refine.decoding.arrays import finite, flag, numpy_value, shown, whole
+from sb3_refine.decoding.objects import action_noise, known_class, space, train_freq
+from sb3_refine.decoding.pickle_tree import DecodingError, Node, call_of, mapping, plain
 from sb3_refine.decoding.schedules import schedule
 
 Check: TypeAlias = Callable[[Node], Any]
@@ -18,24 +19,16 @@ _MAX_TEXT = 100
 
 
 def _whole(low: int, high: int = _MAX_STEPS) -> Check:
-    def check(node: Node) -> int:
-        value = numpy_value(node)
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-            raise DecodingError(f"expected a whole number from {low} to {high}, got {_shown(node)}")
-        return int(value)
-
-    return check
+    return lambda node: whole(node, low, high)
 
 
 def _number(low: float = -np.inf, high: float = np.inf) -> Check:
     return lambda node: finite(node, low, high)
 
 
-def _flag(node: Node) -> bool:
-    value = numpy_value(node) if isinstance(node, Call) else node
-    if not isinstance(value, (bool, np.bool_)):
-        raise DecodingError(f"expected true or false, got {_shown(node)}")
-    return bool(value)
+def _verbosity(node: Node) -> int:
+    """Also a truth value."""
+    return int(node) if isinstance(node, bool) else whole(node, 0, 100)
 
 
 def _optional(check: Check) -> Check:
@@ -53,7 +46,7 @@ def _number_or_auto(node: Node) -> Any:
             return node
     except ValueError:
         pass
-    raise DecodingError(f"expected a number, auto, or auto_NUMBER, got {_shown(node)}")
+    raise DecodingError(f"expected a number, auto, or auto_NUMBER, got {shown(node)}")
 
 
 def _class_for(use: str) -> Check:
@@ -61,7 +54,9 @@ def _class_for(use: str) -> Check:
 
 
 def _policy_kwargs(node: Node) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
+    if node is None:
+        return found
     for key, value in mapping(node).items():
         if key in ("activation_fn", "features_extractor_class", "optimizer_class"):
             found[key] = known_class(value, key)
@@ -71,7 +66,7 @@ def _policy_kwargs(node: Node) -> dict[str, Any]:
 
 
 def _buffer_kwargs(node: Node) -> dict[str, Any]:
-    return {key: _buffer_argument(value) for key, value in mapping(node).items()}
+    return {} if node is None else {key: _buffer_argument(value) for key, value in mapping(node).items()}
 
 
 def _buffer_argument(node: Node) -> Any:
@@ -106,12 +101,6 @@ def _with_finite_numbers(value: Any) -> Any:
     return value
 
 
-def _shown(node: Node) -> str:
-    if isinstance(node, (bool, int, float, str, type(None))):
-        return repr(node)[:60]
-    return "something else"
-
-
 _COMMON: dict[str, Check] = {
     "policy_class": _class_for("policy_class"),
     "policy_kwargs": _policy_kwargs,
@@ -127,9 +116,9 @@ _COMMON: dict[str, Check] = {
     "_stats_window_size": _whole(1, 10**6),
     "start_time": _number(0),
     "seed": _optional(_whole(0, 2**32 - 1)),
-    "verbose": _whole(0, 2),
+    "verbose": _verbosity,
     "learning_rate": schedule,
-    "use_sde": _flag,
+    "use_sde": flag,
     "sde_sample_freq": _whole(-1),
     "action_noise": action_noise,
 }
@@ -142,7 +131,7 @@ _ON_POLICY: dict[str, Check] = {
     "ent_coef": _number(),
     "vf_coef": _number(),
     "max_grad_norm": _number(0),
-    "normalize_advantage": _flag,
+    "normalize_advantage": flag,
     "rollout_buffer_class": _optional(_class_for("rollout_buffer_class")),
     "rollout_buffer_kwargs": _buffer_kwargs,
 }
@@ -156,12 +145,12 @@ _OFF_POLICY: dict[str, Check] = {
     "gamma": _number(0, 1),
     "gradient_steps": _whole(-1),
     "n_steps": _whole(1, 10**6),
-    "optimize_memory_usage": _flag,
+    "optimize_memory_usage": flag,
     "replay_buffer_class": _optional(_class_for("replay_buffer_class")),
     "replay_buffer_kwargs": _buffer_kwargs,
     "train_freq": train_freq,
     "n_episodes_rollout": _whole(-1),
-    "use_sde_at_warmup": _flag,
+    "use_sde_at_warmup": flag,
 }
 
 _PPO: dict[str, Check] = {
@@ -207,7 +196,7 @@ ATTRIBUTES: dict[str, dict[str, Check]] = {
         "n_eval_episodes": _whole(1, 10**6),
         "pop_size": _whole(1, 10**7),
         "alive_bonus_offset": _number(),
-        "zero_policy": _flag,
+        "zero_policy": flag,
         "old_count": _number(),
         "delta_std_schedule": schedule,
     },

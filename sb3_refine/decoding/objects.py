@@ -1,9 +1,7 @@
 """The objects of a Stable-Baselines3 file, each rebuilt by a function of its own from checked plain values."""
 
-import math
-import re
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
@@ -19,6 +17,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_refine.decoding.arrays import array, dtype, finite, flag, numpy_value, shape, whole
 from sb3_refine.decoding.pickle_tree import Call, DecodingError, Items, Name, Node, call_of, mapping, plain, unknown
 
 _MAX_ENVS = 10_000
@@ -92,105 +91,6 @@ def known_class(node: Node, use: str) -> type:
     return getattr(import_module(node.module), node.name)
 
 
-# ---------------------------------------------------------------- numpy
-
-_DTYPE = re.compile(r"([<>=|]?)(b1|i[1248]|u[1248]|f[248])")
-_NUMPY = ("numpy.core", "numpy._core")
-_SCALAR_TYPES = {
-    **{f"{kind}{bits}": f"{kind[0]}{bits // 8}" for kind in ("int", "uint", "float") for bits in (8, 16, 32, 64)},
-    **{"bool": "b1", "bool_": "b1"},
-}
-del _SCALAR_TYPES["float8"]
-
-
-def dtype(node: Node) -> np.dtype:
-    """
-    :param node: a stored dtype, or the name of a scalar type
-    :return: the dtype: whole numbers, floats or truth values, nothing else
-    :raises DecodingError: for any other dtype
-    """
-    if isinstance(node, Name) and node.module == "numpy" and node.name in _SCALAR_TYPES:
-        return np.dtype(_SCALAR_TYPES[node.name])
-    if call_of(node) != ("numpy", "dtype"):
-        raise unknown(node)
-    text = node.arguments[0] if node.arguments else None
-    match = _DTYPE.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
-        raise DecodingError("an array of something other than numbers")
-    state = [] if node.state is None else _arguments(node.state)
-    order = state[1] if len(state) > 1 else match[1]
-    if order not in ("<", ">", "=", "|", "") or any(part not in (None, -1, 0) for part in state[2:]):
-        raise DecodingError("an array of something other than numbers")
-    return np.dtype(f"{order}{match[2]}")
-
-
-def array(node: Node) -> np.ndarray:
-    """
-    :param node: a stored array
-    :return: a new array in the machine's byte order, of numbers or truth values
-    :raises DecodingError: when its parts do not fit each other
-    """
-    module, name = call_of(node)
-    if module in {f"{core}.multiarray" for core in _NUMPY} and name == "_reconstruct":
-        parts = _arguments(node.state)
-        if len(parts) != 5:
-            raise DecodingError("an array without its five parts")
-        _, shape, dtype_node, is_fortran, content = parts
-        order = "F" if is_fortran is True else "C"
-        axes = None
-    elif module in {f"{core}.numeric" for core in _NUMPY} and name == "_frombuffer" and len(node.arguments) in (4, 5):
-        content, dtype_node, shape, order, axes = (*node.arguments, None)[:5]
-        axes = None if axes is None else _shape(axes)
-    else:
-        raise unknown(node)
-    if isinstance(content, str):  # Python 2's bytes
-        content = content.encode("latin-1", "replace")
-    values, size = dtype(dtype_node), _shape(shape)
-    if not isinstance(content, bytes) or math.prod(size) * values.itemsize != len(content) or len(size) > 16:
-        raise DecodingError("an array whose shape and content differ in size")
-    flat = np.frombuffer(content, values)
-    found = flat.reshape(size, order="F" if order == "F" else "C")
-    if axes is not None:
-        if sorted(axes) != list(range(len(size))):
-            raise DecodingError("an array whose axes are not its own")
-        found = found.transpose(axes)
-    if values.kind == "b" and np.any(flat.view(np.uint8) > 1):
-        raise DecodingError("an array of truth values that are neither true nor false")
-    return np.array(found, dtype=values.newbyteorder("="))
-
-
-def numpy_value(node: Node) -> Any:
-    """
-    :param node: a stored array or scalar of numpy, or a number
-    :return: the same
-    :raises DecodingError: for anything else
-    """
-    if isinstance(node, (bool, int, float)):
-        return node
-    module, name = call_of(node)
-    if module in {f"{core}.multiarray" for core in _NUMPY} and name == "scalar" and len(node.arguments) == 2:
-        values, content = dtype(node.arguments[0]), node.arguments[1]
-        if not isinstance(content, bytes) or len(content) != values.itemsize:
-            raise DecodingError("a number whose type and content differ in size")
-        return np.frombuffer(content, values)[0].astype(values.newbyteorder("="))
-    return array(node)
-
-
-def _shape(node: Node) -> tuple[int, ...]:
-    shape = plain(node)
-    if isinstance(shape, int) and not isinstance(shape, bool):
-        shape = (shape,)
-    if not isinstance(shape, (tuple, list)) or not all(isinstance(n, int) and 0 <= n < 2**40 for n in shape):
-        raise DecodingError("a shape that is no tuple of whole numbers")
-    return tuple(int(n) for n in shape)
-
-
-def _arguments(node: Node) -> list[Node]:
-    if not isinstance(node, Items) or node.kind != "tuple":
-        raise DecodingError("values that belong in a tuple")
-    return node.items
-
-
 # ---------------------------------------------------------------- spaces
 
 
@@ -218,7 +118,7 @@ def _box(state: dict[str, Node]) -> spaces.Box:
 
 
 def _discrete(state: dict[str, Node]) -> spaces.Discrete:
-    return spaces.Discrete(n=_whole(state["n"], 1), start=_whole(state.get("start", 0), -(2**31)))
+    return spaces.Discrete(n=whole(state["n"], 1), start=whole(state.get("start", 0), -(2**31)))
 
 
 def _multi_discrete(state: dict[str, Node]) -> spaces.MultiDiscrete:
@@ -230,8 +130,8 @@ def _multi_discrete(state: dict[str, Node]) -> spaces.MultiDiscrete:
 def _multi_binary(state: dict[str, Node]) -> spaces.MultiBinary:
     n = state["n"]
     if isinstance(n, int):
-        return spaces.MultiBinary(_whole(n, 1))
-    return spaces.MultiBinary(_shape(n) if isinstance(n, Items) else [int(size) for size in array(n)])
+        return spaces.MultiBinary(whole(n, 1))
+    return spaces.MultiBinary(shape(n) if isinstance(n, Items) else [int(size) for size in array(n)])
 
 
 def _dict(state: dict[str, Node]) -> spaces.Dict:
@@ -272,32 +172,6 @@ def state_of(node: Node) -> dict[str, Node]:
     return _State(mapping(state) if state is not None else {})
 
 
-def _whole(node: Node, at_least: int) -> int:
-    value = numpy_value(node)
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise DecodingError("no whole number where one is expected")
-    if not at_least <= value <= 2**31:
-        raise DecodingError(f"a whole number out of range ({int(value)})")
-    return int(value)
-
-
-def finite(node: Node, low: float = -np.inf, high: float = np.inf) -> float:
-    """
-    :param node: a number
-    :param low: smallest allowed
-    :param high: largest allowed
-    :return: the number, of Python's own type
-    :raises DecodingError: when it is none, not finite, or out of range
-    """
-    value = numpy_value(node)
-    if isinstance(value, (bool, np.bool_)) or np.ndim(value) != 0 or not math.isfinite(value):
-        raise DecodingError("no finite number where one is expected")
-    value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
-    if not low <= value <= high:
-        raise DecodingError(f"a number out of range ({value:g})")
-    return value
-
-
 # ---------------------------------------------------------------- normalisation
 
 
@@ -314,10 +188,12 @@ def vec_normalize(node: Node) -> VecNormalize:
     found.venv = None  # type: ignore[assignment]
     found.observation_space, found.action_space = space(stored["observation_space"]), space(stored["action_space"])
     for name in ("training", "norm_obs", "norm_reward"):
-        setattr(found, name, _flag(stored[name], name))
-    for name, low, high in (("clip_obs", 0, np.inf), ("clip_reward", 0, np.inf), ("gamma", 0, 1), ("epsilon", 0, 1)):
-        setattr(found, name, _named(name, stored[name], low, high))
-    found.num_envs = _whole(stored.get("num_envs", 1), 1)
+        setattr(found, name, _named(name, flag, stored[name]))
+    for name in ("clip_obs", "clip_reward"):
+        setattr(found, name, _named(name, _limit, stored[name]))
+    for name in ("gamma", "epsilon"):
+        setattr(found, name, _named(name, lambda node: finite(node, 0, 1), stored[name]))
+    found.num_envs = whole(stored.get("num_envs", 1), 1)
     is_dict = isinstance(found.observation_space, spaces.Dict)
     found.norm_obs_keys = _keys(stored.get("norm_obs_keys"), found.observation_space) if is_dict else None
     if found.norm_obs:
@@ -377,19 +253,16 @@ def _keys(node: Node, observation_space: Any) -> list[str]:
     return keys
 
 
-def _flag(node: Node, name: str) -> bool:
-    value = numpy_value(node) if isinstance(node, Call) else node
-    if not isinstance(value, (bool, np.bool_)):
-        raise DecodingError(f"{name} is neither true nor false")
-    return bool(value)
+def _limit(node: Node) -> float:
+    """What observations or rewards are clipped to: infinity clips nothing."""
+    return float("inf") if isinstance(node, float) and node == np.inf else finite(node, 0)
 
 
-def _named(name: str, node: Node, low: float, high: float) -> float:
+def _named(name: str, check: Callable[[Node], Any], node: Node) -> Any:
     try:
-        value = float(np.inf) if node == np.inf and high == np.inf else finite(node, low, high)
+        return check(node)
     except DecodingError as error:
         raise DecodingError(f"{name}: {error}") from None
-    return value
 
 
 # ---------------------------------------------------------------- training
@@ -432,7 +305,7 @@ def _vectorized(state: dict[str, Node]) -> VectorizedActionNoise:
     base = state["_base_noise"]
     if call_of(base)[1] == "VectorizedActionNoise":
         raise DecodingError("vectorized noise within vectorized noise")
-    n_envs = _whole(state["n_envs"], 1)
+    n_envs = whole(state["n_envs"], 1)
     if n_envs > _MAX_ENVS:
         raise DecodingError(f"noise for {n_envs} environments")
     return VectorizedActionNoise(action_noise(base), n_envs)  # type: ignore[arg-type]
@@ -468,12 +341,12 @@ def train_freq(node: Node) -> int | TrainFreq:
     module, name = call_of(node)
     if (module, name) == ("stable_baselines3.common.type_aliases", "TrainFreq") and len(node.arguments) == 2:
         frequency, unit = node.arguments
-        return TrainFreq(_whole(frequency, 1), _unit(unit))
+        return TrainFreq(whole(frequency, 1), _unit(unit))
     if isinstance(node, Call):
         raise unknown(node)
     value = plain(node)
     if isinstance(value, (list, tuple)) and len(value) == 2 and value[1] in ("step", "episode"):
-        return TrainFreq(_whole(value[0], 1), TrainFrequencyUnit(value[1]))
+        return TrainFreq(whole(value[0], 1), TrainFrequencyUnit(value[1]))
     raise DecodingError("train_freq is neither a whole number nor a number of steps or episodes")
 
 

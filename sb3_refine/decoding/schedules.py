@@ -6,7 +6,8 @@ from typing import Any
 
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
-from sb3_refine.decoding.objects import finite, state_of
+from sb3_refine.decoding.arrays import finite
+from sb3_refine.decoding.objects import state_of
 from sb3_refine.decoding.pickle_tree import Call, DecodingError, Items, Name, Node, UnknownObjectError, call_of, mapping
 
 _MAX_NESTED = 6
