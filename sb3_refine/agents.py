@@ -1,6 +1,5 @@
 """Agents on disk and in memory: Zoo folders, plain zips, loaded models."""
 
-import ast
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,9 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
+from sb3_refine.decoding.literals import literal, without_code
 from sb3_refine.decoding.model_zip import StoredModel, read_model
+from sb3_refine.decoding.pickle_tree import DecodingError
 from sb3_refine.decoding.statistics import detached, read_vec_normalize
 from sb3_refine.decoding.zoo_yaml import read_zoo_yaml
 from sb3_refine.environments import (
@@ -31,6 +32,7 @@ from sb3_refine.environments import (
     EnvRecipe,
     VecWrapper,
     changes_since,
+    check_stored_arguments,
     current_env_id,
     import_env_package,
     parse_wrappers,
@@ -156,7 +158,7 @@ def load_agent(
         files = find_agent(Path(folder), algo, env, exp_id, zip_name, **hub)
         if vec_normalize is not None:
             files = replace(files, vec_normalize=Path(vec_normalize), chosen_statistics=True)
-    config = read_zoo_yaml(files.config) if files.config else {}
+    config = _read_config(files.config) if files.config else {}
     args = read_args(files)
     recipe = _recipe(files.env, config, args, env_kwargs, gym_packages)
     stored = read_model(files.model, trust_remote_code)
@@ -259,6 +261,17 @@ def save_agent(agent: Agent, run_folder: str | Path) -> Path:
     return run_folder / f"{agent.env_name}.zip"
 
 
+def _read_config(path: Path) -> dict[str, Any]:
+    """The Zoo's ``config.yml``, in which nothing is left that the Zoo would run when it reads what is saved here."""
+    config = read_zoo_yaml(path)
+    if isinstance(config.get("normalize"), str):
+        try:
+            config["normalize"] = literal(config["normalize"])
+        except DecodingError as error:
+            raise RefineError(f"config.yml: normalize: {error}") from None
+    return without_code(config)
+
+
 def _zip_name(load_best: bool, load_checkpoint: int | None, load_last_checkpoint: bool) -> str | None:
     if load_best:
         return "best_model.zip"
@@ -292,22 +305,9 @@ def _load_statistics(
 
 def _normalizes_observations(normalize: Any) -> bool:
     """The Zoo's ``normalize``: a truth value, or keyword arguments of VecNormalize as a mapping or as text."""
-    if isinstance(normalize, str):
-        normalize = _literal_kwargs(normalize)
     if isinstance(normalize, dict):
         return bool(normalize.get("norm_obs", True))
     return bool(normalize)
-
-
-def _literal_kwargs(text: str) -> Any:
-    """``"{'a': 1}"`` or ``"dict(a=1)"`` without running it."""
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
-            return {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
-        return ast.literal_eval(node)
-    except (SyntaxError, ValueError) as error:
-        raise RefineError(f"config.yml: normalize: expected literal keyword arguments, got {text!r}") from error
 
 
 def _without_env(vec_normalize: VecNormalize) -> VecNormalize:
@@ -333,6 +333,8 @@ def _recipe(
         if not isinstance(kwargs, dict):
             raise RefineError(f"{name}: env_kwargs: expected a mapping, got {kwargs!r}")
         stored.update(kwargs)
+    stored.pop("render_mode", None)
+    check_stored_arguments("env_kwargs", stored)
     env_id = current_env_id(env)
     if env_id != env:
         logger.info("%s is called %s today, and is saved under that name", env, env_id)
@@ -344,8 +346,9 @@ def _recipe(
     wrappers = parse_wrappers(config.get("env_wrapper"))
     for package in wanted:
         check_importable(package, "args.yml: gym_packages", named_by_user)
-    for name, _ in wrappers:
+    for name, wrapper_kwargs in wrappers:
         check_importable(name.rpartition(".")[0], "config.yml: env_wrapper", named_by_user)
+        check_stored_arguments(f"config.yml: env_wrapper: {name}", wrapper_kwargs)
     return EnvRecipe(
         env_id=env_id,
         env_kwargs={**kwargs_then, **stored, **(env_kwargs or {})},
@@ -462,12 +465,13 @@ def _vec_wrappers(
 ) -> tuple[Callable[[Any], Any], ...]:
     """The Zoo's order: the agent's own wrappers, normalisation, frame stacking. Outermost, the policy normalises."""
     named = parse_wrappers(config.get("vec_env_wrapper"), "vec_env_wrapper")
-    for name, _ in named:
+    for name, wrapper_kwargs in named:
         check_importable(name.rpartition(".")[0], "config.yml: vec_env_wrapper", gym_packages)
+        check_stored_arguments(f"config.yml: vec_env_wrapper: {name}", wrapper_kwargs)
     wrappers: list[Callable[[Any], Any]] = [VecWrapper(name, kwargs) for name, kwargs in named]
     n_stack = config.get("frame_stack")
     if n_stack:
-        check_count("config.yml: frame_stack", n_stack, 1)
+        check_count("config.yml: frame_stack", n_stack, 1, at_most=1000)
         if statistics is not None and statistics.norm_obs:
             wrappers.append(Normalised(statistics))
         wrappers.append(partial(VecFrameStack, n_stack=n_stack))
@@ -571,9 +575,10 @@ def _check_fit(
     statistics = _left_to_the_policy(statistics, recipe)
     if statistics is not None and statistics.norm_obs:
         obs_rms: Any = statistics.obs_rms
-        shape: Any = {**shape_of(observation_space)} if isinstance(obs_rms, dict) else obs_rms.mean.shape
-        if isinstance(obs_rms, dict):
-            shape.update({key: part.mean.shape for key, part in obs_rms.items()})
+        if isinstance(obs_rms, dict) and isinstance(observation_space, spaces.Dict):
+            shape: Any = {**shape_of(observation_space), **{key: part.mean.shape for key, part in obs_rms.items()}}
+        else:
+            shape = list(obs_rms) if isinstance(obs_rms, dict) else obs_rms.mean.shape
         if shape != shape_of(observation_space):
             raise RefineError(
                 f"vecnormalize.pkl: its statistics have shape {shape}, the observations {shape_of(observation_space)}; "

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 
-from sb3_refine.decoding.pickle_tree import DecodingError
+from sb3_refine.decoding.pickle_tree import BROKEN, DecodingError
 from sb3_refine.decoding.schema import (
     Check,
     SchemaError,
@@ -291,6 +291,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     path = folder / FILE_NAME
     try:
+        refuse_links(folder)
         content = read_torch_file(path.read_bytes(), _MAX_OPCODES)
         record({"settings": record({}), "state": record({})})(content)
         settings, state = content["settings"], _with_arrays(content["state"])
@@ -301,7 +302,9 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise RefineError(f"--resume: no checkpoint at {path}") from None
     except OSError as error:
         raise RefineError(f"--resume: {path} cannot be read ({error.strerror})") from None
-    except (DecodingError, SchemaError) as error:
+    except RefineError:
+        raise
+    except (DecodingError, SchemaError, *BROKEN) as error:
         raise RefineError(
             f"--resume: {path} is damaged, or of another version of sb3-refine ({error}); start the run anew"
         ) from None
@@ -317,7 +320,7 @@ _SETTINGS = record(
         "n_parameters": whole(1),
         "n_eval_episodes": either(one_of("auto"), whole(2)),
         "alpha": number(0, 1),
-        "min_effect": optional(number(0)),
+        "min_effect": optional(number(0, 1e300)),
         "max_return_loss": number(0),
     },
     others=plain,  # options of the optimizer, which checks them

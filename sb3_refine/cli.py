@@ -732,7 +732,10 @@ def _csv_format(path: Path) -> Any:
     """SB3's format starts an empty file: a resumed run keeps the rows that it has."""
     from stable_baselines3.common.logger import CSVOutputFormat
 
-    before = path.read_text() if path.exists() else ""
+    try:
+        before = path.read_text() if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise RefineError(f"--resume: {path} cannot be read ({type(error).__name__}); remove it") from None
     csv_format = CSVOutputFormat(str(path))
     if before:
         csv_format.file.write(before)

@@ -330,7 +330,7 @@ def _verdict(d: "PairedDifference") -> str:
 
 def _origin(agent: "Agent") -> str:
     source = agent.source
-    return f"{source['repo']} at {source['revision']}" if source.get("repo") else str(source["path"])
+    return f"{source['repo']} at {source.get('revision')}" if source.get("repo") else str(source["path"])
 
 
 def _under_noise(report: _Report) -> "Table":

@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib
+import math
 import os
 import re
 import sys
@@ -56,7 +57,7 @@ _MOVED_WRAPPERS = {
     "sb3_contrib.common.wrappers.time_feature.TimeFeatureWrapper": "sb3_contrib.common.wrappers.TimeFeatureWrapper",
 }
 
-_WRITES_FILES = {"Monitor", "VecMonitor", "RecordVideo", "VecVideoRecorder"}
+_NOT_FOR_ROLLOUTS = {"Monitor", "VecMonitor", "RecordVideo", "VecVideoRecorder", "HumanRendering"}
 
 GOAL_IN_OBSERVATION = "sb3_refine.wrappers.GoalInObservation"
 
@@ -216,6 +217,30 @@ def parse_wrappers(env_wrapper: Any, key: str = "env_wrapper") -> tuple[tuple[st
     return tuple((_MOVED_WRAPPERS.get(name, name), kwargs) for name, kwargs in wrappers)
 
 
+_MAX_ARGUMENT = 10**7
+
+
+def check_stored_arguments(where: str, arguments: Any) -> None:
+    """
+    Check arguments of an environment or a wrapper that come from an agent's files.
+
+    :param where: the entry, for the message
+    :param arguments: plain values
+    :raises RefineError: for paths, which would be read from this machine, and for absurdly large numbers
+    """
+    values = [arguments]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            values += value.values()
+        elif isinstance(value, (list, tuple)):
+            values += value
+        elif isinstance(value, str) and (set(value) & set("/\\~")):
+            raise RefineError(f"{where}: {value[:80]!r} may be a path, which no file may name; pass it yourself")
+        elif isinstance(value, (int, float)) and abs(value) > _MAX_ARGUMENT and value not in (math.inf, -math.inf):
+            raise RefineError(f"{where}: {value:.3g} is out of range; pass it yourself if it is meant")
+
+
 def _make(env_id: str, env_kwargs: dict[str, Any]) -> gym.Env:
     import_env_package(env_id)
     try:
@@ -256,6 +281,9 @@ def _import_package(package: str, wanted_by: str, extra: str | None = None) -> N
     except ModuleNotFoundError as error:
         remedy = f"pip install 'sb3-refine[{extra}]'" if extra else f"install {error.name}"
         raise RefineError(f"{wanted_by} needs the module {error.name!r}, which is missing; {remedy}") from error
+    except (Exception, SystemExit) as error:  # whatever that module raises
+        reason = f"{type(error).__name__}: {_one_line(error)[:200]}"
+        raise RefineError(f"{wanted_by}: the module {package!r} cannot be imported ({reason})") from error
 
 
 def _wrap(env: Any, name: str, kwargs: dict[str, Any], key: str = "env_wrapper", base: type = gym.Wrapper) -> Any:
@@ -270,14 +298,14 @@ def _wrapper_class(name: str, key: str, base: type) -> Any:
     module, _, attribute = name.rpartition(".")
     try:
         wrapper = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # whatever that module raises
         raise RefineError(
             f"config.yml: {key}: cannot import {name!r} ({_one_line(error)}); install the package that has it"
         ) from error
     if not (isinstance(wrapper, type) and issubclass(wrapper, base)):
         raise RefineError(f"config.yml: {key}: {name!r} is not a {base.__module__.split('.')[0]} {base.__name__}")
-    if _WRITES_FILES & {cls.__name__ for cls in wrapper.__mro__}:
-        raise RefineError(f"config.yml: {key}: {name} writes files, and is not for rollouts; take it out")
+    if _NOT_FOR_ROLLOUTS & {cls.__name__ for cls in wrapper.__mro__}:
+        raise RefineError(f"config.yml: {key}: {name} writes files or opens a window: not for rollouts; take it out")
     return wrapper
 
 

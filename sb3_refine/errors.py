@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_MAX_MESSAGE = 1000
+
 
 class RefineError(ValueError):
     """
@@ -18,6 +20,8 @@ class RefineError(ValueError):
     """
 
     def __init__(self, message: str = ""):
+        if len(message) > _MAX_MESSAGE:  # the remedy is at the end
+            message = f"{message[: _MAX_MESSAGE // 2]} ... {message[-_MAX_MESSAGE // 3 :]}"
         super().__init__(printable(message))
 
 

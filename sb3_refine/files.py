@@ -13,6 +13,10 @@ from typing import Any
 
 from sb3_refine.errors import RefineError
 
+MAX_BYTES = 2**30
+"""Size of the largest file of a stranger that is read."""
+
+_MAX_ENTRIES = 100_000
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -42,12 +46,25 @@ def refuse_links(folder: Path) -> None:
     :param folder: of a run; may itself be a link that the user has made
     :raises RefineError: when anything below it is neither a plain file nor a folder
     """
-    for parent, folders, names in os.walk(folder):
-        for path in (Path(parent, name) for name in (*folders, *names)):
-            mode = path.lstat().st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                kind = "a symbolic link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
+    folders, n_entries = [Path(folder)], 0
+    while folders:
+        parent = folders.pop()
+        try:
+            entries = list(parent.iterdir())
+        except OSError as error:
+            raise RefineError(f"{parent}: cannot be listed ({error.strerror})") from None
+        n_entries += len(entries)
+        if n_entries > _MAX_ENTRIES:
+            raise RefineError(f"{folder}: more than {_MAX_ENTRIES:,} files, which no folder of a run has")
+        for path in entries:
+            status = path.lstat()
+            if stat.S_ISDIR(status.st_mode):
+                folders.append(path)
+            elif not stat.S_ISREG(status.st_mode):
+                kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "neither a file nor a folder"
                 raise RefineError(f"{path}: {kind}, which the folder of a run must not have; remove it first")
+            elif status.st_size > MAX_BYTES:
+                raise RefineError(f"{path}: larger than {MAX_BYTES / 2**30:g} GiB, which no file of a run is")
 
 
 def is_disk_full(error: OSError) -> bool:
@@ -85,7 +102,11 @@ def sha256(path: Path) -> str:
     :param path: a file
     :return: its SHA-256 as hexadecimal digits
     """
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def as_json(content: Any) -> str:

@@ -17,7 +17,7 @@ from sb3_refine.files import sha256
 from sb3_refine.hub_client import LOG_IN, NotThere, client, is_unreachable, one_line, pull_refusal, push_refusal, quiet
 from sb3_refine.model_card import model_card
 from sb3_refine.run_folder import RunFolder, read_run_folder
-from sb3_refine.zoo import AgentFiles, NoSuchAgent, find_in_folder
+from sb3_refine.zoo import AgentFiles, NoSuchAgent, find_in_folder, zoo_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -244,16 +244,17 @@ def layout(run: RunFolder, repo: str) -> dict[str, Path | bytes]:
     refinement = {**run.refinement, "source": _published(run.refinement["source"])}
     files: dict[str, Path | bytes] = {
         f"{run.algo}-{run.env_name}.zip": run.zip,
-        "config.yml": inner / "config.yml",
+        "config.yml": zoo_yaml(run.config).encode(),
         "args.yml": inner / "args.yml",
-        "env_kwargs.yml": yaml.safe_dump(run.args.get("env_kwargs") or {}).encode(),
+        "env_kwargs.yml": yaml.safe_dump(dict(run.args.get("env_kwargs") or {})).encode(),
         "train_eval_metrics.zip": _zipped([path for name in _METRICS if (path := run.path / name).is_file()]),
         "refinement.json": (json.dumps(refinement, indent=2) + "\n").encode(),
         "README.md": model_card(run, repo).encode(),
         **{f"plots/{path.name}": path for path in run.plots},
     }
     if run.report is not None:  # without the folders of this machine
-        files["report.md"] = run.report.read_text().replace(str(run.path.parent.parent), "refined-agents").encode()
+        text = run.report.read_text(errors="replace")
+        files["report.md"] = text.replace(str(run.path.parent.parent), "refined-agents").encode()
     if run.vec_normalize is not None:
         files["vec_normalize.pkl"] = run.vec_normalize
     if run.evaluation is not None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,8 @@ from urllib.request import url2pathname
 
 from sb3_refine.errors import RefineError
 
+_FOR_ENVIRONMENTS = {"gym", "gymnasium", "stable-baselines3", "sb3-contrib", "rl-zoo3", "pettingzoo", "shimmy"}
+
 
 def check_importable(module: str, named_by: str, gym_packages: Iterable[str] = ()) -> None:
     """
@@ -21,8 +24,9 @@ def check_importable(module: str, named_by: str, gym_packages: Iterable[str] = (
     :param module: dotted name
     :param named_by: the file and its entry, for the message
     :param gym_packages: modules that the user has named
-    :raises RefineError: when the module is neither part of an installed distribution nor below one of
-        ``gym_packages``, such as a module in the working directory or beside the agent
+    :raises RefineError: when the module is neither part of an installed distribution that has to do with environments,
+        nor below one of ``gym_packages``: a module in the working directory, beside the agent, or of another package,
+        which may be a script
     """
     if any(module == package or module.startswith(f"{package}.") for package in gym_packages):
         return
@@ -30,15 +34,16 @@ def check_importable(module: str, named_by: str, gym_packages: Iterable[str] = (
     if is_public and is_installed(module):
         return
     raise RefineError(
-        f"{named_by}: the module {module!r} is not part of an installed package; install the package that has it, or "
-        f"if you trust the agent's author, pass --gym-packages {shlex.quote(module)}"
+        f"{named_by}: the module {module[:80]!r} is not part of an installed package for environments; install the "
+        f"package that has it, or if you trust the agent's author, pass --gym-packages {shlex.quote(module[:200])}"
     )
 
 
 def is_installed(module: str) -> bool:
     """
     :param module: dotted name
-    :return: whether its package belongs to an installed distribution, and would be imported from there
+    :return: whether its package belongs to an installed distribution that is one of :data:`_FOR_ENVIRONMENTS` or
+        requires one, and would be imported from there
     """
     package = module.partition(".")[0]
     if package == __package__:
@@ -60,9 +65,15 @@ def _homes(package: str) -> Iterator[Path]:
     here = Path.cwd().resolve()
     path = [entry for entry in sys.path if entry and Path(entry).resolve() != here]
     for distribution in metadata.distributions(path=path):
-        if package in _packages_of(distribution):
+        if package in _packages_of(distribution) and _is_for_environments(distribution):
             yield Path(str(distribution.locate_file(""))).resolve()
             yield from _editable_home(distribution)
+
+
+def _is_for_environments(distribution: metadata.Distribution) -> bool:
+    """Other packages hold scripts, too, which do things when they are imported."""
+    names = [distribution.name, *(distribution.requires or ())]
+    return any(re.split(r"[^\w.-]", name)[0].lower().replace("_", "-") in _FOR_ENVIRONMENTS for name in names)
 
 
 def _packages_of(distribution: metadata.Distribution) -> set[str]:

@@ -51,8 +51,9 @@ def _metadata(run: RunFolder, algo_class: str) -> str:
 
     tags = [run.env_id, "deep-reinforcement-learning", "reinforcement-learning", "stable-baselines3", "sb3-refine"]
     data: dict[str, Any] = {"library_name": "stable-baselines3", "tags": tags}
-    if run.evaluation is not None and run.evaluation["mean_return"] is not None:  # NaN, in JSON
-        value = f"{run.evaluation['mean_return']:.2f} +/- {run.evaluation['std_return']:.2f}"
+    figures = run.evaluation or {}
+    if None not in (figures.get("mean_return"), figures.get("std_return")):  # NaN, in JSON
+        value = f"{figures['mean_return']:.2f} +/- {figures['std_return']:.2f}"
         result = EvalResult(
             task_type="reinforcement-learning",
             task_name="reinforcement-learning",
@@ -87,6 +88,8 @@ def _figures(run: RunFolder) -> list[str]:
     baseline, refined, difference = (run.refinement[key] for key in ("baseline", "refined", "paired_difference"))
     if baseline is None or refined is None or difference is None:
         return []
+    if any(difference[key] is None for key in ("mean", "ci_low", "ci_high", "p_better")):
+        return []
     rows = [f"| {title} | {_figure(key, baseline[key])} | {_figure(key, refined[key])} |" for title, key in _ROWS]
     table = "\n".join(["| | original | after the search |", "|---|---:|---:|", *rows])
     paired = "paired difference" if difference["paired"] else "difference"
@@ -99,7 +102,9 @@ def _figures(run: RunFolder) -> list[str]:
     ]
 
 
-def _figure(key: str, value: float) -> str:
+def _figure(key: str, value: float | None) -> str:
+    if value is None:  # NaN, in JSON
+        return "not valid"
     if key == "n_episodes":
         return str(value)
     return f"{value:.1%}" if key == "failure_rate" else number_text(value)

@@ -53,6 +53,7 @@ _MAX_BUFFER_GB = 1.0
 """A larger replay buffer is not allocated: no search needs one."""
 
 _FREE_NUMBERS = 1_000_000  # that a model may have beyond those of its file, such as gSDE's exploration matrices
+_FREE_TENSORS = 100
 
 
 def check_algo(algo: str) -> None:
@@ -97,7 +98,7 @@ def load_model(stored: StoredModel, config: dict[str, Any], observation_space: s
     own = {name: data[name] for name in instead if name in data}
     data.update(instead)
     try:
-        with warnings.catch_warnings(), _AllocationLimit(stored.n_parameters + _FREE_NUMBERS):
+        with warnings.catch_warnings(), _AllocationLimit(stored):
             warnings.filterwarnings("ignore", "You are probably loading a", UserWarning)  # and SB3 adapts it
             model = cls.load(_zip_of(stored, data), device="cpu", custom_objects=data)
         _check_optimizers(model)
@@ -128,18 +129,20 @@ class _AllocationLimit(TorchFunctionMode):
     """
     A network is not built larger than its file, whatever the file says of its layers.
 
-    :param n_numbers: that may be allocated in all
+    :param stored: the model in its zip
     """
 
-    def __init__(self, n_numbers: int):
+    def __init__(self, stored: StoredModel):
         super().__init__()
-        self._left = n_numbers
+        self._numbers_left = stored.n_parameters + _FREE_NUMBERS
+        self._tensors_left = 2 * len(stored.parameters["policy"]) + _FREE_TENSORS
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is th.empty:
             shape = args[0] if args and isinstance(args[0], (tuple, list)) else args
-            self._left -= math.prod(shape)
-            if self._left < 0:
+            self._numbers_left -= math.prod(shape)
+            self._tensors_left -= 1
+            if self._numbers_left < 0 or self._tensors_left < 0:
                 raise MemoryError("its networks are larger than its parameters")
         return func(*args, **(kwargs or {}))
 
@@ -187,6 +190,8 @@ def fits(space: spaces.Space, env_space: spaces.Space) -> bool:
     if isinstance(space, spaces.Dict) and isinstance(env_space, spaces.Dict):
         same_keys = space.spaces.keys() == env_space.spaces.keys()
         return same_keys and all(fits(part, env_space[key]) for key, part in space.spaces.items())
+    if isinstance(space, spaces.Box) != isinstance(env_space, spaces.Box):
+        return False
     as_it_is = shape_of(space) == shape_of(env_space)
     return as_it_is or shape_of(_channels_first(space)) == shape_of(_channels_first(env_space))
 

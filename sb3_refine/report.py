@@ -436,7 +436,7 @@ class _Report:
     def _making(self) -> list[str]:
         source, seed = self.refinement["source"], self.refinement["seeds"]["seed"]
         origin = (
-            escaped(f"{source['repo']} at {source['revision']}")
+            escaped(f"{source['repo']} at {source.get('revision')}")
             if source.get("repo")
             else "a folder or a model in memory"
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sb3_refine.decoding.literals import without_code
 from sb3_refine.decoding.schema import (
     SchemaError,
     flag,
@@ -97,8 +98,8 @@ def read_run_folder(path: str | Path) -> RunFolder:
     run = RunFolder(
         path=path,
         env_name=inner[0].name,
-        args=read_zoo_yaml(inner[0] / "args.yml"),
-        config=read_zoo_yaml(inner[0] / "config.yml"),
+        args=_read_args(inner[0] / "args.yml"),
+        config=without_code(read_zoo_yaml(inner[0] / "config.yml")),
         refinement=_read_refinement(path / "refinement.json"),
     )
     if not run.zip.is_file() or sha256(run.zip) != run.refinement["output_sha256"]:
@@ -108,7 +109,7 @@ def read_run_folder(path: str | Path) -> RunFolder:
 
 _HEX = r"[0-9a-f]{64}"
 _ID = r"[\w./:-]{1,200}"
-_FIGURE = optional(number(allow_nan=True))  # null stands for NaN
+_FIGURE = optional(number(-1e300, 1e300))  # null stands for NaN
 
 SOURCE = record(
     {
@@ -161,6 +162,13 @@ _REFINEMENT = record(
         "output_sha256": text(_HEX),
     }
 )
+
+
+def _read_args(path: Path) -> dict[str, Any]:
+    args = read_zoo_yaml(path)
+    if not isinstance(args.get("env_kwargs") or {}, dict):
+        raise RefineError(f"{path}: env_kwargs: expected a mapping")
+    return args
 
 
 def _read_refinement(path: Path) -> dict[str, Any]:

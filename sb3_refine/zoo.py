@@ -2,7 +2,6 @@
 
 import logging
 import re
-import shlex
 import shutil
 import tempfile
 from collections import OrderedDict
@@ -20,7 +19,7 @@ from sb3_refine.decoding.zoo_yaml import read_zoo_yaml
 from sb3_refine.environments import current_env_id
 from sb3_refine.errors import RefineError, did_you_mean
 from sb3_refine.files import atomic_path
-from sb3_refine.imports import is_installed
+from sb3_refine.imports import check_importable
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +78,7 @@ def find_in_folder(folder: Path, algo: str, env: str, exp_id: int = 0, zip_name:
     if exp_id == 0:
         exp_id = max(_experiments(parent, env_name), default=0)
     run_folder = parent / f"{env_name}_{exp_id}" if exp_id > 0 else parent
-    zips = sorted(run_folder.glob(zip_name or f"{env_name}.zip"), key=_n_steps)
+    zips = sorted(filter(Path.is_file, run_folder.glob(zip_name or f"{env_name}.zip")), key=_n_steps)
     if not zips:
         raise _nothing_there(folder, algo, env_name, run_folder, zip_name or f"{env_name}.zip")
     return _without_ways_out(_with_neighbours(zips[-1], env, run_folder / env_name), folder)
@@ -104,12 +103,10 @@ def find_beside(zip_path: Path, env: str | None = None, vec_normalize: Path | No
     if len(names) != 1:
         raise RefineError(f"--env: {zip_path} does not say which environment it is for; name it with --env")
     args = _if_file(zip_path.parent / names[0] / "args.yml")
+    _check_inside(args, zip_path.parent)
     env = env or str((read_zoo_yaml(args).get("env") if args else None) or names[0])
-    if ":" in env and not given and not is_installed(env.partition(":")[0]):
-        raise RefineError(
-            f"args.yml: {env} names a module to import, which is not part of an installed package; "
-            f"if you trust the author, pass --env {shlex.quote(env)}"
-        )
+    if ":" in env and not given:
+        check_importable(env.partition(":")[0], f"args.yml: env: {env[:80]!r}")
     files = _with_neighbours(zip_path, env, zip_path.parent / names[0], vec_normalize)
     return _without_ways_out(files, zip_path.parent)
 
@@ -185,13 +182,21 @@ def write_zoo_yaml(path: Path, content: dict[str, Any]) -> None:
     :param content: written as the ordered dictionary that the Zoo reads and writes
     """
     try:
-        text = yaml.dump(OrderedDict(sorted(_plain(content).items())), Dumper=_ZooDumper)
+        text = zoo_yaml(content)
     except yaml.representer.RepresenterError as error:
         raise RefineError(
             f"{path.name}: {error.args[1]!r} cannot be written to it; pass numbers, text or lists"
         ) from error
     with atomic_path(path) as temporary:
         temporary.write_text(text)
+
+
+def zoo_yaml(content: dict[str, Any]) -> str:
+    """
+    :param content: of a ``config.yml`` or ``args.yml``
+    :return: its text
+    """
+    return yaml.dump(OrderedDict(sorted(_plain(content).items())), Dumper=_ZooDumper)
 
 
 class _ZooDumper(yaml.SafeDumper):
@@ -237,10 +242,14 @@ def _without_ways_out(files: AgentFiles, folder: Path) -> AgentFiles:
     """Refuse files of an agent that are links to somewhere else on this machine. The folder itself may be a link."""
     named_by_user = {files.vec_normalize} if files.chosen_statistics else set()
     parts = {files.model, files.config, files.args, files.vec_normalize, files.env_kwargs, files.evaluations}
-    for path in parts - named_by_user - {None}:
-        if path is not None and not path.resolve().is_relative_to(folder.resolve()):
-            raise RefineError(f"{path}: a link that leads out of {folder}; put the file itself there")
+    for path in parts - named_by_user:
+        _check_inside(path, folder)
     return files
+
+
+def _check_inside(path: Path | None, folder: Path) -> None:
+    if path is not None and not path.resolve().is_relative_to(folder.resolve()):
+        raise RefineError(f"{path}: a link that leads out of {folder}; put the file itself there")
 
 
 def _statistics_of(zip_path: Path, inner: Path) -> Path | None:
@@ -249,7 +258,7 @@ def _statistics_of(zip_path: Path, inner: Path) -> Path | None:
     names = [f"{of_checkpoint}.pkl"] if of_checkpoint != zip_path.stem else []
     places = [zip_path.parent / name for name in names] + [inner / "vecnormalize.pkl"]
     places += [zip_path.parent / name for name in ("vecnormalize.pkl", "vec_normalize.pkl")]
-    return next((path for path in places if path.is_file()), None)
+    return next((path for path in places if _if_file(path)), None)
 
 
 class ExpectedReturn(NamedTuple):
@@ -287,7 +296,7 @@ def expected_return(files: AgentFiles) -> ExpectedReturn | None:
     if files.model.name == "best_model.zip":
         at = int(means.argmax())
     elif _n_steps(files.model):
-        at = int(np.abs(time_steps - _n_steps(files.model)).argmin())
+        at = int(np.abs(time_steps.astype(np.float64) - _n_steps(files.model)).argmin())
     near = slice(max(0, at - 4), at + 1)
     std = float(results[near].std(axis=1).mean())
     return ExpectedReturn(float(means[near].min()) - std, float(means[near].max()) + std, float(means[at]))
@@ -319,4 +328,7 @@ def _n_steps(path: Path) -> int:
 
 
 def _if_file(path: Path) -> Path | None:
-    return path if path.is_file() else None
+    try:
+        return path if path.is_file() else None
+    except OSError:  # a name that is too long
+        return None

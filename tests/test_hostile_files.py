@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import zipfile
+from copy import deepcopy
 from pathlib import Path
 
 import gymnasium as gym
@@ -20,16 +21,19 @@ import torch
 import yaml
 from conftest import ENV_ID, OFF_POLICY
 from gymnasium import spaces
-from hostile import HARMFUL_PICKLES, bomb, npz
+from hostile import HARMFUL_PICKLES, bomb, npz, pickled
 from stable_baselines3 import SAC
+from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from test_decoding import stored
 
 from sb3_refine import RefineError, Refiner, load_agent
+from sb3_refine.agents import save_agent
 from sb3_refine.checkpoint import FILE_NAME, read_checkpoint
 from sb3_refine.cli import main
 from sb3_refine.decoding.evaluations import read_evaluations
+from sb3_refine.decoding.literals import is_harmless
 from sb3_refine.decoding.pickle_tree import DecodingError
 from sb3_refine.decoding.statistics import read_vec_normalize
 from sb3_refine.decoding.torch_files import read_torch_file
@@ -117,6 +121,21 @@ def test_what_a_model_does_not_need_is_left_in_the_file(agent, attribute):
     assert callable(model.save)
 
 
+def wide_box():
+    return spaces.Box(0, 255, (2_000_000,), np.uint8)
+
+
+def many_parts():
+    return spaces.Dict(dict.fromkeys(map(str, range(100)), spaces.Box(-1, 1)))
+
+
+def upside_down():
+    """A Box whose bounds are exchanged."""
+    box = spaces.Box(-1, 1, (1,))
+    box.low, box.high = box.high, box.low
+    return pickle.dumps(box)
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
@@ -136,6 +155,16 @@ def test_what_a_model_does_not_need_is_left_in_the_file(agent, attribute):
         ({"policy_kwargs": {"no_such": 1}}, "unexpected keyword argument 'no_such'"),
         ({"clip_range": "eval"}, "its clip_range is code of its author's|clip_range"),
         ({"learning_rate": float("inf")}, "learning_rate: no finite number"),
+        ({"learning_rate": 10**400}, "learning_rate: no finite number"),
+        ({"gamma": 10**400}, "gamma: no finite number"),
+        ({"n_steps": pickled(b"\x8b" + (3000).to_bytes(4, "little") + b"\x01" * 3000)}, "got a huge number"),
+        ({"policy_kwargs": {"net_arch": [1] * 900}}, "larger than its parameters"),
+        ({"policy_kwargs": {"net_arch": [1] * 90_000}}, "policy_kwargs: values nested"),
+        ({"policy_kwargs": {f"k{i}": 1 for i in range(100)}}, "policy_kwargs: 100 arguments"),
+        ({"observation_space": pickle.dumps(spaces.MultiDiscrete([3]))}, "observation space MultiDiscrete"),
+        ({"observation_space": pickle.dumps(wide_box())}, "a Box of 2,000,000 numbers"),
+        ({"observation_space": pickle.dumps(many_parts())}, "a Dict space of 100 parts"),
+        ({"action_space": upside_down()}, "action_space"),
     ],
 )
 def test_an_attribute_that_is_not_what_it_should_be_is_one_line(agent, changes, line):
@@ -217,6 +246,36 @@ def test_a_wrong_file_in_the_zip_is_one_line(agent, name, content, line):
     agent.refused(line)
 
 
+def aliases() -> bytes:
+    """Three thousand names of one tensor."""
+    tensor = torch.zeros(10_000_000 // 4)
+    return torch_file({f"t{i}": tensor for i in range(3000)})
+
+
+def test_names_that_share_a_tensor_are_not_counted_as_many(agent):
+    agent.write({**agent.members(), "policy.pth": aliases()})
+    agent.refused("claim more numbers than the file has")
+
+
+def without_numbers(data: bytes) -> bytes:
+    """The format before torch 1.6, with an empty list of storages."""
+    end = data.rindex(b"]q\x00X")
+    return data[:end] + b"]q\x00."
+
+
+def test_no_tensor_is_made_of_memory_that_nobody_wrote():
+    old = torch_file({"a": torch.zeros(1000)}, _use_new_zipfile_serialization=False)
+    with pytest.raises(DecodingError, match="claims more numbers than the file has"):
+        read_torch_file(without_numbers(old))
+
+
+def test_noise_for_more_actions_than_any_agent_has_is_one_line(made_agents, tmp_path):
+    ddpg = Agent(made_agents, tmp_path, "ddpg")
+    noise = NormalActionNoise(np.zeros(100_000), np.ones(100_000))
+    ddpg.change(action_noise=pickle.dumps(VectorizedActionNoise(noise, 2)))
+    ddpg.refused("action_noise: noise with NaN or infinity, or for too many actions")
+
+
 def test_an_optimizer_state_of_another_shape_is_one_line(agent):
     state = torch.load(io.BytesIO(agent.members()["policy.optimizer.pth"]), weights_only=True)
     state["state"][0]["exp_avg"] = torch.ones(7, 7)
@@ -244,10 +303,18 @@ def corrupt_lzma(path: Path):
     path.write_bytes(data)
 
 
+def lying_about_its_size(path: Path):
+    data = bytearray(bomb(b" " * 1000))
+    at = data.index(b"PK\x01\x02")
+    data[at + 20 : at + 24] = (2**30).to_bytes(4, "little")  # the compressed size
+    path.write_bytes(data)
+
+
 @pytest.mark.parametrize(
     "write",
     [
         overlapping,
+        lying_about_its_size,
         corrupt_lzma,
         with_method(zipfile.ZIP_BZIP2),
         lambda path: path.write_bytes(bomb(b" " * 2**28)),
@@ -333,7 +400,16 @@ def test_aliases_are_allowed_where_they_are_few(tmp_path):
         ({"env_wrapper": "Wrapper"}, "env_wrapper: expected a dotted name"),
         ({"env_wrapper": {"a.B": {}, "c.D": {}}}, "env_wrapper: expected a dotted name"),
         ({"frame_stack": -2}, "frame_stack: expected a whole number"),
-        ({"normalize": "__import__('os').abort()"}, "normalize: expected literal"),
+        ({"normalize": "__import__('os').abort()"}, "normalize: expected a literal"),
+        ({"normalize": "-" * 100_000 + "1"}, "normalize: expected a literal"),
+        ({"normalize": "+".join(["1"] * 900)}, "normalize: expected a literal"),
+        ({"normalize": "{[1]: 2}"}, "normalize: expected a literal"),
+        ({"frame_stack": 10**12}, "frame_stack: expected a whole number of at most 1,000"),
+        ({"env_kwargs": {"xml_file": "/etc/passwd"}}, "'/etc/passwd' may be a path"),
+        ({"env_kwargs": {"max_episode_steps": 10**11}}, "1e.11 is out of range"),
+        ({"env_wrapper": {"sb3_contrib.common.wrappers.TimeFeatureWrapper": {"max_steps": 1e12}}}, "out of range"),
+        ({"env_wrapper": "gymnasium.wrappers.HumanRendering"}, "opens a window"),
+        ({"a": "b" * 5000, "env_wrapper": "x" * 50_000}, "env_wrapper: expected a dotted name"),
     ],
 )
 def test_a_setting_that_is_not_what_it_should_be_is_one_line(agent, content, line):
@@ -381,6 +457,9 @@ BROKEN_EVALUATIONS = {
     "code in the header": with_results(header("__import__('os').abort()")),
     "a header deep in brackets": with_results(header("(" * 900)),
     "a magic number only": with_results(b"\x93NUMPY"),
+    "seventy dimensions": with_results(header("(" + "1, " * 70 + ")")),
+    "an empty array of a huge shape": with_results(header("(0, 1180591620717411303424)")),
+    "truth values as a shape": with_results(header("(True, True)")),
     "complex": npz(**{**GOOD, "results": np.ones((3, 5), dtype=complex)}),
 }
 
@@ -414,7 +493,7 @@ def test_whole_evaluations_are_read(agent):
         (lambda v: setattr(v, "clip_obs", "10"), "clip_obs"),
         (lambda v: setattr(v, "clip_obs", -1.0), "clip_obs: a number out of range"),
         (lambda v: setattr(v, "epsilon", float("nan")), "epsilon"),
-        (lambda v: setattr(v, "norm_obs", 1), "norm_obs is neither true nor false"),
+        (lambda v: setattr(v, "norm_obs", 2), "norm_obs: expected true or false"),
         (lambda v: setattr(v, "observation_space", None), "observation_space|NoneType"),
         (lambda v: delattr(v, "gamma"), "without its gamma"),
     ],
@@ -464,7 +543,9 @@ def test_a_wrapper_that_is_not_installed_is_not_imported(planted, module, key):
     assert line.endswith(f"pass --gym-packages {shlex.quote(module)}")
 
 
-@pytest.mark.parametrize("module", ["planted", "this", "x; touch P #", "-rf", "a b"])
+@pytest.mark.parametrize(
+    "module", ["planted", "this", "x; touch P #", "-rf", "a b", "tqdm.__main__", "tqdm", "PIL.__main__", "pip"]
+)
 def test_a_package_that_is_not_installed_is_not_imported(planted, module):
     (planted.inner / "args.yml").write_text(yaml.safe_dump({"gym_packages": [module]}))
     line = planted.refused("args.yml: gym_packages: the module .* is not part of an installed package")
@@ -474,7 +555,7 @@ def test_a_package_that_is_not_installed_is_not_imported(planted, module):
 
 def test_an_environment_that_names_a_module_is_not_imported(planted):
     (planted.inner / "args.yml").write_text(yaml.safe_dump({"env": "planted:Env-v0; touch P"}))
-    with pytest.raises(RefineError, match=r"pass --env 'planted:Env-v0; touch P'$"):
+    with pytest.raises(RefineError, match="args.yml: env: .* the module 'planted' is not part of an installed package"):
         load_agent(model=planted.zip)
 
 
@@ -562,6 +643,34 @@ def test_no_link_in_the_folder_of_a_run_is_followed(run_folder, tmp_path, capsys
     assert secret.read_text() == "mine"
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may list any folder")
+def test_a_folder_that_cannot_be_listed_is_refused(run_folder, capsys):
+    (run_folder / "state").chmod(0o311)
+    assert "cannot be listed" in command_line(capsys, "--resume", run_folder)[1]
+
+
+def test_folders_within_each_other_are_looked_through(run_folder, capsys):
+    deepest = run_folder
+    for _ in range(1100):
+        deepest = deepest / "d"
+        os.mkdir(deepest)
+        if len(str(deepest)) > 3000:
+            break
+    (deepest / "x").symlink_to("/")
+    assert "a symbolic link" in command_line(capsys, "--resume", run_folder)[1]
+
+
+def test_a_file_of_holes_is_refused_by_its_size(run_folder, capsys):
+    with (run_folder / "progress.csv").open("r+b") as file:
+        file.truncate(2**32)
+    assert "larger than 1 GiB" in command_line(capsys, "--resume", run_folder)[1]
+
+
+def test_a_table_that_is_not_text_is_one_line(run_folder, capsys):
+    (run_folder / "progress.csv").write_bytes(b"\xff\xfe")
+    assert "progress.csv cannot be read" in command_line(capsys, "--resume", run_folder)[1]
+
+
 def test_what_is_no_file_is_not_opened(run_folder, capsys):
     os.mkfifo(run_folder / "report.md")
     assert "neither a file nor a folder" in command_line(capsys, "--resume", run_folder)[1]
@@ -584,6 +693,11 @@ def test_an_agents_files_do_not_lead_out_of_its_folder(agent, tmp_path):
     (agent.inner / "config.yml").unlink()
     (agent.inner / "config.yml").symlink_to(secret)
     agent.refused("config.yml: a link that leads out of")
+    (agent.inner / "args.yml").symlink_to(secret)
+    with pytest.raises(RefineError, match="args.yml: a link that leads out of") as error:
+        load_agent(model=agent.zip)
+    assert "mine" not in str(error.value)
+    (agent.inner / "args.yml").unlink()
     (tmp_path / "linked").symlink_to(agent.folder)  # the user's own
     (agent.inner / "config.yml").unlink()
     load_agent("ppo", ENV_ID, tmp_path / "linked")
@@ -618,6 +732,16 @@ def changed_checkpoint(run_folder, change):
         (lambda c: c["state"].update(n_episodes=1.5), "n_episodes: expected a whole number"),
         (lambda c: c["state"].update(elapsed=float("nan")), "elapsed: expected a number"),
         (lambda c: c.clear(), "settings is missing"),
+        (lambda c: c["settings"].update(learning_rate=[[1], [1, 2]]), "learning_rate"),
+        (lambda c: c["settings"].update(objective="mesh-dimension:entries=0-9999999999"), "entries: expected"),
+        (lambda c: c["settings"].update(objective="cvar:share=" + "-" * 9000), "share: expected a number"),
+        (lambda c: c["settings"].update(objective="smooth:weight=1" + "0" * 400), "weight: expected a number"),
+        (lambda c: c["settings"].update(min_effect=float("inf"), n_eval_episodes="auto"), "min_effect"),
+        (
+            lambda c: c["state"].update(baseline=[[1], [[2**2000, 1, False, None, {}]]]),
+            "baseline.1.0.0: expected a number",
+        ),
+        (lambda c: c["state"].update(start=c["state"]["start"].bfloat16()), "damaged"),
     ],
 )
 def test_a_checkpoint_with_absurd_values_is_one_line(run_folder, capsys, change, line):
@@ -679,6 +803,7 @@ def change_json(path, **changes):
         lambda folder: (folder / ENV_ID / "args.yml").unlink(),
         lambda folder: (folder / ENV_ID / "config.yml").write_text("a: !!bool foo"),
         lambda folder: (folder / f"{ENV_ID}.zip").write_bytes(b"another"),
+        lambda folder: (folder / ENV_ID / "args.yml").write_text("env_kwargs: [1]"),
         lambda folder: (folder / ENV_ID).rename(folder / "`x`"),
     ],
 )
@@ -699,6 +824,56 @@ def test_texts_of_a_run_are_escaped_in_its_model_card(run_folder):
     assert r"\[click\](http://evil)" in card
     assert "\x1b" not in card
     assert "\n# another" not in card
+
+
+def test_figures_that_are_missing_do_not_stop_a_model_card(run_folder):
+    pytest.importorskip("huggingface_hub")
+    from sb3_refine.model_card import model_card
+
+    content = json.loads((run_folder / "refinement.json").read_text())
+    for name in ("baseline", "refined"):
+        content[name].update(mean_length=None, failure_rate=None, std_return=None)
+    content["paired_difference"]["p_better"] = None
+    (run_folder / "refinement.json").write_text(json.dumps(content))
+    assert "How to load it" in model_card(read_run_folder(run_folder), "me/repo")
+
+
+CODE = "(open('ran', 'w') and 0) or dict(a=1)"
+
+
+def test_nothing_that_the_zoo_would_run_is_passed_on(agent, run_folder, tmp_path):
+    """The Zoo evaluates text in config.yml: what is saved and pushed has none but literals."""
+    from sb3_refine.hub import layout
+
+    config = {"policy_kwargs": CODE, "callback": "os.system", "replay_buffer_class": CODE, "policy": "MlpPolicy"}
+    kept = {"rollout_buffer_kwargs": "dict(a=1)", "n_envs": 4}
+    (agent.inner / "config.yml").write_text(yaml.safe_dump({**config, **kept}))
+    loaded = agent.load()
+    assert {**kept, "policy": "MlpPolicy"}.items() <= loaded.config.items()
+    save_agent(loaded, tmp_path / "saved")
+    assert "open(" not in (tmp_path / "saved" / ENV_ID / "config.yml").read_text()
+    pytest.importorskip("huggingface_hub")
+    (run_folder / ENV_ID / "config.yml").write_text(yaml.safe_dump(config))
+    assert b"open(" not in layout(read_run_folder(run_folder), "me/repo")["config.yml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("dict(net_arch=[64, dict(pi=[1])], activation_fn=nn.ReLU, log_std_init=-2)", True),
+        ("{'norm_obs': True, 'norm_reward': False}", True),
+        ("print(1)", False),
+        ("nn.ReLU.__init__", False),
+        ("nn.__loader__", False),
+        ("dict.mro()", False),
+        ("[x for x in 'a']", False),
+        ("f'{1}'", False),
+        ("(lambda: 1)()", False),
+        ("-" * 5000 + "1", False),
+    ],
+)
+def test_which_expressions_are_passed_on(text, verdict):
+    assert is_harmless(text) is verdict
 
 
 # ---------------------------------------------------------------- what is printed, options, processes
@@ -812,7 +987,7 @@ gym.register("GoalToy-v0", GoalToy)
 def test_hindsight_replay_of_stable_baselines3_1_0_is_read(tmp_path):
     """Its zip names the class of the model, and its observations have the goal at their end."""
     env = GoalInObservation(GoalToy())
-    model = SAC("MlpPolicy", env, **OFF_POLICY)
+    model = SAC("MlpPolicy", env, **deepcopy(OFF_POLICY))  # SB3 writes into policy_kwargs
     model.model_class, model.goal_selection_strategy, model.n_sampled_goal = SAC, "future", 4
     model.save(tmp_path / "her.zip")
     agent = load_agent("her", "GoalToy-v0", model=tmp_path / "her.zip")

@@ -1,16 +1,22 @@
 """Zip files with limits: on the number of members, on their sizes, on what they unpack to."""
 
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 from sb3_refine.decoding.pickle_tree import DecodingError
+from sb3_refine.files import MAX_BYTES
 
 _MAX_MEMBERS = 10_000  # torch stores each tensor as one
 _MAX_RATIO = 50  # weights do not compress much
-_ZIP_ERRORS = (RuntimeError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, ValueError, OSError)
+_LOCAL_HEADER = 30  # bytes before a member's name and content
+_ZIP_ERRORS = (
+    *(ArithmeticError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 _FREE = 1_000_000  # bytes that any member may unpack to
 
 
@@ -27,6 +33,8 @@ def read_zip(
     """
     try:
         # in memory, a read gives what there is: from a file, Python makes room for the size that a zip claims
+        if not isinstance(file, bytes) and file.stat().st_size > MAX_BYTES:
+            raise DecodingError(f"larger than {MAX_BYTES / 2**30:g} GiB")
         data = file if isinstance(file, bytes) else file.read_bytes()
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
@@ -36,13 +44,23 @@ def read_zip(
             wanted = [member for member in members if is_wanted(member.filename)]
             for member in wanted:
                 _check(member, (max_bytes or {}).get(member.filename), stored)
-            if len({member.header_offset for member in wanted}) < len(wanted):
-                raise DecodingError("a zip with members that overlap")
+            _check_disjoint(members, len(data))
             return {member.filename: archive.read(member) for member in wanted}
     except DecodingError:
         raise
     except (*_ZIP_ERRORS, MemoryError) as error:
         raise DecodingError(f"a broken zip ({' '.join(str(error).split())[:100]})") from None
+
+
+def _check_disjoint(members: list[zipfile.ZipInfo], n_bytes: int) -> None:
+    """Each member has its own part of the file: what they unpack to is bounded by what there is."""
+    end = 0
+    for member in sorted(members, key=lambda member: member.header_offset):
+        if member.header_offset < end:
+            raise DecodingError("a zip with members that overlap")
+        end = member.header_offset + _LOCAL_HEADER + member.compress_size
+    if end > n_bytes:
+        raise DecodingError("a zip whose members are larger than the zip")
 
 
 def _check(member: zipfile.ZipInfo, max_bytes: int | None, stored: bool) -> None:

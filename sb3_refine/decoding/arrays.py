@@ -9,6 +9,7 @@ import numpy as np
 from sb3_refine.decoding.pickle_tree import Call, DecodingError, Items, Name, Node, call_of, plain, unknown
 
 _DTYPE = re.compile(r"([<>=|]?)(b1|i[1248]|u[1248]|f[248])")
+_MAX_DIMENSIONS = 8
 _NUMPY = ("numpy.core", "numpy._core")
 _SCALAR_TYPES = {
     **{f"{kind}{bits}": f"{kind[0]}{bits // 8}" for kind in ("int", "uint", "float") for bits in (8, 16, 32, 64)},
@@ -60,7 +61,7 @@ def array(node: Node) -> np.ndarray:
     if isinstance(content, str):  # Python 2's bytes
         content = content.encode("latin-1", "replace")
     values, size = dtype(dtype_node), shape(sizes)
-    if not isinstance(content, bytes) or math.prod(size) * values.itemsize != len(content) or len(size) > 16:
+    if not isinstance(content, bytes) or math.prod(size) * values.itemsize != len(content):
         raise DecodingError("an array whose shape and content differ in size")
     flat = np.frombuffer(content, values)
     found = flat.reshape(size, order="F" if order == "F" else "C")
@@ -99,7 +100,8 @@ def shape(node: Node) -> tuple[int, ...]:
     sizes = plain(node)
     if isinstance(sizes, int) and not isinstance(sizes, bool):
         sizes = (sizes,)
-    if not isinstance(sizes, (tuple, list)) or not all(isinstance(n, int) and 0 <= n < 2**40 for n in sizes):
+    is_short = isinstance(sizes, (tuple, list)) and len(sizes) <= _MAX_DIMENSIONS
+    if not is_short or not all(isinstance(n, int) and 0 <= n < 2**40 for n in sizes):
         raise DecodingError("a shape that is no tuple of whole numbers")
     return tuple(int(n) for n in sizes)
 
@@ -139,7 +141,8 @@ def finite(node: Node, low: float = -np.inf, high: float = np.inf) -> float:
     :raises DecodingError: when it is none, not finite, or out of range
     """
     value = numpy_value(node)
-    if isinstance(value, (bool, np.bool_)) or np.ndim(value) != 0 or not math.isfinite(value):
+    is_huge = isinstance(value, int) and abs(value) >= 2**64
+    if isinstance(value, (bool, np.bool_)) or np.ndim(value) != 0 or is_huge or not math.isfinite(value):
         raise DecodingError("no finite number where one is expected")
     value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
     if not low <= value <= high:
@@ -164,6 +167,8 @@ def shown(node: Node) -> str:
     :param node: any node
     :return: what to call it in a message
     """
+    if isinstance(node, int) and abs(node) >= 2**64:
+        return "a huge number"
     if isinstance(node, (bool, int, float, str, type(None))):
         return repr(node)[:60]
     return "something else"

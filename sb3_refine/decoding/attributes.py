@@ -16,6 +16,8 @@ Check: TypeAlias = Callable[[Node], Any]
 
 _MAX_STEPS = 2**53
 _MAX_TEXT = 100
+_MAX_KEYS = 64
+_MAX_VALUES = 1000  # of an argument of the policy
 
 
 def _whole(low: int, high: int = _MAX_STEPS) -> Check:
@@ -57,7 +59,7 @@ def _policy_kwargs(node: Node) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if node is None:
         return found
-    for key, value in mapping(node).items():
+    for key, value in _few(mapping(node)).items():
         if key in ("activation_fn", "features_extractor_class", "optimizer_class"):
             found[key] = known_class(value, key)
         elif key != "device":  # Stable-Baselines3 drops the one in the file, too
@@ -65,8 +67,14 @@ def _policy_kwargs(node: Node) -> dict[str, Any]:
     return found
 
 
+def _few(arguments: dict[str, Node]) -> dict[str, Node]:
+    if len(arguments) > _MAX_KEYS:
+        raise DecodingError(f"{len(arguments)} arguments")
+    return arguments
+
+
 def _buffer_kwargs(node: Node) -> dict[str, Any]:
-    return {} if node is None else {key: _buffer_argument(value) for key, value in mapping(node).items()}
+    return {} if node is None else {key: _buffer_argument(value) for key, value in _few(mapping(node)).items()}
 
 
 def _buffer_argument(node: Node) -> Any:
@@ -80,10 +88,7 @@ def _buffer_argument(node: Node) -> Any:
 
 
 def _small_plain(node: Node) -> Any:
-    if call_of(node)[1] in ("scalar", "_reconstruct", "_frombuffer"):
-        value = numpy_value(node)
-        return value.item() if np.ndim(value) == 0 else value
-    return plain(node)
+    return numpy_value(node).item() if call_of(node)[1] == "scalar" else plain(node, max_values=_MAX_VALUES)
 
 
 def _with_finite_numbers(value: Any) -> Any:

@@ -12,6 +12,7 @@ from sb3_refine.decoding.pickle_tree import DecodingError
 
 _MAX_BYTES = 32 * 2**20
 _MAX_HEADER = 1000
+_MAX_DIMENSIONS = 8
 
 
 def read_evaluations(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -46,6 +47,10 @@ def _array(data: bytes) -> np.ndarray:
     except Exception as error:  # numpy has the header parsed as Python's literals
         raise DecodingError(f"a broken array ({' '.join(str(error).split())[:80]})") from None
     content = data[file.tell() :]
-    if dtype.kind not in "iuf" or any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(content):
+    is_shape = len(shape) <= _MAX_DIMENSIONS and all(type(n) is int and 0 <= n < 2**40 for n in shape)
+    if dtype.kind not in "iuf" or not is_shape or math.prod(shape) * dtype.itemsize != len(content):
         raise DecodingError("an array whose shape and content differ in size, or not of numbers")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if is_fortran else "C")
+    try:
+        return np.frombuffer(content, dtype).reshape(shape, order="F" if is_fortran else "C")
+    except (ValueError, TypeError, OverflowError):
+        raise DecodingError("an array of an impossible shape") from None

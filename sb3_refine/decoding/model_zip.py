@@ -13,7 +13,7 @@ import torch as th
 
 from sb3_refine.decoding.archives import read_zip
 from sb3_refine.decoding.attributes import ATTRIBUTES, REQUIRED, SCHEDULES
-from sb3_refine.decoding.pickle_tree import DecodingError, Name, Node, UnknownObjectError, read_pickle
+from sb3_refine.decoding.pickle_tree import BROKEN, DecodingError, Name, Node, UnknownObjectError, read_pickle
 from sb3_refine.decoding.schedules import UnreadableSchedule
 from sb3_refine.decoding.torch_files import optimizer_state, read_torch_file, state_dict
 from sb3_refine.errors import RefineError
@@ -53,8 +53,9 @@ class StoredModel:
 
     @property
     def n_parameters(self) -> int:
-        """Numbers in the policy's state dictionary."""
-        return sum(value.numel() for value in self.parameters.get("policy", {}).values())
+        """Numbers of the policy, those that several names share counted once."""
+        storages = {value.untyped_storage().data_ptr(): value for value in self.parameters["policy"].values()}
+        return sum(value.untyped_storage().nbytes() // value.element_size() for value in storages.values())
 
 
 def read_model(path: Path, trust_remote_code: bool = False) -> StoredModel:
@@ -88,7 +89,7 @@ def read_model(path: Path, trust_remote_code: bool = False) -> StoredModel:
             else:
                 read = state_dict if name in _STATE_DICTS else optimizer_state
                 parameters[name] = read(found)
-        except DecodingError as error:
+        except (DecodingError, *BROKEN) as error:
             raise RefineError(
                 f"{path}: {file_name}: {error}; choose another checkpoint, or download it again"
             ) from None
@@ -145,7 +146,7 @@ def _attribute(where: str, name: str, stored: Any, check: Callable[[Node], Any],
             return _unpickle(where, pickled)
     except UnknownObjectError as error:
         raise RefineError(f"{where}: {error}; {TRUST}") from None
-    except DecodingError as error:
+    except (DecodingError, *BROKEN) as error:
         raise RefineError(f"{where}: {error}; save the agent again with Stable-Baselines3") from None
     if trusted and is_pickled and name in SCHEDULES and isinstance(value, UnreadableSchedule):
         return _unpickle(where, pickled)

@@ -21,6 +21,9 @@ from sb3_refine.decoding.arrays import array, dtype, finite, flag, numpy_value, 
 from sb3_refine.decoding.pickle_tree import Call, DecodingError, Items, Name, Node, call_of, mapping, plain, unknown
 
 _MAX_ENVS = 10_000
+_MAX_PARTS = 64  # of a Dict space
+_MAX_NUMBERS = 1_000_000  # of a Box: an image, or many
+_MAX_ACTIONS = 1000  # that noise is for
 
 _POLICIES = {
     "sb3_contrib.ars.policies": {"ARSPolicy", "ARSLinearPolicy"},
@@ -106,12 +109,16 @@ def space(node: Node) -> spaces.Space:
         raise unknown(node)
     try:
         return _SPACES[home, name](state_of(node))
-    except (AssertionError, OverflowError, TypeError) as error:
+    except DecodingError:
+        raise
+    except (AssertionError, ArithmeticError, TypeError, ValueError) as error:
         raise DecodingError(f"a {name} space of impossible figures ({str(error)[:80]})") from None
 
 
 def _box(state: dict[str, Node]) -> spaces.Box:
     low, high, values = array(state["low"]), array(state["high"]), dtype(state["dtype"])
+    if low.size > _MAX_NUMBERS:
+        raise DecodingError(f"a Box of {low.size:,} numbers")
     if low.shape != high.shape or values.kind not in "iuf" or np.isnan(low).any() or np.isnan(high).any():
         raise DecodingError("a Box whose bounds do not fit each other")
     return spaces.Box(low=low.astype(values), high=high.astype(values), shape=low.shape, dtype=values.type)
@@ -136,6 +143,8 @@ def _multi_binary(state: dict[str, Node]) -> spaces.MultiBinary:
 
 def _dict(state: dict[str, Node]) -> spaces.Dict:
     parts = mapping(state["spaces"])
+    if len(parts) > _MAX_PARTS:
+        raise DecodingError(f"a Dict space of {len(parts)} parts")
     if any(call_of(part)[1] == "Dict" for part in parts.values()):
         raise DecodingError("a Dict space within a Dict space, which Stable-Baselines3 does not support")
     return spaces.Dict(OrderedDict((key, space(part)) for key, part in parts.items()))
@@ -325,8 +334,8 @@ def _dtype_of(state: dict[str, Node]) -> Any:
 
 def _numbers(node: Node) -> np.ndarray:
     values = np.asarray(numpy_value(node), dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise DecodingError("noise with NaN or infinity")
+    if not np.isfinite(values).all() or values.size > _MAX_ACTIONS:
+        raise DecodingError("noise with NaN or infinity, or for too many actions")
     return values
 
 

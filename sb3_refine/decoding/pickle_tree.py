@@ -16,6 +16,10 @@ MAX_VALUES = 100_000
 MAX_DEPTH = 32
 
 
+BROKEN = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+"""What libraries raise for values that no check here has foreseen: an error of the file, too."""
+
+
 class DecodingError(ValueError):
     """A file cannot be read as data: it is broken, too large, or holds something that cannot be rebuilt safely."""
 

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from sb3_refine.decoding.arrays import shown
+
 Check: TypeAlias = Callable[[Any], None]
 """Raises a :class:`SchemaError` for a value that is not what it should be."""
 
@@ -44,8 +46,8 @@ def number(low: float = -math.inf, high: float = math.inf, allow_nan: bool = Fal
     """
 
     def check(value: Any) -> None:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not (low <= value <= high or (allow_nan and math.isnan(value))):
+        is_number = isinstance(value, float) or (isinstance(value, int) and abs(value) <= 2**63)
+        if not is_number or isinstance(value, bool) or not (low <= value <= high or (allow_nan and math.isnan(value))):
             raise _expected(f"a number from {low:g} to {high:g}", value)
 
     return check
@@ -203,7 +205,9 @@ def plain(value: Any, depth: int = 0) -> None:
         list_of(lambda item: plain(item, depth + 1))(value)
     elif isinstance(value, str):
         text()(value)
-    elif value is not None and not isinstance(value, (bool, int, float)):
+    elif isinstance(value, (bool, int, float)):
+        number(allow_nan=True)(float(value) if isinstance(value, bool) else value)
+    elif value is not None:
         raise _expected("a plain value", value)
 
 
@@ -233,5 +237,4 @@ def _at(name: str, check: Check, value: Any) -> None:
 
 
 def _expected(what: str, value: Any) -> SchemaError:
-    shown = repr(value)[:60] if isinstance(value, (bool, int, float, str, type(None))) else type(value).__name__
-    return SchemaError(f"expected {what}, got {shown}")
+    return SchemaError(f"expected {what}, got {shown(value)}")

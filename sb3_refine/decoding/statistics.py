@@ -8,7 +8,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_refine.decoding.model_zip import TRUST
 from sb3_refine.decoding.objects import vec_normalize
-from sb3_refine.decoding.pickle_tree import DecodingError, UnknownObjectError, read_pickle
+from sb3_refine.decoding.pickle_tree import BROKEN, DecodingError, UnknownObjectError, read_pickle
 from sb3_refine.errors import RefineError
 
 _MAX_BYTES = 64 * 2**20
@@ -35,7 +35,7 @@ def read_vec_normalize(path: Path, trust_remote_code: bool = False) -> VecNormal
     except UnknownObjectError as error:
         if not trust_remote_code:
             raise RefineError(f"{path}: {error}; {TRUST}") from None
-    except DecodingError as error:
+    except (DecodingError, *BROKEN) as error:
         raise RefineError(
             f"{path}: not the statistics of a VecNormalize ({error}); save or download it again"
         ) from None

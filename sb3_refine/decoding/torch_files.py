@@ -208,4 +208,4 @@ def _index(index: Any) -> int:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, bool) or (isinstance(value, (int, float)) and math.isfinite(value))
+    return isinstance(value, (int, float)) and -1e300 < value < 1e300

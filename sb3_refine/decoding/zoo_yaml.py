@@ -47,11 +47,19 @@ def read_zoo_yaml(path: Path) -> dict[str, Any]:
         _check_size(text)
         content = _plain(yaml.load(text, Loader=_ZooLoader))
     except Exception as error:  # PyYAML's constructors raise anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = _reason(error)
         raise RefineError(f"{path}: cannot be read as the Zoo's YAML ({reason})") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise RefineError(f"{path}: expected a mapping of names to values")
     return dict(content)
+
+
+def _reason(error: Exception) -> str:
+    """Without the lines of the file that PyYAML shows."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        return f"{error.problem}{where}"[:200]
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _check_size(text: str) -> None:

@@ -1,10 +1,11 @@
 """What is maximised. A new objective is a file here and a line in the registry."""
 
-import ast
 import inspect
 from collections.abc import Callable
 from typing import Any
 
+from sb3_refine.decoding.literals import literal
+from sb3_refine.decoding.pickle_tree import DecodingError
 from sb3_refine.episode import Trajectory
 from sb3_refine.errors import RefineError, did_you_mean
 from sb3_refine.objectives.base import MEASURE, Objective
@@ -62,8 +63,8 @@ def _with_options(name: str, text: str) -> Objective:
         if option in options:
             raise RefineError(f"objective: {name}:{text}: {option} is given twice")
         try:
-            options[option] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
+            options[option] = literal(value)
+        except DecodingError:
             options[option] = value
     return cls(**options)
 

@@ -130,6 +130,9 @@ def scale_of(baseline: Sequence[Episode]) -> float:
     return scale
 
 
+_LARGEST = 1e300
+
+
 def check_number(name: str, value: object, low: float, high: float = np.inf) -> float:
     """
     :param name: of an option
@@ -141,7 +144,7 @@ def check_number(name: str, value: object, low: float, high: float = np.inf) -> 
     """
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= min(high, _LARGEST):
         expected = f"of at least {low:g}" if high == np.inf else f"from {low:g} to {high:g}"
         raise RefineError(f"objective: {name}: expected a number {expected}, got {value!r}")
     return float(value)

@@ -128,6 +128,9 @@ class MeshDimensionShaped(Objective):
         return {"D of the objective": float(np.mean([episode.measures.get(MEASURE, np.nan) for episode in episodes]))}
 
 
+_MAX_ENTRIES = 10**6
+
+
 def parse_entries(given: str | int | Sequence[int]) -> list[int]:
     """
     :param given: such as ``"0-3+7"``, a single one, or all of them one by one
@@ -140,7 +143,7 @@ def parse_entries(given: str | int | Sequence[int]) -> list[int]:
         for part in text.split("+"):
             first, _, last = part.partition("-")
             found = range(int(first), int(last or first) + 1)
-            if not found:
+            if not found or found.stop > _MAX_ENTRIES:
                 raise ValueError
             entries += found
     except ValueError:

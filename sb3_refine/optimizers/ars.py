@@ -43,7 +43,10 @@ class ARS(Optimizer):
         if n_top is not None and n_top > n_delta:
             raise RefineError(f"n_top: expected 1 to n_delta={n_delta}, got {n_top}")
         for name, value in (("learning_rate", learning_rate), ("delta_std", delta_std)):
-            numbers = np.asarray(value)
+            try:
+                numbers = np.asarray(value)
+            except ValueError:  # lists of different lengths
+                numbers = np.asarray("neither")
             if numbers.dtype.kind not in "iuf" or numbers.size not in (1, 2) or not np.isfinite(numbers).all():
                 raise RefineError(f"{name}: expected a positive number or a start and an end, got {value!r}")
             if numbers.min() < 0 or numbers.max() <= 0:
