@@ -1,6 +1,7 @@
 """Agents on disk and in memory: Zoo folders, plain zips, loaded models."""
 
 import logging
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -120,7 +121,8 @@ def load_agent(
     """
     Load a trained agent from a folder of the RL Zoo, from the Hub, or from a plain zip. Agents saved with the legacy
     ``gym`` load without it, and no code in their files is run. Modules that ``config.yml`` and ``args.yml`` name are
-    imported if they are part of an installed package, or named in ``gym_packages``.
+    imported if an installed package that depends on gymnasium or Stable-Baselines3 has them, or if they are named in
+    ``gym_packages``.
 
     :param algo: the Zoo's name of the algorithm; may be left out with ``model``
     :param env: id of the environment it was trained on; may be left out with ``model`` inside a Zoo folder
@@ -149,7 +151,8 @@ def load_agent(
             raise RefineError(
                 "a zip named with --model is not pulled: leave out --organization, --repo-name, --revision"
             )
-        files = find_beside(Path(model), env, None if vec_normalize is None else Path(vec_normalize))
+        statistics_path = None if vec_normalize is None else Path(vec_normalize)
+        files = find_beside(Path(model), env, statistics_path, gym_packages)
     elif algo is None or env is None:
         raise RefineError("--algo and --env: both are needed to find an agent in a folder; or name a zip with --model")
     else:
@@ -333,8 +336,11 @@ def _recipe(
         if not isinstance(kwargs, dict):
             raise RefineError(f"{name}: env_kwargs: expected a mapping, got {kwargs!r}")
         stored.update(kwargs)
-    stored.pop("render_mode", None)
-    check_stored_arguments("env_kwargs", stored)
+    stored.pop("render_mode", None)  # rollouts show nothing
+    stored = {name: value for name, value in stored.items() if name not in (env_kwargs or {})}
+    for name, value in stored.items():
+        remedy = f"if you trust it, pass --env-kwargs {shlex.quote(name)}:VALUE"
+        check_stored_arguments(f"env_kwargs: {name}", value, remedy)
     env_id = current_env_id(env)
     if env_id != env:
         logger.info("%s is called %s today, and is saved under that name", env, env_id)

@@ -22,6 +22,7 @@ from sb3_refine.decoding.schema import (
     plain,
     record,
     row,
+    table,
     text,
     vector,
     whole,
@@ -37,7 +38,6 @@ from sb3_refine.selection import Iterate, distinct
 
 FILE_NAME = "checkpoint.pt"
 N_MILESTONES = 6  # parts of a search, each of which offers its best iterate
-_MAX_OPCODES = 500_000  # of a checkpoint, which grows with the updates
 MAX_INVALID_SHARE = 0.2  # of all episodes; more, and the search is not worth going on with
 
 
@@ -137,7 +137,7 @@ class SearchState:
         returns = np.array([episode.episode_return for episode in episodes])
         self.n_invalid += int(np.isnan(fitness).sum())
         if self.n_invalid > MAX_INVALID_SHARE * self.n_episodes or np.isnan(fitness).all():
-            whose = "rewards or observations; mend the environment" if np.isnan(returns).any() else "fitness; mend it"
+            whose = "rewards or observations; fix the environment" if np.isnan(returns).any() else "fitness; fix it"
             many = f"{self.n_invalid} of {self.n_episodes} episodes"
             raise EpisodeError(f"{many} had NaN or infinite {whose}, or perturb less (delta_std)")
         score, before = float(np.nanmean(fitness)), self.n_updates - 1
@@ -167,13 +167,13 @@ class SearchState:
         self.average += 2 / (self.n_updates + 1) * (self.optimizer.mean - self.average)
 
     def state_dict(self) -> dict[str, Any]:
-        """:return: a copy of everything, in types that ``torch.load(weights_only=True)`` reads"""
+        """:return: a copy of everything, in types that :func:`read_checkpoint` reads"""
         return {
             "optimizer": self.optimizer.state_dict(),
             "start": self.start.copy(),
             "average": self.average.copy(),
             "milestones": {str(part): dict(enumerate(milestone)) for part, milestone in self.milestones.items()},
-            "history": [list(update) for update in self.history],
+            "history": np.array(self.history, dtype=np.float64).reshape(-1, len(Update._fields)),
             "run_number": self.run_number,
             "n_episodes": self.n_episodes,
             "n_env_steps": self.n_env_steps,
@@ -188,7 +188,7 @@ class SearchState:
         for name in ("start", "average", "run_number", "n_episodes", "n_env_steps", "n_invalid"):
             setattr(self, name, state[name])
         self.milestones = {int(part): (m[0], m[1], m[2]) for part, m in state["milestones"].items()}
-        self.history = [Update(*update) for update in state["history"]]
+        self.history = [Update(*map(int, update[:3]), *map(float, update[3:])) for update in state["history"]]
         self._started = time.perf_counter() - state["elapsed"]
         if state["baseline"] is not None:
             seeds, episodes = state["baseline"]
@@ -255,7 +255,6 @@ class Checkpoint:
     def _existing_folder(self) -> Path:
         if self.folder is None:
             raise RefineError("resume: name the folder of the interrupted search with checkpoint_folder")
-        refuse_links(self.folder)
         return self.folder
 
     def load(self, search: SearchState) -> None:
@@ -292,7 +291,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     path = folder / FILE_NAME
     try:
         refuse_links(folder)
-        content = read_torch_file(path.read_bytes(), _MAX_OPCODES)
+        content = read_torch_file(path.read_bytes())
         record({"settings": record({}), "state": record({})})(content)
         settings, state = content["settings"], _with_arrays(content["state"])
         _SETTINGS(settings)
@@ -326,7 +325,6 @@ _SETTINGS = record(
     others=plain,  # options of the optimizer, which checks them
 )
 
-_UPDATE = row(whole(1), whole(0), whole(0), *[number(allow_nan=True)] * 5, number(0, 1))
 _EPISODE = row(number(allow_nan=True), whole(0), flag, optional(flag), mapping_of(plain))
 
 
@@ -345,7 +343,7 @@ def _check_state(state: Any, n_parameters: int, n_updates: int) -> None:
             "start": theta,
             "average": either(vector(0, np.float64), vector(n_parameters, np.float64)),
             "milestones": mapping_of(_milestone(number(), done, theta), r"\d"),
-            "history": list_of(_UPDATE),
+            "history": table(len(Update._fields)),
             "elapsed": number(0, 1e10),
             "baseline": optional(row(list_of(whole(0)), list_of(_EPISODE))),
             **counts,

@@ -496,8 +496,11 @@ def _resume_command(run_folder: Path, options: argparse.Namespace) -> str:
         command += ["--objective", options.objective]
     if not _is_scope(options.parameters):
         command += ["--parameters", options.parameters]
-    if options.gym_packages:
-        command += ["--gym-packages", *options.gym_packages]
+    module = (options.env or "").rpartition(":")[0]
+    if options.gym_packages or module:
+        command += ["--gym-packages", *options.gym_packages, *([module] if module else [])]
+    if options.env_kwargs:
+        command += ["--env-kwargs", *(f"{name}:{value}" for name, value in options.env_kwargs.items())]
     if options.trust_remote_code:
         command += ["--trust-remote-code"]
     return shlex.join(command)

@@ -155,7 +155,7 @@ def check_valid(evaluation: Evaluation, whose: str) -> None:
         shown = ", ".join(map(str, seeds[:3])) + (" and others" if len(seeds) > 3 else "")
         raise EpisodeError(
             f"{len(seeds)} of the {len(evaluation.seeds)} episodes of {whose} had NaN or infinite rewards or "
-            f"observations, those with seed {shown}: there is nothing to compare; mend the environment"
+            f"observations, those with seed {shown}: there is nothing to compare; fix the environment"
         )
 
 

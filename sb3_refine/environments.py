@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_refine.accelerators import accelerate
-from sb3_refine.errors import RefineError, did_you_mean
+from sb3_refine.errors import RefineError, did_you_mean, one_line
 from sb3_refine.wrappers import GoesOnAtSuccess, Noise, Noisy, TrueReturn, Vectorised
 
 RENAMED = {
@@ -220,13 +220,14 @@ def parse_wrappers(env_wrapper: Any, key: str = "env_wrapper") -> tuple[tuple[st
 _MAX_ARGUMENT = 10**7
 
 
-def check_stored_arguments(where: str, arguments: Any) -> None:
+def check_stored_arguments(where: str, arguments: Any, remedy: str = "change it in the file if you trust it") -> None:
     """
     Check arguments of an environment or a wrapper that come from an agent's files.
 
     :param where: the entry, for the message
     :param arguments: plain values
-    :raises RefineError: for paths, which would be read from this machine, and for absurdly large numbers
+    :param remedy: for the message
+    :raises RefineError: for paths, which would be read from this machine, and for very large numbers
     """
     values = [arguments]
     while values:
@@ -236,9 +237,9 @@ def check_stored_arguments(where: str, arguments: Any) -> None:
         elif isinstance(value, (list, tuple)):
             values += value
         elif isinstance(value, str) and (set(value) & set("/\\~")):
-            raise RefineError(f"{where}: {value[:80]!r} may be a path, which no file may name; pass it yourself")
+            raise RefineError(f"{where}: {value[:80]!r} may be a path, and paths are not taken from files; {remedy}")
         elif isinstance(value, (int, float)) and abs(value) > _MAX_ARGUMENT and value not in (math.inf, -math.inf):
-            raise RefineError(f"{where}: {value:.3g} is out of range; pass it yourself if it is meant")
+            raise RefineError(f"{where}: {float(value):.3g} is out of range; {remedy}")
 
 
 def _make(env_id: str, env_kwargs: dict[str, Any]) -> gym.Env:
@@ -250,11 +251,11 @@ def _make(env_id: str, env_kwargs: dict[str, Any]) -> gym.Env:
     except (ImportError, gym.error.DependencyNotInstalled) as error:
         extra = _extra_of(env_id)
         remedy = f"pip install 'sb3-refine[{extra}]'" if extra else "install the package it names"
-        raise RefineError(f"env: {env_id} needs a package that is missing ({_one_line(error)}); {remedy}") from error
+        raise RefineError(f"env: {env_id} needs a package that is missing ({one_line(error)}); {remedy}") from error
     except gym.error.Error as error:
-        raise RefineError(f"env: gymnasium cannot make {env_id}: {_one_line(error)}") from error
+        raise RefineError(f"env: gymnasium cannot make {env_id}: {one_line(error)}") from error
     except Exception as error:
-        reason = _one_line(error).partition(" was raised from the environment creator")[0]
+        reason = one_line(error, 500).partition(" was raised from the environment creator")[0]
         if isinstance(error, TypeError) and "unexpected keyword argument" in reason:
             raise RefineError(f"env_kwargs: {env_id}: {reason}") from error
         versions = next((f"; pip install 'sb3-refine[{x}]'" for p, _, x in _FAMILIES if re.fullmatch(p, env_id)), "")
@@ -266,7 +267,7 @@ def _call(make: Callable[[], gym.Env]) -> gym.Env:
     try:
         return make()
     except Exception as error:
-        raise RefineError(f"env: the callable raised {type(error).__name__}: {_one_line(error)}") from error
+        raise RefineError(f"env: the callable raised {type(error).__name__}: {one_line(error)}") from error
 
 
 def _extra_of(env_id: str) -> str | None:
@@ -282,7 +283,7 @@ def _import_package(package: str, wanted_by: str, extra: str | None = None) -> N
         remedy = f"pip install 'sb3-refine[{extra}]'" if extra else f"install {error.name}"
         raise RefineError(f"{wanted_by} needs the module {error.name!r}, which is missing; {remedy}") from error
     except (Exception, SystemExit) as error:  # whatever that module raises
-        reason = f"{type(error).__name__}: {_one_line(error)[:200]}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise RefineError(f"{wanted_by}: the module {package!r} cannot be imported ({reason})") from error
 
 
@@ -291,7 +292,7 @@ def _wrap(env: Any, name: str, kwargs: dict[str, Any], key: str = "env_wrapper",
     try:
         return wrapper(env, **kwargs)
     except Exception as error:
-        raise RefineError(f"config.yml: {key}: {name}({kwargs}): {_one_line(error)}") from error
+        raise RefineError(f"config.yml: {key}: {name}({kwargs}): {one_line(error)}") from error
 
 
 def _wrapper_class(name: str, key: str, base: type) -> Any:
@@ -300,7 +301,7 @@ def _wrapper_class(name: str, key: str, base: type) -> Any:
         wrapper = getattr(importlib.import_module(module), attribute)
     except (Exception, SystemExit) as error:  # whatever that module raises
         raise RefineError(
-            f"config.yml: {key}: cannot import {name!r} ({_one_line(error)}); install the package that has it"
+            f"config.yml: {key}: cannot import {name!r} ({one_line(error)}); install the package that has it"
         ) from error
     if not (isinstance(wrapper, type) and issubclass(wrapper, base)):
         raise RefineError(f"config.yml: {key}: {name!r} is not a {base.__module__.split('.')[0]} {base.__name__}")
@@ -354,7 +355,3 @@ def _flush_all(libc: ctypes.CDLL) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     libc.fflush(None)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

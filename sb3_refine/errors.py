@@ -1,4 +1,4 @@
-"""The errors a user can mend: one line each, naming the remedy."""
+"""The errors that a user can fix: one line each, naming the remedy."""
 
 import difflib
 import numbers
@@ -12,17 +12,18 @@ _MAX_MESSAGE = 1000
 
 class RefineError(ValueError):
     """
-    Something the user can mend: a wrong name, a broken file, a missing package.
+    Something that the user can fix: a wrong name, a broken file, a missing package.
 
     The message is one line that says what was expected, what came, and what to do.
     The command line prints it without a traceback and exits with status 1. Control characters in it, which may come
     from a file, are escaped.
     """
 
-    def __init__(self, message: str = ""):
+    def __init__(self, message: str):
+        message = printable(message)
         if len(message) > _MAX_MESSAGE:  # the remedy is at the end
             message = f"{message[: _MAX_MESSAGE // 2]} ... {message[-_MAX_MESSAGE // 3 :]}"
-        super().__init__(printable(message))
+        super().__init__(message)
 
 
 class EpisodeError(RuntimeError):
@@ -59,9 +60,19 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """
     :param text: several lines
-    :return: each line as :func:`printable` gives it
+    :return: each line as :func:`printable` gives it, with tabs as spaces
     """
     return "\n".join(printable(line.expandtabs()) for line in text.split("\n"))
+
+
+def one_line(error: BaseException, n_characters: int = 150) -> str:
+    """
+    :param error: any error
+    :param n_characters: the most to give of its message
+    :return: the beginning of its message, on one line; its type where there is none
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= n_characters else f"{text[:n_characters]}..."
 
 
 def check_seconds(name: str, value: Any, allow_zero: bool = False) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sb3_refine.errors import RefineError
+from sb3_refine.errors import RefineError, one_line
 
 MAX_BYTES = 2**30
 """Size of the largest file of a stranger that is read."""
@@ -52,7 +52,7 @@ def refuse_links(folder: Path) -> None:
         try:
             entries = list(parent.iterdir())
         except OSError as error:
-            raise RefineError(f"{parent}: cannot be listed ({error.strerror})") from None
+            raise RefineError(f"{parent}: cannot be listed ({error.strerror}); name a folder of a run") from None
         n_entries += len(entries)
         if n_entries > _MAX_ENTRIES:
             raise RefineError(f"{folder}: more than {_MAX_ENTRIES:,} files, which no folder of a run has")
@@ -92,7 +92,7 @@ def told_if_unwritable(what: str, folder: Path, remark: str = "") -> Iterator[No
         if not (is_torchs or isinstance(error, OSError)):
             raise
         is_full = is_torchs or (isinstance(error, OSError) and is_disk_full(error))
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         hint = "; is the disk full?" if is_full else "; choose another folder"
         raise RefineError(f"{what} cannot be written to {folder} ({reason}){hint}{remark}") from error
 

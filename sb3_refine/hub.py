@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from sb3_refine.environments import current_env_id
-from sb3_refine.errors import RefineError
+from sb3_refine.errors import RefineError, one_line
 from sb3_refine.files import sha256
-from sb3_refine.hub_client import LOG_IN, NotThere, client, is_unreachable, one_line, pull_refusal, push_refusal, quiet
+from sb3_refine.hub_client import LOG_IN, NotThere, client, is_unreachable, pull_refusal, push_refusal, quiet
 from sb3_refine.model_card import model_card
 from sb3_refine.run_folder import RunFolder, read_run_folder
 from sb3_refine.zoo import AgentFiles, NoSuchAgent, find_in_folder, zoo_yaml

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from sb3_refine.errors import RefineError, did_you_mean
+from sb3_refine.errors import RefineError, did_you_mean, one_line
 
 LOG_IN = "run `hf auth login` or set HF_TOKEN"
 
@@ -95,15 +95,6 @@ def push_refusal(repo: str, error: Exception) -> RefineError:
     not_allowed = f"your token may not write to {organization}; {LOG_IN} to one that may"
     meanings = {401: f"the Hub does not know your token; {LOG_IN}", 403: not_allowed, 404: not_allowed}
     return RefineError(meanings.get(answer.status_code, f"the Hub answers {one_line(error)}"))
-
-
-def one_line(error: BaseException) -> str:
-    """
-    :param error: any error
-    :return: the beginning of its message, on one line
-    """
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 150 else f"{text[:150]}..."
 
 
 def _no_such_repo(repo: str, status: int) -> NotThere:

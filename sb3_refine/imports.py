@@ -31,15 +31,16 @@ def check_importable(module: str, named_by: str, gym_packages: Iterable[str] = (
     if any(module == package or module.startswith(f"{package}.") for package in gym_packages):
         return
     is_public = all(part.isidentifier() and not part.startswith("_") for part in module.split("."))
-    if is_public and is_installed(module):
+    if is_public and _is_for_environments(module):
         return
     raise RefineError(
-        f"{named_by}: the module {module[:80]!r} is not part of an installed package for environments; install the "
-        f"package that has it, or if you trust the agent's author, pass --gym-packages {shlex.quote(module[:200])}"
+        f"{named_by}: the module {module[:80]!r} is not imported unasked: no installed package that depends on "
+        "gymnasium has it; install that package, or if you trust the agent's author, pass --gym-packages "
+        f"{shlex.quote(module[:200])}"
     )
 
 
-def is_installed(module: str) -> bool:
+def _is_for_environments(module: str) -> bool:
     """
     :param module: dotted name
     :return: whether its package belongs to an installed distribution that is one of :data:`_FOR_ENVIRONMENTS` or
@@ -65,19 +66,19 @@ def _homes(package: str) -> Iterator[Path]:
     here = Path.cwd().resolve()
     path = [entry for entry in sys.path if entry and Path(entry).resolve() != here]
     for distribution in metadata.distributions(path=path):
-        if package in _packages_of(distribution) and _is_for_environments(distribution):
+        if package in _packages_of(distribution) and _requires_environments(distribution):
             yield Path(str(distribution.locate_file(""))).resolve()
             yield from _editable_home(distribution)
 
 
-def _is_for_environments(distribution: metadata.Distribution) -> bool:
+def _requires_environments(distribution: metadata.Distribution) -> bool:
     """Other packages hold scripts, too, which do things when they are imported."""
     names = [distribution.name, *(distribution.requires or ())]
     return any(re.split(r"[^\w.-]", name)[0].lower().replace("_", "-") in _FOR_ENVIRONMENTS for name in names)
 
 
 def _packages_of(distribution: metadata.Distribution) -> set[str]:
-    """As ``importlib.metadata.packages_distributions`` finds them."""
+    """Names of the packages and modules that a distribution has installed, as far as it lists them."""
     named = distribution.read_text("top_level.txt")
     if named is not None:
         return set(named.split())

@@ -10,7 +10,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|&~!])")
 def escaped(text: str) -> str:
     """
     :param text: any text
-    :return: the text on one line, with nothing in it that Markdown or HTML would act on
+    :return: the text on one line, with the special characters of Markdown and HTML escaped
     """
     return _SPECIAL.sub(r"\\\1", printable(text))
 

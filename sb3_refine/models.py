@@ -22,9 +22,10 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env import VecTransposeImage
 from torch.overrides import TorchFunctionMode
 
-from sb3_refine.decoding.model_zip import TRUST, StoredModel
+from sb3_refine.decoding.model_zip import StoredModel
 from sb3_refine.decoding.schedules import UnreadableSchedule
-from sb3_refine.errors import RefineError, did_you_mean
+from sb3_refine.decoding.trusted import TRUST
+from sb3_refine.errors import RefineError, did_you_mean, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +104,8 @@ def load_model(stored: StoredModel, config: dict[str, Any], observation_space: s
             model = cls.load(_zip_of(stored, data), device="cpu", custom_objects=data)
         _check_optimizers(model)
     except Exception as error:
-        reason = " ".join(str(error).split())[:150]
         raise RefineError(
-            f"{stored.path}: Stable-Baselines3 cannot load it ({type(error).__name__}: {reason}); "
+            f"{stored.path}: Stable-Baselines3 cannot load it ({type(error).__name__}: {one_line(error)}); "
             "download or save it again"
         ) from error
     vars(model).update(own)
@@ -278,19 +278,19 @@ def _restore_schedules(path: Path, data: dict[str, Any], config: dict[str, Any],
         unreadable = isinstance(value, UnreadableSchedule)
         if unreadable and name not in config:
             raise RefineError(
-                f"{path}: its {name} is code of its author's, {value.name}, which is not run; name a number in "
+                f"{path}: its {name} is the author's own code, {value.name}, which is not run; name a number in "
                 f"config.yml, or {TRUST}"
             )
         if unreadable or (value(1.0) if callable(value) else value) == 0:
-            data[name] = _zoo_schedule(config.get(name, inspect.signature(cls).parameters[name].default))
+            data[name] = _zoo_schedule(name, config.get(name, inspect.signature(cls).parameters[name].default))
     if "delta_std_schedule" in data:  # ARS does not keep what it was made of
         value = data["delta_std_schedule"]
-        data["delta_std_schedule"] = FloatSchedule(
-            _zoo_schedule(config.get("delta_std", 0.05)) if isinstance(value, UnreadableSchedule) else value
-        )
+        if isinstance(value, UnreadableSchedule):
+            value = _zoo_schedule("delta_std", config.get("delta_std", 0.05))
+        data["delta_std_schedule"] = FloatSchedule(value)
 
 
-def _zoo_schedule(value: Any) -> Any:
+def _zoo_schedule(name: str, value: Any) -> Any:
     """The Zoo's ``lin_0.001`` is linear to 0; numbers are constant."""
     if callable(value):
         return value
@@ -300,5 +300,5 @@ def _zoo_schedule(value: Any) -> Any:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise RefineError(f"config.yml: expected a number or lin_NUMBER as a schedule, got {value!r}")
+        raise RefineError(f"config.yml: {name}: expected a number or lin_NUMBER, got {value!r}")
     return LinearSchedule(number, 0.0, 1.0) if is_linear else number

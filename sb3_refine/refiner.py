@@ -34,7 +34,6 @@ from sb3_refine.errors import EpisodeError, RefineError, check_count, check_seco
 from sb3_refine.evaluation import Evaluation, PairedDifference
 from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator, n_processors
 from sb3_refine.examination import BOTH, check_entries, examine
-from sb3_refine.files import refuse_links
 from sb3_refine.held_out import AUTO, HeldOut, Run
 from sb3_refine.models import sync_copies
 from sb3_refine.objectives import MEASURE, OBJECTIVES, Objective, make_objective
@@ -324,7 +323,6 @@ class Refiner:
         if self.result is None:
             raise RefineError("save: there is nothing to save yet; call learn() first")
         run_folder = Path(run_folder or new_run_folder(folder, self.agent.algo, self.agent.env_name))
-        refuse_links(run_folder)
         zip_path = save_agent(self.agent, run_folder)
         write_refinement(run_folder, content_of(self, zip_path))
         return run_folder
@@ -347,7 +345,6 @@ class Refiner:
             raise RefineError(f"report: no refinement.json in {run_folder}; name the folder that save() returned")
         if phase_portrait is not None:
             check_entries(phase_portrait, n_observed(self.model.observation_space))
-        refuse_links(run_folder)
         content = json.loads((run_folder / "refinement.json").read_text())
         contestants = self.contestants
         try:
@@ -535,7 +532,7 @@ class Refiner:
                     what = f"the fitness of {self.objective_name} is {reprlib.repr(fitness)}"
                     raise RefineError(f"objective: {what}; it must be a number")
             if not np.isfinite(self.objective.of_episodes(search.baseline.episodes)):
-                raise RefineError(f"objective: {self.objective_name} gave NaN or infinity for the original; mend it")
+                raise RefineError(f"objective: {self.objective_name} gave NaN or infinity for the original; fix it")
 
     def _warn_if_unnamed_objective(self) -> None:
         """Two functions may have one name, all lambdas of a module for one."""

@@ -436,9 +436,7 @@ class _Report:
     def _making(self) -> list[str]:
         source, seed = self.refinement["source"], self.refinement["seeds"]["seed"]
         origin = (
-            escaped(f"{source['repo']} at {source.get('revision')}")
-            if source.get("repo")
-            else "a folder or a model in memory"
+            f"{source['repo']} at {source.get('revision')}" if source.get("repo") else "a folder or a model in memory"
         )
         settings = " ".join(f"{key}={value}" for key, value in self.settings.items())
         versions = ", ".join(f"{package} {version}" for package, version in self.refinement["versions"].items())

@@ -93,8 +93,8 @@ def read_run_folder(path: str | Path) -> RunFolder:
     inner = sorted(config.parent for config in path.glob("*/config.yml"))
     if not (path / "refinement.json").is_file() or len(inner) != 1:
         raise RefineError(f"{path}: no folder of a finished run; name OUTPUT/ALGO/ENV_K, which has a refinement.json")
-    if not re.fullmatch(r"[\w.-]+", inner[0].name):
-        raise RefineError(f"{inner[0]}: expected the name of an environment, of letters, digits, '.', '_' and '-'")
+    if not re.fullmatch(r"[\w.:-]+", inner[0].name):
+        raise RefineError(f"{inner[0]}: expected the name of an environment, of letters, digits and any of . : _ -")
     run = RunFolder(
         path=path,
         env_name=inner[0].name,

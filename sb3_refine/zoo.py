@@ -5,6 +5,7 @@ import re
 import shutil
 import tempfile
 from collections import OrderedDict
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,16 +82,21 @@ def find_in_folder(folder: Path, algo: str, env: str, exp_id: int = 0, zip_name:
     zips = sorted(filter(Path.is_file, run_folder.glob(zip_name or f"{env_name}.zip")), key=_n_steps)
     if not zips:
         raise _nothing_there(folder, algo, env_name, run_folder, zip_name or f"{env_name}.zip")
-    return _without_ways_out(_with_neighbours(zips[-1], env, run_folder / env_name), folder)
+    files = _with_neighbours(zips[-1], env, run_folder / env_name)
+    _refuse_links_out_of(folder, files)
+    return files
 
 
-def find_beside(zip_path: Path, env: str | None = None, vec_normalize: Path | None = None) -> AgentFiles:
+def find_beside(
+    zip_path: Path, env: str | None = None, vec_normalize: Path | None = None, gym_packages: Iterable[str] = ()
+) -> AgentFiles:
     """
     Find what belongs to a zip: inside a Zoo folder its config and statistics lie beside it.
 
     :param zip_path: the zip; the suffix may be left out, as Stable-Baselines3 allows
     :param env: environment id; None to take that of the config
     :param vec_normalize: its statistics, if they lie elsewhere
+    :param gym_packages: modules that the user has named
     :return: its files
     :raises RefineError: when there is no such zip, or nothing says which environment it is for
     """
@@ -106,9 +112,10 @@ def find_beside(zip_path: Path, env: str | None = None, vec_normalize: Path | No
     _check_inside(args, zip_path.parent)
     env = env or str((read_zoo_yaml(args).get("env") if args else None) or names[0])
     if ":" in env and not given:
-        check_importable(env.partition(":")[0], f"args.yml: env: {env[:80]!r}")
+        check_importable(env.partition(":")[0], f"args.yml: env: {env[:80]!r}", gym_packages)
     files = _with_neighbours(zip_path, env, zip_path.parent / names[0], vec_normalize)
-    return _without_ways_out(files, zip_path.parent)
+    _refuse_links_out_of(zip_path.parent, files, named_by_user=(zip_path, vec_normalize))
+    return files
 
 
 def read_args(files: AgentFiles) -> dict[str, Any]:
@@ -238,13 +245,12 @@ def _with_neighbours(zip_path: Path, env: str, inner: Path, vec_normalize: Path 
     )
 
 
-def _without_ways_out(files: AgentFiles, folder: Path) -> AgentFiles:
-    """Refuse files of an agent that are links to somewhere else on this machine. The folder itself may be a link."""
-    named_by_user = {files.vec_normalize} if files.chosen_statistics else set()
-    parts = {files.model, files.config, files.args, files.vec_normalize, files.env_kwargs, files.evaluations}
-    for path in parts - named_by_user:
-        _check_inside(path, folder)
-    return files
+def _refuse_links_out_of(folder: Path, files: AgentFiles, named_by_user: Iterable[Path | None] = ()) -> None:
+    """An agent's files must not be links to other files of this machine; the folder itself may be a link."""
+    parts = (files.model, files.config, files.args, files.vec_normalize, files.env_kwargs, files.evaluations)
+    for path in parts:
+        if path not in named_by_user:
+            _check_inside(path, folder)
 
 
 def _check_inside(path: Path | None, folder: Path) -> None:

@@ -85,7 +85,7 @@ HARMFUL_PICKLES = {
     "an unknown memo": b"\x80\x04h\x07.",
     "odd items": pickled(b"}(K\x01u"),
 }  # fmt: skip
-"""By what they do, or did before nothing of a pickle was run."""
+"""By what they do where a pickle is loaded instead of decoded."""
 
 
 def bomb(content: bytes, name: str = "data", method: int = zipfile.ZIP_DEFLATED) -> bytes:

@@ -219,7 +219,7 @@ def test_schedules_of_zero_are_restored_from_the_config(agents):
 def test_a_schedule_of_its_authors_is_neither_run_nor_replaced(agents):
     path = zip_of(agents, "ppo")
     PPO.load(path, device="cpu", custom_objects={"learning_rate": lambda p: 1e-5 * p}).save(path)
-    with pytest.raises(RefineError, match=r"learning_rate is code of its author's.*name a number in config.yml"):
+    with pytest.raises(RefineError, match=r"learning_rate is the author's own code.*name a number in config.yml"):
         load_agent("ppo", ENV_ID, agents)
     assert load_agent("ppo", ENV_ID, agents, trust_remote_code=True).model.lr_schedule(0.5) == 5e-6
     (path.parent / ENV_ID / "config.yml").write_text("learning_rate: 0.002\n")
@@ -235,7 +235,7 @@ def test_environment_arguments_of_the_agent_and_over_them(agents):
 
 def test_a_file_cannot_have_modules_imported(agents):
     (agents / "ppo" / f"{ENV_ID}_1" / ENV_ID / "args.yml").write_text("gym_packages: [this]\n")
-    with pytest.raises(RefineError, match="'this' is not part of an installed package.*pass --gym-packages this"):
+    with pytest.raises(RefineError, match="'this' is not imported unasked.*pass --gym-packages this"):
         load_agent("ppo", ENV_ID, agents)
     assert "this" not in sys.modules
 

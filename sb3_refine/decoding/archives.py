@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sb3_refine.decoding.pickle_tree import DecodingError
+from sb3_refine.errors import one_line
 from sb3_refine.files import MAX_BYTES
 
 _MAX_MEMBERS = 10_000  # torch stores each tensor as one
@@ -49,7 +50,7 @@ def read_zip(
     except DecodingError:
         raise
     except (*_ZIP_ERRORS, MemoryError) as error:
-        raise DecodingError(f"a broken zip ({' '.join(str(error).split())[:100]})") from None
+        raise DecodingError(f"a broken zip ({one_line(error, 100)})") from None
 
 
 def _check_disjoint(members: list[zipfile.ZipInfo], n_bytes: int) -> None:

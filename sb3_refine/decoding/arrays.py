@@ -12,10 +12,10 @@ _DTYPE = re.compile(r"([<>=|]?)(b1|i[1248]|u[1248]|f[248])")
 _MAX_DIMENSIONS = 8
 _NUMPY = ("numpy.core", "numpy._core")
 _SCALAR_TYPES = {
-    **{f"{kind}{bits}": f"{kind[0]}{bits // 8}" for kind in ("int", "uint", "float") for bits in (8, 16, 32, 64)},
+    **{f"{kind}{bits}": f"{kind[0]}{bits // 8}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+    **{f"float{bits}": f"f{bits // 8}" for bits in (16, 32, 64)},
     **{"bool": "b1", "bool_": "b1"},
 }
-del _SCALAR_TYPES["float8"]
 
 
 def dtype(node: Node) -> np.dtype:
@@ -59,7 +59,7 @@ def array(node: Node) -> np.ndarray:
     else:
         raise unknown(node)
     if isinstance(content, str):  # Python 2's bytes
-        content = content.encode("latin-1", "replace")
+        content = content.encode("latin-1")
     values, size = dtype(dtype_node), shape(sizes)
     if not isinstance(content, bytes) or math.prod(size) * values.itemsize != len(content):
         raise DecodingError("an array whose shape and content differ in size")
@@ -148,6 +148,15 @@ def finite(node: Node, low: float = -np.inf, high: float = np.inf) -> float:
     if not low <= value <= high:
         raise DecodingError(f"a number out of range ({value:g})")
     return value
+
+
+def limit(node: Node) -> float:
+    """
+    :param node: a number of at least 0, or infinity for no limit
+    :return: the number
+    :raises DecodingError: when it is none
+    """
+    return math.inf if isinstance(node, float) and node == math.inf else finite(node, 0)
 
 
 def flag(node: Node) -> bool:

@@ -6,9 +6,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 
-from sb3_refine.decoding.arrays import finite, flag, numpy_value, shown, whole
+from sb3_refine.decoding.arrays import finite, flag, limit, numpy_value, shown, whole
 from sb3_refine.decoding.objects import action_noise, known_class, space, train_freq
-from sb3_refine.decoding.pickle_tree import DecodingError, Node, call_of, mapping, plain
+from sb3_refine.decoding.pickle_tree import Call, DecodingError, Node, call_of, mapping, plain, unknown
 from sb3_refine.decoding.schedules import schedule
 
 Check: TypeAlias = Callable[[Node], Any]
@@ -63,7 +63,7 @@ def _policy_kwargs(node: Node) -> dict[str, Any]:
         if key in ("activation_fn", "features_extractor_class", "optimizer_class"):
             found[key] = known_class(value, key)
         elif key != "device":  # Stable-Baselines3 drops the one in the file, too
-            found[key] = _with_finite_numbers(_small_plain(value))
+            found[key] = _small_plain(value)
     return found
 
 
@@ -88,7 +88,14 @@ def _buffer_argument(node: Node) -> Any:
 
 
 def _small_plain(node: Node) -> Any:
-    return numpy_value(node).item() if call_of(node)[1] == "scalar" else plain(node, max_values=_MAX_VALUES)
+    value = plain(node, _scalar, max_values=_MAX_VALUES)
+    return _with_finite_numbers(value)
+
+
+def _scalar(call: Call) -> Any:
+    if call_of(call)[1] != "scalar":
+        raise unknown(call)
+    return numpy_value(call).item()
 
 
 def _with_finite_numbers(value: Any) -> Any:
@@ -135,7 +142,7 @@ _ON_POLICY: dict[str, Check] = {
     "gae_lambda": _number(0, 1),
     "ent_coef": _number(),
     "vf_coef": _number(),
-    "max_grad_norm": _number(0),
+    "max_grad_norm": limit,
     "normalize_advantage": flag,
     "rollout_buffer_class": _optional(_class_for("rollout_buffer_class")),
     "rollout_buffer_kwargs": _buffer_kwargs,
@@ -164,7 +171,7 @@ _PPO: dict[str, Check] = {
     "n_epochs": _whole(1, 10**6),
     "clip_range": schedule,
     "clip_range_vf": schedule,
-    "target_kl": _optional(_number(0)),
+    "target_kl": _optional(limit),
 }
 
 _SAC: dict[str, Check] = {
@@ -177,7 +184,7 @@ _SAC: dict[str, Check] = {
 _TD3: dict[str, Check] = {
     **_OFF_POLICY,
     "policy_delay": _whole(1),
-    "target_noise_clip": _number(0),
+    "target_noise_clip": limit,
     "target_policy_noise": _number(0),
 }
 
@@ -188,7 +195,7 @@ _DQN: dict[str, Check] = {
     "exploration_fraction": _number(0, 1),
     "exploration_rate": _number(0, 1),
     "target_update_interval": _whole(1),
-    "max_grad_norm": _optional(_number(0)),
+    "max_grad_norm": _optional(limit),
     "_n_calls": _whole(0),
 }
 
@@ -218,7 +225,7 @@ ATTRIBUTES: dict[str, dict[str, Check]] = {
     "trpo": {
         **_ON_POLICY,
         "batch_size": _whole(1, 10**7),
-        "target_kl": _number(0),
+        "target_kl": limit,
         "cg_damping": _number(),
         "cg_max_steps": _whole(1, 10**6),
         "line_search_max_iter": _whole(1, 10**6),
@@ -234,6 +241,3 @@ of episode statistics, the last observations, paths, what Stable-Baselines3 make
 
 REQUIRED = ("policy_class", "observation_space", "action_space", "learning_rate")
 """Attributes without which no model can be built."""
-
-SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "delta_std_schedule")
-"""Attributes that may be code of the author's own."""

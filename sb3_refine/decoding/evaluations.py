@@ -9,6 +9,7 @@ import numpy as np
 
 from sb3_refine.decoding.archives import read_zip
 from sb3_refine.decoding.pickle_tree import DecodingError
+from sb3_refine.errors import one_line
 
 _MAX_BYTES = 32 * 2**20
 _MAX_HEADER = 1000
@@ -45,7 +46,7 @@ def _array(data: bytes) -> np.ndarray:
         }
         shape, is_fortran, dtype = readers[version](file, max_header_size=_MAX_HEADER)
     except Exception as error:  # numpy has the header parsed as Python's literals
-        raise DecodingError(f"a broken array ({' '.join(str(error).split())[:80]})") from None
+        raise DecodingError(f"a broken array ({one_line(error, 80)})") from None
     content = data[file.tell() :]
     is_shape = len(shape) <= _MAX_DIMENSIONS and all(type(n) is int and 0 <= n < 2**40 for n in shape)
     if dtype.kind not in "iuf" or not is_shape or math.prod(shape) * dtype.itemsize != len(content):

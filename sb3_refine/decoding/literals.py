@@ -1,16 +1,18 @@
 """Python expressions as text, in options and in the Zoo's YAML: read as literals, never run."""
 
 import ast
+import logging
 from typing import Any
 
 from sb3_refine.decoding.pickle_tree import DecodingError
 
+logger = logging.getLogger(__name__)
+
 _MAX_LENGTH = 2000
 _ALLOWED = (
-    ast.Constant, ast.Dict, ast.List, ast.Tuple, ast.UnaryOp, ast.USub, ast.Call, ast.keyword, ast.Name, ast.Attribute,
+    ast.Constant, ast.Dict, ast.List, ast.Tuple, ast.UnaryOp, ast.USub, ast.keyword, ast.Name,
     ast.Load,
 )  # fmt: skip
-_NAMES = {"dict", "nn"}
 
 
 def literal(text: str) -> Any:
@@ -31,7 +33,8 @@ def literal(text: str) -> Any:
 def is_harmless(text: str) -> bool:
     """
     :param text: that the Zoo passes to ``eval``
-    :return: whether it only names literals, ``dict(...)`` and attributes of ``nn``, such as ``nn.ReLU``
+    :return: whether it is made of literals, names, ``dict(...)`` and attributes such as ``nn.ReLU``: none of them runs
+        anything
     """
     try:
         return all(_is_harmless(node) for node in ast.walk(_parsed(text)))
@@ -46,10 +49,8 @@ def _parsed(text: str) -> ast.expr:
 
 
 def _is_harmless(node: ast.AST) -> bool:
-    if isinstance(node, ast.Name):
-        return node.id in _NAMES
     if isinstance(node, ast.Attribute):
-        return isinstance(node.value, ast.Name) and node.value.id == "nn" and node.attr.isalnum()
+        return not node.attr.startswith("_")
     if isinstance(node, ast.Call):
         return isinstance(node.func, ast.Name) and node.func.id == "dict"
     return isinstance(node, _ALLOWED)
@@ -65,10 +66,13 @@ _EVALUATED = (
 def without_code(config: dict[str, Any]) -> dict[str, Any]:
     """
     :param config: the Zoo's ``config.yml``
-    :return: the same without what would be run by the Zoo: expressions other than literals, and callbacks
+    :return: the same without what the Zoo would run as code; each entry that is left out is logged
     """
-    return {
-        name: value
-        for name, value in config.items()
-        if name != "callback" and not (name in _EVALUATED and isinstance(value, str) and not is_harmless(value))
-    }
+    kept = {}
+    for name, value in config.items():
+        is_code = name in _EVALUATED and isinstance(value, str) and not is_harmless(value)
+        if is_code or name == "callback":
+            logger.warning("config.yml: left out %s: the Zoo would run it as code", name)
+        else:
+            kept[name] = value
+    return kept

@@ -2,26 +2,23 @@
 
 import base64
 import binascii
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import torch as th
 
 from sb3_refine.decoding.archives import read_zip
-from sb3_refine.decoding.attributes import ATTRIBUTES, REQUIRED, SCHEDULES
+from sb3_refine.decoding.attributes import ATTRIBUTES, REQUIRED
 from sb3_refine.decoding.pickle_tree import BROKEN, DecodingError, Name, Node, UnknownObjectError, read_pickle
 from sb3_refine.decoding.schedules import UnreadableSchedule
+from sb3_refine.decoding.schema import SchemaError, parse_json
 from sb3_refine.decoding.torch_files import optimizer_state, read_torch_file, state_dict
+from sb3_refine.decoding.trusted import TRUST, unpickle
 from sb3_refine.errors import RefineError
 
-TRUST = "if you trust the file's author, pass --trust-remote-code (trust_remote_code=True)"
-
 _MAX_DATA_BYTES = 32 * 2**20
-_MAX_DATA_MARKS = 2_000_000  # brackets and commas: each becomes an object
 _STATE_DICTS = {"policy"}
 _OPTIMIZERS = {"policy.optimizer", "actor.optimizer", "critic.optimizer", "ent_coef_optimizer"}
 _VARIABLES = {"pytorch_variables", "tensors"}  # the second until Stable-Baselines3 0.9
@@ -39,8 +36,8 @@ class StoredModel:
     :param parameters: by name, state dictionaries of the policy and of the optimizers
     :param variables: other tensors by name
     :param had_original_obs: whether the zip notes an observation from before normalisation
-    :param has_goal_in_observation: whether it is of hindsight experience replay until Stable-Baselines3 1.0, which made
-        one vector of the observation and the goal
+    :param has_goal_in_observation: whether it was saved by hindsight experience replay of Stable-Baselines3 1.0 or
+        earlier, in which the observation and the goal are one vector
     """
 
     path: Path
@@ -72,7 +69,7 @@ def read_model(path: Path, trust_remote_code: bool = False) -> StoredModel:
     algo = _algo_of(path, stored)
     checks = ATTRIBUTES[algo]
     attributes = {
-        name: _attribute(f"{path}: {name}", name, stored[name], checks[name], trust_remote_code)
+        name: _attribute(f"{path}: {name}", stored[name], checks[name], trust_remote_code)
         for name in checks
         if name in stored
     }
@@ -120,36 +117,33 @@ def _members(path: Path) -> dict[str, bytes]:
 def _stored(path: Path, data: bytes) -> dict[str, Any]:
     """The attributes as JSON has them: plain values, or pickles as text."""
     try:
-        if sum(data.count(mark) for mark in (b"[", b"{", b",")) > _MAX_DATA_MARKS:
-            raise ValueError("too many values")
-        stored = json.loads(data)
+        stored = parse_json(data)
         if not isinstance(stored, dict):
-            raise ValueError("not a mapping")
-    except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:100]
+            raise SchemaError("not a mapping")
+    except SchemaError as error:
         raise RefineError(
-            f"{path}: not an intact Stable-Baselines3 zip (its data: {reason}); download or save it again"
+            f"{path}: not an intact Stable-Baselines3 zip (its data: {error}); download or save it again"
         ) from None
     return stored
 
 
-def _attribute(where: str, name: str, stored: Any, check: Callable[[Node], Any], trusted: bool) -> Any:
+def _attribute(where: str, stored: Any, check: Callable[[Node], Any], trusted: bool) -> Any:
     """The value of an attribute, out of JSON or out of its pickle."""
     is_pickled = isinstance(stored, dict) and ":serialized:" in stored
     try:
         pickled = _unpacked(stored[":serialized:"]) if is_pickled else b""
         try:
-            value = check(read_pickle(pickled)[0] if is_pickled else stored)
+            value = check(read_pickle(pickled) if is_pickled else stored)
         except UnknownObjectError:
             if not (trusted and is_pickled):
                 raise
-            return _unpickle(where, pickled)
+            return unpickle(where, pickled)
     except UnknownObjectError as error:
         raise RefineError(f"{where}: {error}; {TRUST}") from None
     except (DecodingError, *BROKEN) as error:
-        raise RefineError(f"{where}: {error}; save the agent again with Stable-Baselines3") from None
-    if trusted and is_pickled and name in SCHEDULES and isinstance(value, UnreadableSchedule):
-        return _unpickle(where, pickled)
+        raise RefineError(f"{where}: {error}; change it with Stable-Baselines3 and save the agent again") from None
+    if trusted and is_pickled and isinstance(value, UnreadableSchedule):
+        return unpickle(where, pickled)
     return value
 
 
@@ -158,15 +152,6 @@ def _unpacked(text: Any) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, TypeError, ValueError):
         raise DecodingError("not base64") from None
-
-
-def _unpickle(where: str, pickled: bytes) -> Any:
-    """Of an author who is trusted: runs what the pickle says."""
-    try:
-        return cloudpickle.loads(pickled)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:150]
-        raise RefineError(f"{where}: cannot be unpickled ({type(error).__name__}: {reason})") from error
 
 
 def _variables(content: Any) -> dict[str, th.Tensor]:
@@ -221,7 +206,7 @@ def _algo_of(path: Path, stored: dict[str, Any]) -> str:
 
 def _module_of(stored: Any) -> str:
     try:
-        node = read_pickle(_unpacked(stored[":serialized:"]))[0]
+        node = read_pickle(_unpacked(stored[":serialized:"]))
     except (DecodingError, TypeError, KeyError):
         return ""
     return node.module if isinstance(node, Name) else ""

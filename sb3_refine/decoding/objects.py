@@ -17,7 +17,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_refine.decoding.arrays import array, dtype, finite, flag, numpy_value, shape, whole
+from sb3_refine.decoding.arrays import array, dtype, finite, flag, limit, numpy_value, shape, whole
 from sb3_refine.decoding.pickle_tree import Call, DecodingError, Items, Name, Node, call_of, mapping, plain, unknown
 
 _MAX_ENVS = 10_000
@@ -79,7 +79,7 @@ _CLASSES = {
     "activation_fn": _ACTIVATIONS,
     "optimizer_class": _OPTIMIZERS,
 }
-"""Classes that a file may name, by what for and by module: nothing else is ever imported for a file."""
+"""Classes that a zip may name, by what for and by module."""
 
 
 def known_class(node: Node, use: str) -> type:
@@ -89,7 +89,7 @@ def known_class(node: Node, use: str) -> type:
     :return: the class
     :raises UnknownObjectError: when the class is not in the table
     """
-    if not isinstance(node, Name) or node.name not in _CLASSES.get(use, {}).get(node.module, ()):
+    if not isinstance(node, Name) or node.name not in _CLASSES[use].get(node.module, ()):
         raise unknown(node)
     return getattr(import_module(node.module), node.name)
 
@@ -199,7 +199,7 @@ def vec_normalize(node: Node) -> VecNormalize:
     for name in ("training", "norm_obs", "norm_reward"):
         setattr(found, name, _named(name, flag, stored[name]))
     for name in ("clip_obs", "clip_reward"):
-        setattr(found, name, _named(name, _limit, stored[name]))
+        setattr(found, name, _named(name, limit, stored[name]))
     for name in ("gamma", "epsilon"):
         setattr(found, name, _named(name, lambda node: finite(node, 0, 1), stored[name]))
     found.num_envs = whole(stored.get("num_envs", 1), 1)
@@ -260,11 +260,6 @@ def _keys(node: Node, observation_space: Any) -> list[str]:
     if not isinstance(keys, list) or not all(isinstance(key, str) and key in known for key in keys):
         raise DecodingError("norm_obs_keys that its observation space does not have")
     return keys
-
-
-def _limit(node: Node) -> float:
-    """What observations or rewards are clipped to: infinity clips nothing."""
-    return float("inf") if isinstance(node, float) and node == np.inf else finite(node, 0)
 
 
 def _named(name: str, check: Callable[[Node], Any], node: Node) -> Any:

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-MAX_OPCODES = 20_000
-MAX_VALUES = 100_000
-MAX_DEPTH = 32
+_MAX_OPCODES = 20_000
+_MAX_VALUES = 100_000
+_MAX_DEPTH = 32
 
 
 BROKEN = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
@@ -67,14 +67,12 @@ class Call:
     :param function: usually a :class:`Name`
     :param arguments: positional arguments
     :param state: state to be set, or None
-    :param setter: function that sets the state; None for ``__setstate__``
     :param items: items to be appended, or keys and values to be set, as pairs
     """
 
     function: Any
     arguments: list[Any]
     state: Any = None
-    setter: Any = None
     items: list[Any] = field(default_factory=list)
 
 
@@ -82,12 +80,22 @@ Node: TypeAlias = Any
 """None, bool, int, float, str, bytes, :class:`Name`, :class:`Items` or :class:`Call`."""
 
 
-def read_pickle(data: bytes, max_opcodes: int = MAX_OPCODES) -> tuple[Node, int]:
+def read_pickle(data: bytes, max_opcodes: int = _MAX_OPCODES) -> Node:
     """
-    :param data: begins with a pickle, of any protocol
+    :param data: a pickle of any protocol
+    :param max_opcodes: a longer pickle is refused
+    :return: its tree
+    :raises DecodingError: when the pickle is broken, too long, or uses opcodes that no Stable-Baselines3 file has
+    """
+    return read_first_pickle(data, max_opcodes)[0]
+
+
+def read_first_pickle(data: bytes, max_opcodes: int) -> tuple[Node, int]:
+    """
+    :param data: begins with a pickle
     :param max_opcodes: a longer pickle is refused
     :return: its tree, and the position after the pickle
-    :raises DecodingError: when the pickle is broken, too long, or uses opcodes that no Stable-Baselines3 file has
+    :raises DecodingError: see :func:`read_pickle`
     """
     try:
         with warnings.catch_warnings():
@@ -140,8 +148,7 @@ class _Machine:
         node = self.stack.pop()
         # pickle sets a state by a function of its own so: function, object, state, TUPLE2, REDUCE, POP
         if isinstance(node, Call) and len(node.arguments) == 2 and isinstance(node.arguments[0], Call):
-            target = node.arguments[0]
-            target.state, target.setter = node.arguments[1], node.function
+            node.arguments[0].state = node.arguments[1]
 
     def pop_mark(self, _: Any) -> None:
         self.to_mark()
@@ -195,23 +202,23 @@ class _Machine:
 
     def append(self, _: Any) -> None:
         item = self.stack.pop()
-        _container(self.top(), ("list",)).append(item)
+        _container(self.top(), "list").append(item)
 
     def appends(self, _: Any) -> None:
         items = self.to_mark()
-        _container(self.top(), ("list",)).extend(items)
+        _container(self.top(), "list").extend(items)
 
     def additems(self, _: Any) -> None:
         items = self.to_mark()
-        _container(self.top(), ("set",)).extend(items)
+        _container(self.top(), "set").extend(items)
 
     def setitem(self, _: Any) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        _container(self.top(), ("dict",)).append((key, value))
+        _container(self.top(), "dict").append((key, value))
 
     def setitems(self, _: Any) -> None:
         items = self.to_mark()
-        _container(self.top(), ("dict",)).extend(_pairs(items))
+        _container(self.top(), "dict").extend(_pairs(items))
 
     def persistent(self, _: Any) -> None:
         """torch's pickles refer so to their tensors' storages."""
@@ -224,11 +231,11 @@ def _items_of(node: Node, kind: str) -> list[Node]:
     return node.items
 
 
-def _container(node: Node, kinds: tuple[str, ...]) -> list[Node]:
+def _container(node: Node, kind: str) -> list[Node]:
     """Items of a container or of an object that takes items, such as a deque."""
     if isinstance(node, Call):
         return node.items
-    if isinstance(node, Items) and node.kind in kinds:
+    if isinstance(node, Items) and node.kind == kind:
         return node.items
     raise DecodingError("a broken pickle (items for what is no container)")
 
@@ -293,7 +300,7 @@ _HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
 }  # fmt: skip
 
 
-def plain(node: Node, make: Callable[[Call], Any] | None = None, max_values: int = MAX_VALUES) -> Any:
+def plain(node: Node, make: Callable[[Call], Any] | None = None, max_values: int = _MAX_VALUES) -> Any:
     """
     A tree of plain values as Python's own.
 
@@ -309,8 +316,8 @@ def plain(node: Node, make: Callable[[Call], Any] | None = None, max_values: int
     def convert(node: Node, depth: int) -> Any:
         nonlocal n_values
         n_values += 1
-        if depth > MAX_DEPTH or n_values > max_values:
-            raise DecodingError(f"values nested more than {MAX_DEPTH} deep, or more than {max_values:,} of them")
+        if depth > _MAX_DEPTH or n_values > max_values:
+            raise DecodingError(f"values nested more than {_MAX_DEPTH} deep, or more than {max_values:,} of them")
         if node is None or isinstance(node, (bool, int, float, str, bytes)):
             return node
         pairs = _pairs_of_dict(node)

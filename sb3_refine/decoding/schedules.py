@@ -16,7 +16,7 @@ _SB3 = "stable_baselines3.common.utils"
 
 class UnreadableSchedule:
     """
-    Stands for a schedule that is code of its author's, and is not run.
+    Stands for a schedule that is the author's own code, and is not run.
 
     :param name: qualified name of the function or class
     """

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sb3_refine.decoding.arrays import shown
+from sb3_refine.errors import one_line
 
 Check: TypeAlias = Callable[[Any], None]
 """Raises a :class:`SchemaError` for a value that is not what it should be."""
@@ -32,7 +33,7 @@ def whole(low: float = -math.inf, high: float = 2**63) -> Check:
 
     def check(value: Any) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise _expected(f"a whole number from {low:g} to {high:g}", value)
+            raise _expected(f"a whole number{_range(low, high)}", value)
 
     return check
 
@@ -48,7 +49,7 @@ def number(low: float = -math.inf, high: float = math.inf, allow_nan: bool = Fal
     def check(value: Any) -> None:
         is_number = isinstance(value, float) or (isinstance(value, int) and abs(value) <= 2**63)
         if not is_number or isinstance(value, bool) or not (low <= value <= high or (allow_nan and math.isnan(value))):
-            raise _expected(f"a number from {low:g} to {high:g}", value)
+            raise _expected(f"a number{_range(low, high)}", value)
 
     return check
 
@@ -195,6 +196,20 @@ def vector(n: int, dtype: type) -> Check:
     return check
 
 
+def table(n_columns: int) -> Check:
+    """
+    :param n_columns: number of columns
+    :return: a check for float64 arrays with that many columns; NaN is allowed
+    """
+
+    def check(value: Any) -> None:
+        is_table = isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype == np.float64
+        if not is_table or value.shape[1] != n_columns or not np.all(np.abs(value[:, :3]) < 2**53):
+            raise _expected(f"{n_columns} columns of numbers", value)
+
+    return check
+
+
 def plain(value: Any, depth: int = 0) -> None:
     """:param value: must be made of numbers, short text and containers"""
     if depth > 10:
@@ -219,12 +234,23 @@ def read_json(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_JSON_BYTES + 1)
-        if len(data) > _MAX_JSON_BYTES or sum(data.count(mark) for mark in (b"[", b"{", b",")) > _MAX_JSON_MARKS:
-            raise SchemaError("too large")
+            return parse_json(file.read(_MAX_JSON_BYTES + 1))
+    except OSError as error:
+        raise SchemaError(one_line(error)) from None
+
+
+def parse_json(data: bytes) -> Any:
+    """
+    :param data: JSON
+    :return: its content
+    :raises SchemaError: when it is broken, or too large
+    """
+    if len(data) > _MAX_JSON_BYTES or sum(data.count(mark) for mark in (b"[", b"{", b",")) > _MAX_JSON_MARKS:
+        raise SchemaError("too large")
+    try:
         return json.loads(data)
-    except (OSError, ValueError, RecursionError) as error:
-        raise SchemaError(" ".join(str(error).split())[:150]) from None
+    except (ValueError, RecursionError) as error:
+        raise SchemaError(one_line(error)) from None
 
 
 def _at(name: str, check: Check, value: Any) -> None:
@@ -234,6 +260,12 @@ def _at(name: str, check: Check, value: Any) -> None:
         text_of_error = str(error)
         separator = "." if re.match(r"[\w.]+: ", text_of_error) else ": "
         raise SchemaError(f"{name}{separator}{text_of_error}") from None
+
+
+def _range(low: float, high: float) -> str:
+    if high >= 2**63:
+        return f" of at least {low:g}" if low > -math.inf else ""
+    return f" from {low:g} to {high:g}"
 
 
 def _expected(what: str, value: Any) -> SchemaError:

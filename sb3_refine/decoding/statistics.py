@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import cloudpickle
 import numpy as np
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_refine.decoding.model_zip import TRUST
 from sb3_refine.decoding.objects import vec_normalize
 from sb3_refine.decoding.pickle_tree import BROKEN, DecodingError, UnknownObjectError, read_pickle
+from sb3_refine.decoding.trusted import TRUST, unpickle
 from sb3_refine.errors import RefineError
 
 _MAX_BYTES = 64 * 2**20
@@ -31,7 +30,7 @@ def read_vec_normalize(path: Path, trust_remote_code: bool = False) -> VecNormal
     except OSError as error:
         raise RefineError(f"{path}: cannot be read ({error.strerror})") from error
     try:
-        return detached(vec_normalize(read_pickle(data, _MAX_OPCODES)[0]))
+        return detached(vec_normalize(read_pickle(data, _MAX_OPCODES)))
     except UnknownObjectError as error:
         if not trust_remote_code:
             raise RefineError(f"{path}: {error}; {TRUST}") from None
@@ -39,11 +38,7 @@ def read_vec_normalize(path: Path, trust_remote_code: bool = False) -> VecNormal
         raise RefineError(
             f"{path}: not the statistics of a VecNormalize ({error}); save or download it again"
         ) from None
-    try:
-        found = cloudpickle.loads(data)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:150]
-        raise RefineError(f"{path}: cannot be unpickled ({type(error).__name__}: {reason})") from error
+    found = unpickle(str(path), data)
     if not isinstance(found, VecNormalize):
         raise RefineError(f"{path}: expected a pickled VecNormalize, got {type(found).__name__}")
     return detached(found)

@@ -11,7 +11,18 @@ from typing import Any
 import torch as th
 
 from sb3_refine.decoding.archives import read_zip
-from sb3_refine.decoding.pickle_tree import Call, DecodingError, Items, Name, Node, call_of, plain, read_pickle, unknown
+from sb3_refine.decoding.pickle_tree import (
+    Call,
+    DecodingError,
+    Items,
+    Name,
+    Node,
+    call_of,
+    plain,
+    read_first_pickle,
+    read_pickle,
+    unknown,
+)
 
 _MAX_OPCODES = 200_000
 _MAX_SHARED = 8  # times that all tensors together may be larger than the file, as several may share their numbers
@@ -25,18 +36,17 @@ _DTYPES = {
 }  # fmt: skip
 
 
-def read_torch_file(data: bytes, max_opcodes: int = _MAX_OPCODES) -> Any:
+def read_torch_file(data: bytes) -> Any:
     """
     :param data: what ``torch.save`` has written
-    :param max_opcodes: of its pickle
     :return: its content: tensors on the CPU, numbers, text, and containers of these
     :raises DecodingError: when it holds anything else, or tensors beyond the end of the file
     """
-    tree, storages = (_read_zip if data.startswith(_ZIP) else _read_before_1_6)(data, max_opcodes)
-    return plain(tree, _Tensors(storages, _MAX_SHARED * len(data)).make, max_opcodes)
+    tree, storages = (_read_zip if data.startswith(_ZIP) else _read_before_1_6)(data)
+    return plain(tree, _Tensors(storages, _MAX_SHARED * len(data)).make, _MAX_OPCODES)
 
 
-def _read_zip(data: bytes, max_opcodes: int) -> tuple[Node, Mapping[str, bytes]]:
+def _read_zip(data: bytes) -> tuple[Node, Mapping[str, bytes]]:
     members = read_zip(data, lambda name: True, stored=True)
     pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
@@ -46,17 +56,17 @@ def _read_zip(data: bytes, max_opcodes: int) -> tuple[Node, Mapping[str, bytes]]
         raise DecodingError("a torch file of a machine with another byte order")
     start = f"{root}/data/"
     storages = {name.removeprefix(start): part for name, part in members.items() if name.startswith(start)}
-    return read_pickle(members[pickles[0]], max_opcodes)[0], storages
+    return read_pickle(members[pickles[0]], _MAX_OPCODES), storages
 
 
-def _read_before_1_6(data: bytes, max_opcodes: int) -> tuple[Node, Mapping[str, bytes]]:
+def _read_before_1_6(data: bytes) -> tuple[Node, Mapping[str, bytes]]:
     """The content's pickle, one with the keys of the storages, then each storage: its length, and its numbers."""
     position = 0
     for _ in range(_HEADER):
-        position += read_pickle(data[position:], 1000)[1]
-    tree, n_bytes = read_pickle(data[position:], max_opcodes)
+        position += read_first_pickle(data[position:], 1000)[1]
+    tree, n_bytes = read_first_pickle(data[position:], _MAX_OPCODES)
     position += n_bytes
-    keys_node, n_bytes = read_pickle(data[position:], max_opcodes)
+    keys_node, n_bytes = read_first_pickle(data[position:], _MAX_OPCODES)
     position += n_bytes
     keys = plain(keys_node)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):

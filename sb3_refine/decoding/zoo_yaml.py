@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import yaml
 
-from sb3_refine.errors import RefineError
+from sb3_refine.errors import RefineError, one_line
 
 _MAX_BYTES = 200_000
 _MAX_DEPTH = 20
@@ -59,7 +59,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError):
         where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         return f"{error.problem}{where}"[:200]
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(error, 200)
 
 
 def _check_size(text: str) -> None:
