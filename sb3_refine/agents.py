@@ -23,10 +23,11 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from sb3_refine.decoding.literals import literal, without_code
+from sb3_refine.decoding.literals import literal
 from sb3_refine.decoding.model_zip import StoredModel, read_model
 from sb3_refine.decoding.pickle_tree import DecodingError
 from sb3_refine.decoding.statistics import detached, read_vec_normalize
+from sb3_refine.decoding.zoo_expressions import without_code
 from sb3_refine.decoding.zoo_yaml import read_zoo_yaml
 from sb3_refine.environments import (
     GOAL_IN_OBSERVATION,
@@ -333,8 +334,8 @@ def _recipe(
     stored: dict[str, Any] = {}
     for name, content in (("config.yml", config), ("args.yml", args)):
         kwargs = content.get("env_kwargs") or {}
-        if not isinstance(kwargs, dict):
-            raise RefineError(f"{name}: env_kwargs: expected a mapping, got {kwargs!r}")
+        if not isinstance(kwargs, dict) or not all(isinstance(key, str) for key in kwargs):
+            raise RefineError(f"{name}: env_kwargs: expected a mapping of names to values, got {kwargs!r}")
         stored.update(kwargs)
     stored.pop("render_mode", None)  # rollouts show nothing
     stored = {name: value for name, value in stored.items() if name not in (env_kwargs or {})}

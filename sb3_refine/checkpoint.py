@@ -351,6 +351,8 @@ def _check_state(state: Any, n_parameters: int, n_updates: int) -> None:
     )(state)
     if len(state["history"]) != state["optimizer"]["n_updates_done"]:
         raise SchemaError("history: not as long as there were updates")
+    if state["baseline"] is not None and not 0 < len(state["baseline"][0]) == len(state["baseline"][1]):
+        raise SchemaError("baseline: not an episode for each seed")
 
 
 def _milestone(*checks: Check) -> Check:

@@ -214,10 +214,16 @@ def parse_wrappers(env_wrapper: Any, key: str = "env_wrapper") -> tuple[tuple[st
             wrappers.append((str(name), dict(kwargs or {})))
         else:
             raise RefineError(f"config.yml: {key}: expected a dotted name or {{name: kwargs}}, got {item!r}")
+    if len(wrappers) > _MAX_WRAPPERS:
+        raise RefineError(f"config.yml: {key}: expected at most {_MAX_WRAPPERS} wrappers, got {len(wrappers)}")
     return tuple((_MOVED_WRAPPERS.get(name, name), kwargs) for name, kwargs in wrappers)
 
 
-_MAX_ARGUMENT = 10**7
+_MAX_ARGUMENT = 10**6
+_MAX_TEXT = 1000
+_MAX_VALUES = 1000
+_MAX_WRAPPERS = 20
+_MAX_OBSERVATION = 10**6  # numbers: wrappers can stack observations
 
 
 def check_stored_arguments(where: str, arguments: Any, remedy: str = "change it in the file if you trust it") -> None:
@@ -229,17 +235,21 @@ def check_stored_arguments(where: str, arguments: Any, remedy: str = "change it 
     :param remedy: for the message
     :raises RefineError: for paths, which would be read from this machine, and for very large numbers
     """
-    values = [arguments]
+    values, n_values = [arguments], 0
     while values:
-        value = values.pop()
+        value, n_values = values.pop(), n_values + 1
         if isinstance(value, dict):
             values += value.values()
         elif isinstance(value, (list, tuple)):
             values += value
-        elif isinstance(value, str) and (set(value) & set("/\\~")):
-            raise RefineError(f"{where}: {value[:80]!r} may be a path, and paths are not taken from files; {remedy}")
-        elif isinstance(value, (int, float)) and abs(value) > _MAX_ARGUMENT and value not in (math.inf, -math.inf):
-            raise RefineError(f"{where}: {float(value):.3g} is out of range; {remedy}")
+        elif isinstance(value, str) and (set(value) & set("/\\~:")):
+            what = f"{value[:80]!r} may be a path or a module"
+            raise RefineError(f"{where}: {what}, and these are not taken from files; {remedy}")
+        is_number = isinstance(value, (int, float)) and value not in (math.inf, -math.inf)
+        if (is_number and abs(value) > _MAX_ARGUMENT) or (isinstance(value, str) and len(value) > _MAX_TEXT):
+            raise RefineError(f"{where}: {str(float(value)) if is_number else 'a long text'} is out of range; {remedy}")
+        if n_values > _MAX_VALUES:
+            raise RefineError(f"{where}: more than {_MAX_VALUES} values; {remedy}")
 
 
 def _make(env_id: str, env_kwargs: dict[str, Any]) -> gym.Env:
@@ -290,9 +300,13 @@ def _import_package(package: str, wanted_by: str, extra: str | None = None) -> N
 def _wrap(env: Any, name: str, kwargs: dict[str, Any], key: str = "env_wrapper", base: type = gym.Wrapper) -> Any:
     wrapper = _wrapper_class(name, key, base)
     try:
-        return wrapper(env, **kwargs)
+        wrapped = wrapper(env, **kwargs)
+        n_numbers = math.prod(wrapped.observation_space.shape or ())
     except Exception as error:
         raise RefineError(f"config.yml: {key}: {name}({kwargs}): {one_line(error)}") from error
+    if n_numbers > _MAX_OBSERVATION:
+        raise RefineError(f"config.yml: {key}: {name}({kwargs}): makes observations of {n_numbers:,} numbers")
+    return wrapped
 
 
 def _wrapper_class(name: str, key: str, base: type) -> Any:

@@ -46,13 +46,13 @@ def refuse_links(folder: Path) -> None:
     :param folder: of a run; may itself be a link that the user has made
     :raises RefineError: when anything below it is neither a plain file nor a folder
     """
-    folders, n_entries = [Path(folder)], 0
+    folders, n_entries = [Path(folder)] if Path(folder).is_dir() else [], 0
     while folders:
         parent = folders.pop()
         try:
             entries = list(parent.iterdir())
         except OSError as error:
-            raise RefineError(f"{parent}: cannot be listed ({error.strerror}); name a folder of a run") from None
+            raise RefineError(f"{parent}: cannot be listed ({error.strerror}); make it readable") from None
         n_entries += len(entries)
         if n_entries > _MAX_ENTRIES:
             raise RefineError(f"{folder}: more than {_MAX_ENTRIES:,} files, which no folder of a run has")

@@ -246,7 +246,7 @@ def layout(run: RunFolder, repo: str) -> dict[str, Path | bytes]:
         f"{run.algo}-{run.env_name}.zip": run.zip,
         "config.yml": zoo_yaml(run.config).encode(),
         "args.yml": inner / "args.yml",
-        "env_kwargs.yml": yaml.safe_dump(dict(run.args.get("env_kwargs") or {})).encode(),
+        "env_kwargs.yml": yaml.safe_dump(json.loads(json.dumps(run.args.get("env_kwargs") or {}))).encode(),
         "train_eval_metrics.zip": _zipped([path for name in _METRICS if (path := run.path / name).is_file()]),
         "refinement.json": (json.dumps(refinement, indent=2) + "\n").encode(),
         "README.md": model_card(run, repo).encode(),

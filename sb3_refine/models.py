@@ -99,7 +99,7 @@ def load_model(stored: StoredModel, config: dict[str, Any], observation_space: s
     own = {name: data[name] for name in instead if name in data}
     data.update(instead)
     try:
-        with warnings.catch_warnings(), _AllocationLimit(stored):
+        with warnings.catch_warnings(), _Building(stored):
             warnings.filterwarnings("ignore", "You are probably loading a", UserWarning)  # and SB3 adapts it
             model = cls.load(_zip_of(stored, data), device="cpu", custom_objects=data)
         _check_optimizers(model)
@@ -125,9 +125,10 @@ def _zip_of(stored: StoredModel, data: dict[str, Any]) -> io.BytesIO:
     return file
 
 
-class _AllocationLimit(TorchFunctionMode):
+class _Building(TorchFunctionMode):
     """
-    A network is not built larger than its file, whatever the file says of its layers.
+    A network is not built larger than its file, whatever the file says of its layers, and not initialised by a
+    factorisation that takes long: the file's parameters replace the initial ones.
 
     :param stored: the model in its zip
     """
@@ -135,15 +136,18 @@ class _AllocationLimit(TorchFunctionMode):
     def __init__(self, stored: StoredModel):
         super().__init__()
         self._numbers_left = stored.n_parameters + _FREE_NUMBERS
-        self._tensors_left = 2 * len(stored.parameters["policy"]) + _FREE_TENSORS
+        self._tensors_left = 2 * len(stored.distinct_parameters) + _FREE_TENSORS
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is th.empty:
             shape = args[0] if args and isinstance(args[0], (tuple, list)) else args
             self._numbers_left -= math.prod(shape)
-            self._tensors_left -= 1
+            self._tensors_left -= math.prod(shape) > 0
             if self._numbers_left < 0 or self._tensors_left < 0:
                 raise MemoryError("its networks are larger than its parameters")
+        if func is th.linalg.qr:  # of orthogonal initialisation
+            n = min(args[0].shape)
+            return args[0], args[0].new_ones(1).expand(n, n)
         return func(*args, **(kwargs or {}))
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sb3_refine.decoding.literals import without_code
 from sb3_refine.decoding.schema import (
     SchemaError,
     flag,
@@ -19,6 +18,7 @@ from sb3_refine.decoding.schema import (
     text,
     whole,
 )
+from sb3_refine.decoding.zoo_expressions import without_code
 from sb3_refine.decoding.zoo_yaml import read_zoo_yaml
 from sb3_refine.errors import RefineError
 from sb3_refine.files import refuse_links, sha256

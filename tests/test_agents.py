@@ -167,7 +167,7 @@ def test_which_configs_need_statistics(agents, normalize, needed):
 def test_a_config_runs_nothing(agents, tmp_path):
     config = agents / "ppo" / f"{ENV_ID}_1" / ENV_ID / "config.yml"
     config.write_text(f"normalize: \"__import__('os').system('touch {tmp_path / 'run'}')\"")
-    with pytest.raises(RefineError, match="normalize: expected literal keyword arguments"):
+    with pytest.raises(RefineError, match="normalize: expected a literal"):
         load_agent("ppo", ENV_ID, agents)
     assert not (tmp_path / "run").exists()
 

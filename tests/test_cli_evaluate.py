@@ -409,7 +409,7 @@ def test_nothing_is_compared_where_undisturbed_episodes_have_nan(toy, refused):
         f"4 of the 4 episodes of the agent had NaN or infinite rewards or observations, those with seed {seeds[0]}"
         in line
     )
-    assert "and others: there is nothing to compare; mend the environment" in line
+    assert "and others: there is nothing to compare; fix the environment" in line
 
 
 def test_the_first_seed_or_those_asked_for_are_filmed(made_agents, monkeypatch, tmp_path, evaluated):

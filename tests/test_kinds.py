@@ -369,11 +369,11 @@ def test_statistics_that_the_config_disowns_are_left_alone(tmp_path):
     algo, env_id, _ = make("lstm", tmp_path)
     config = tmp_path / algo / f"{env_id}_1" / env_id / "config.yml"
     config.write_text(yaml.safe_dump({"policy": "MlpLstmPolicy", "normalize": False, "env_kwargs": {"g": 5.0}}))
-    args = {"env_kwargs": {"render_mode": None}}
+    args = {"env_kwargs": {"render_mode": "human", "max_episode_steps": 50}}
     (config.parent / "args.yml").write_text(yaml.safe_dump(args))
     agent = load(tmp_path, algo, env_id)
     assert agent.vec_normalize is None
-    assert agent.recipe.env_kwargs == {"g": 5.0, "render_mode": None}
+    assert agent.recipe.env_kwargs == {"g": 5.0, "max_episode_steps": 50}
     config.write_text(yaml.safe_dump({"policy": "MlpLstmPolicy", "normalize": True}))
     assert load(tmp_path, algo, env_id).vec_normalize is not None
     assert load_agent(algo, env_id, tmp_path, no_vec_normalize=True).vec_normalize is None

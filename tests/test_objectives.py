@@ -567,7 +567,7 @@ def test_what_the_objective_cannot_judge_is_told():
     """Not as if more episodes would help."""
     settings = {"n_delta": 2, "n_eval_episodes": 40, "selection": False, "backend": "serial"}
     refiner = Refiner(train("ppo"), objective=nan_on_some, **settings)
-    with pytest.raises(RefineError, match=r"nan_on_some gave NaN or infinity for the original; mend it"):
+    with pytest.raises(RefineError, match=r"nan_on_some gave NaN or infinity for the original; fix it"):
         refiner.learn(1)
     refiner.objective.of_episodes = lambda episodes: 1.0
     result = refiner.learn(1).result

@@ -18,6 +18,7 @@ _ZIP_ERRORS = (
     *(ArithmeticError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError),
     *(zipfile.BadZipFile, zlib.error, struct.error),
 )
+_MAX_UNPACKED = 2**28  # of all compressed members: Stable-Baselines3 does not compress
 _FREE = 1_000_000  # bytes that any member may unpack to
 
 
@@ -43,14 +44,22 @@ def read_zip(
             if len(names) > _MAX_MEMBERS or len(set(names)) < len(names):
                 raise DecodingError("a zip with too many members, or two of one name")
             wanted = [member for member in members if is_wanted(member.filename)]
+            if sum(member.file_size for member in wanted if member.compress_type) > _MAX_UNPACKED:
+                raise DecodingError(f"members that unpack to more than {_MAX_UNPACKED:,} bytes")
             for member in wanted:
                 _check(member, (max_bytes or {}).get(member.filename), stored)
             _check_disjoint(members, len(data))
-            return {member.filename: archive.read(member) for member in wanted}
+            return {member.filename: _read(archive, member) for member in wanted}
     except DecodingError:
         raise
     except (*_ZIP_ERRORS, MemoryError) as error:
         raise DecodingError(f"a broken zip ({one_line(error, 100)})") from None
+
+
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """The size is named, for without it Python unpacks more than the member says it has."""
+    with archive.open(member) as file:
+        return file.read(member.file_size)
 
 
 def _check_disjoint(members: list[zipfile.ZipInfo], n_bytes: int) -> None:

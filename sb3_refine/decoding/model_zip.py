@@ -51,8 +51,13 @@ class StoredModel:
     @property
     def n_parameters(self) -> int:
         """Numbers of the policy, those that several names share counted once."""
-        storages = {value.untyped_storage().data_ptr(): value for value in self.parameters["policy"].values()}
-        return sum(value.untyped_storage().nbytes() // value.element_size() for value in storages.values())
+        return sum(value.numel() for value in self.distinct_parameters)
+
+    @property
+    def distinct_parameters(self) -> list[th.Tensor]:
+        """Tensors of floats of the policy, those that several names share once."""
+        tensors = [value for value in self.parameters["policy"].values() if value.is_floating_point()]
+        return list({value.data_ptr(): value for value in tensors}.values())
 
 
 def read_model(path: Path, trust_remote_code: bool = False) -> StoredModel:

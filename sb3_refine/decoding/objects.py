@@ -1,5 +1,6 @@
 """The objects of a Stable-Baselines3 file, each rebuilt by a function of its own from checked plain values."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -23,6 +24,7 @@ from sb3_refine.decoding.pickle_tree import Call, DecodingError, Items, Name, No
 _MAX_ENVS = 10_000
 _MAX_PARTS = 64  # of a Dict space
 _MAX_NUMBERS = 1_000_000  # of a Box: an image, or many
+_MAX_CHOICES = 10_000  # of a MultiDiscrete
 _MAX_ACTIONS = 1000  # that noise is for
 
 _POLICIES = {
@@ -55,7 +57,8 @@ _EXTRACTORS = {"stable_baselines3.common.torch_layers": {"FlattenExtractor", "Na
 _ACTIVATIONS = {
     "torch.nn.modules.activation": {
         "CELU", "ELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyReLU", "LogSigmoid", "Mish",
-        "PReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink",
+        "PReLU", "RReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softmax", "Softplus", "Softshrink", "Softsign",
+        "Tanh", "Tanhshrink",
     },
     "torch.nn.modules.linear": {"Identity"},
 }  # fmt: skip
@@ -66,12 +69,14 @@ _OPTIMIZERS = {
     "torch.optim.adam": {"Adam"},
     "torch.optim.adamax": {"Adamax"},
     "torch.optim.adamw": {"AdamW"},
+    "torch.optim.asgd": {"ASGD"},
     "torch.optim.nadam": {"NAdam"},
     "torch.optim.radam": {"RAdam"},
     "torch.optim.rmsprop": {"RMSprop"},
+    "torch.optim.rprop": {"Rprop"},
     "torch.optim.sgd": {"SGD"},
 }
-_CLASSES = {
+CLASSES = {
     "policy_class": _POLICIES,
     "replay_buffer_class": _BUFFERS,
     "rollout_buffer_class": _BUFFERS,
@@ -89,7 +94,7 @@ def known_class(node: Node, use: str) -> type:
     :return: the class
     :raises UnknownObjectError: when the class is not in the table
     """
-    if not isinstance(node, Name) or node.name not in _CLASSES[use].get(node.module, ()):
+    if not isinstance(node, Name) or node.name not in CLASSES[use].get(node.module, ()):
         raise unknown(node)
     return getattr(import_module(node.module), node.name)
 
@@ -131,6 +136,8 @@ def _discrete(state: dict[str, Node]) -> spaces.Discrete:
 def _multi_discrete(state: dict[str, Node]) -> spaces.MultiDiscrete:
     start = state.get("start")
     nvec = array(state["nvec"])
+    if nvec.size > _MAX_CHOICES:
+        raise DecodingError(f"a MultiDiscrete of {nvec.size:,} choices")
     return spaces.MultiDiscrete(nvec) if start is None else spaces.MultiDiscrete(nvec, start=array(start))
 
 
@@ -138,7 +145,7 @@ def _multi_binary(state: dict[str, Node]) -> spaces.MultiBinary:
     n = state["n"]
     if isinstance(n, int):
         return spaces.MultiBinary(whole(n, 1))
-    return spaces.MultiBinary(shape(n) if isinstance(n, Items) else [int(size) for size in array(n)])
+    return spaces.MultiBinary(shape(n) if isinstance(n, Items) else shape(Items("list", array(n).tolist())))
 
 
 def _dict(state: dict[str, Node]) -> spaces.Dict:
@@ -147,7 +154,13 @@ def _dict(state: dict[str, Node]) -> spaces.Dict:
         raise DecodingError(f"a Dict space of {len(parts)} parts")
     if any(call_of(part)[1] == "Dict" for part in parts.values()):
         raise DecodingError("a Dict space within a Dict space, which Stable-Baselines3 does not support")
-    return spaces.Dict(OrderedDict((key, space(part)) for key, part in parts.items()))
+    found, n_numbers = OrderedDict(), 0
+    for key, part in parts.items():
+        found[key] = space(part)
+        n_numbers += math.prod(found[key].shape or ())
+        if n_numbers > _MAX_NUMBERS:
+            raise DecodingError(f"a Dict space of more than {_MAX_NUMBERS:,} numbers")
+    return spaces.Dict(found)
 
 
 _SPACES: dict[tuple[str, str], Any] = {

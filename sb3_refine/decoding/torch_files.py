@@ -11,6 +11,7 @@ from typing import Any
 import torch as th
 
 from sb3_refine.decoding.archives import read_zip
+from sb3_refine.decoding.arrays import numpy_value
 from sb3_refine.decoding.pickle_tree import (
     Call,
     DecodingError,
@@ -27,6 +28,7 @@ from sb3_refine.decoding.pickle_tree import (
 _MAX_OPCODES = 200_000
 _MAX_SHARED = 8  # times that all tensors together may be larger than the file, as several may share their numbers
 _MAX_DIMENSIONS = 16
+_MAX_NAMES = 2000  # of parameters
 _ZIP = b"PK\x03\x04"
 _HEADER = 3  # pickles before the content in the format before torch 1.6: a magic number, a version, the machine's sizes
 _DTYPES = {
@@ -117,14 +119,16 @@ class _Tensors:
 
     def __init__(self, storages: Mapping[str, bytes], max_bytes: int):
         self._storages, self._bytes_left = storages, max_bytes
-        self._flat: dict[tuple[str, th.dtype], th.Tensor] = {}
+        self._flat: dict[str, th.Tensor] = {}
 
-    def make(self, node: Call) -> th.Tensor:
+    def make(self, node: Call) -> Any:
         """
         :param node: a call
-        :return: the tensor that it rebuilds
+        :return: the tensor that it rebuilds, or a number of numpy
         :raises DecodingError: when it rebuilds something else, or more than there is
         """
+        if call_of(node)[1] == "scalar":
+            return numpy_value(node).item()
         if call_of(node) == ("torch._utils", "_rebuild_parameter") and node.arguments:
             node = node.arguments[0]
         if call_of(node) != ("torch._utils", "_rebuild_tensor_v2") or len(node.arguments) < 4:
@@ -141,13 +145,15 @@ class _Tensors:
         return numbers.as_strided(size, stride, offset)
 
     def _numbers(self, key: str, dtype: th.dtype) -> th.Tensor:
-        if (key, dtype) not in self._flat:
+        if key not in self._flat:
             data = bytearray(self._storages.get(key, b""))
             n_bytes = len(data) - len(data) % dtype.itemsize
             is_bool = dtype == th.bool
             flat = th.frombuffer(data[:n_bytes], dtype=th.uint8 if is_bool else dtype) if n_bytes else th.empty(0)
-            self._flat[key, dtype] = flat.to(dtype)
-        return self._flat[key, dtype]
+            self._flat[key] = flat.to(dtype)
+        if self._flat[key].dtype != dtype:
+            raise DecodingError("tensors that read the same numbers as different types")
+        return self._flat[key]
 
 
 def _check_layout(offset: Any, size: Any, stride: Any, n_numbers: int) -> None:
@@ -165,7 +171,7 @@ def state_dict(content: Any) -> dict[str, th.Tensor]:
     :return: the parameters of a module by name
     :raises DecodingError: when it is anything else, or holds NaN or infinity
     """
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content) or len(content) > _MAX_NAMES:
         raise DecodingError("not the parameters of a module")
     for name, value in content.items():
         if not isinstance(value, th.Tensor):
@@ -202,7 +208,7 @@ def _slots(slots: Any) -> dict[str, Any]:
 
 def _group(group: Any) -> dict[str, Any]:
     """Options of an optimizer, such as its learning rate, and the indices of its parameters."""
-    if not isinstance(group, dict) or not isinstance(group.get("params"), list):
+    if not isinstance(group, dict) or not isinstance(group.get("params"), list) or not _is_number(group.get("lr")):
         raise DecodingError("not the state of an optimizer")
     for name, value in group.items():
         parts = value if isinstance(value, (tuple, list)) else [value]
