@@ -25,6 +25,7 @@ from sb3_refine.decoding.objects import known_class, space, train_freq
 from sb3_refine.decoding.pickle_tree import UnknownObjectError, read_pickle
 from sb3_refine.decoding.schedules import UnreadableSchedule, schedule
 from sb3_refine.decoding.statistics import read_vec_normalize
+from sb3_refine.decoding.zoo_expressions import without_code
 from sb3_refine.decoding.zoo_yaml import read_zoo_yaml
 
 
@@ -223,6 +224,13 @@ def test_a_malicious_yaml_runs_nothing(tmp_path):
     with pytest.raises(RefineError, match="cannot be read as the Zoo's YAML"):
         read_zoo_yaml(path)
     assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_left_out_of_the_zoos_own_configs(zoo_agents):
+    configs = [read_zoo_yaml(path) for path in sorted(zoo_agents.glob("*/*/*/config.yml"))]
+    assert len(configs) >= 20
+    for config in configs:
+        assert without_code(config) == {name: value for name, value in config.items() if name != "callback"}
 
 
 FREQUENCY = (

@@ -63,6 +63,7 @@ _ACTIVATIONS = {
     "torch.nn.modules.linear": {"Identity"},
 }  # fmt: skip
 _OPTIMIZERS = {
+    "torch.optim": {"Adafactor"},
     "stable_baselines3.common.sb2_compat.rmsprop_tf_like": {"RMSpropTFLike"},
     "torch.optim.adadelta": {"Adadelta"},
     "torch.optim.adagrad": {"Adagrad"},

@@ -11,7 +11,6 @@ from typing import Any
 import torch as th
 
 from sb3_refine.decoding.archives import read_zip
-from sb3_refine.decoding.arrays import numpy_value
 from sb3_refine.decoding.pickle_tree import (
     Call,
     DecodingError,
@@ -121,14 +120,12 @@ class _Tensors:
         self._storages, self._bytes_left = storages, max_bytes
         self._flat: dict[str, th.Tensor] = {}
 
-    def make(self, node: Call) -> Any:
+    def make(self, node: Call) -> th.Tensor:
         """
         :param node: a call
-        :return: the tensor that it rebuilds, or a number of numpy
+        :return: the tensor that it rebuilds
         :raises DecodingError: when it rebuilds something else, or more than there is
         """
-        if call_of(node)[1] == "scalar":
-            return numpy_value(node).item()
         if call_of(node) == ("torch._utils", "_rebuild_parameter") and node.arguments:
             node = node.arguments[0]
         if call_of(node) != ("torch._utils", "_rebuild_tensor_v2") or len(node.arguments) < 4:
