@@ -165,6 +165,12 @@ def load_agent(
     config = _read_config(files.config) if files.config else {}
     args = read_args(files)
     recipe = _recipe(files.env, config, args, env_kwargs, gym_packages)
+    if trust_remote_code:
+        logger.warning(
+            "trust_remote_code: %s and the files beside it are unpickled where they cannot be read as data: their "
+            "author's code runs with your rights",
+            files.model,
+        )
     stored = read_model(files.model, trust_remote_code)
     check_identity(stored, algo)
     statistics = _load_statistics(files, stored, config, no_vec_normalize, trust_remote_code)

@@ -369,17 +369,6 @@ def _check_demo(parser: Parser, options: argparse.Namespace) -> None:
     options.algo, options.env, options.folder = DEMO["algo"], DEMO["env"], DEMO["folder"]
 
 
-def warn_of_trust(option: str, agent: str) -> None:
-    """
-    :param option: that the user has given
-    :param agent: which agent it is for
-    """
-    logging.getLogger("sb3_refine").warning(
-        "%s: %s is unpickled where its files cannot be read as data: its author's code runs with your rights",
-        *(option, agent),
-    )
-
-
 def load_chosen_agent(options: argparse.Namespace) -> "Agent":
     """
     :param options: those of :func:`add_agent_options`
@@ -393,8 +382,6 @@ def load_chosen_agent(options: argparse.Namespace) -> "Agent":
             "--device %s: rollouts run on the CPU, which is the faster device for one observation at a time",
             options.device,
         )
-    if options.trust_remote_code:
-        warn_of_trust("--trust-remote-code", "the agent")
     return load_agent(
         options.algo,
         options.env,

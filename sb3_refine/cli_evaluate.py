@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sb3_refine.cli import Parser, add_agent_options, count, load_chosen_agent, say, set_up_logging, warn_of_trust
+from sb3_refine.cli import Parser, add_agent_options, count, load_chosen_agent, say, set_up_logging
 from sb3_refine.errors import RefineError, printable
 from sb3_refine.files import as_json
 
@@ -192,8 +192,6 @@ def _load_other(options: argparse.Namespace, agent: "Agent") -> "Agent":
     from sb3_refine.agents import load_agent
     from sb3_refine.zoo import find_beside
 
-    if options.trust_compare_to:
-        warn_of_trust("--trust-compare-to", "the agent of --compare-to")
     zip_path = _find_other(Path(options.compare_to), options.algo or agent.algo, options.env or agent.env_name)
     env = _env_beside(zip_path, options.env or agent.env_name)
     has_statistics = find_beside(zip_path, env).vec_normalize is not None

@@ -993,10 +993,10 @@ def test_trust_is_asked_for_each_agent_and_warns(agent, tmp_path, capsys, caplog
     common = ["evaluate", "--algo", "ppo", "--env", ENV_ID, "-f", agent.folder, "--compare-to", other]
     quick = ["--no-noise", "--n-eval-episodes", "2", "--backend", "serial"]
     assert "refused to load builtins.eval" in command_line(capsys, *common, *quick, "--trust-remote-code")[1]
-    assert "--trust-remote-code: the agent is unpickled where its files cannot be read as data" in caplog.text
+    assert f"trust_remote_code: {agent.zip} and the files beside it are unpickled" in caplog.text
     assert not mark.exists()
     main([str(argument) for argument in [*common, *quick, "--trust-compare-to"]])
-    assert "--trust-compare-to: the agent of --compare-to is unpickled" in caplog.text
+    assert f"trust_remote_code: {other / ENV_ID}.zip and the files beside it are unpickled" in caplog.text
     assert mark.exists()
 
 
