@@ -58,8 +58,7 @@ def array(node: Node) -> np.ndarray:
         axes = None if axes is None else shape(axes)
     else:
         raise unknown(node)
-    if isinstance(content, str):  # Python 2's bytes
-        content = content.encode("latin-1")
+    content = _bytes(content)
     values, size = dtype(dtype_node), shape(sizes)
     if not isinstance(content, bytes) or math.prod(size) * values.itemsize != len(content):
         raise DecodingError("an array whose shape and content differ in size")
@@ -74,6 +73,13 @@ def array(node: Node) -> np.ndarray:
     return np.array(found, dtype=values.newbyteorder("="))
 
 
+def _bytes(node: Node) -> Node:
+    """Bytes, which protocols before 3 store as text."""
+    if call_of(node) == ("_codecs", "encode") and len(node.arguments) == 2 and node.arguments[1] == "latin1":
+        node = node.arguments[0]
+    return node.encode("latin-1") if isinstance(node, str) else node
+
+
 def numpy_value(node: Node) -> Any:
     """
     :param node: a stored array or scalar of numpy, or a number
@@ -84,7 +90,7 @@ def numpy_value(node: Node) -> Any:
         return node
     module, name = call_of(node)
     if module in {f"{core}.multiarray" for core in _NUMPY} and name == "scalar" and len(node.arguments) == 2:
-        values, content = dtype(node.arguments[0]), node.arguments[1]
+        values, content = dtype(node.arguments[0]), _bytes(node.arguments[1])
         if not isinstance(content, bytes) or len(content) != values.itemsize:
             raise DecodingError("a number whose type and content differ in size")
         return np.frombuffer(content, values)[0].astype(values.newbyteorder("="))
