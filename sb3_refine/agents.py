@@ -274,11 +274,7 @@ def save_agent(agent: Agent, run_folder: str | Path) -> Path:
 def _read_config(path: Path) -> dict[str, Any]:
     """The Zoo's ``config.yml``, in which nothing is left that the Zoo would run when it reads what is saved here."""
     config = read_zoo_yaml(path)
-    if isinstance(config.get("normalize"), str):
-        try:
-            config["normalize"] = literal(config["normalize"])
-        except DecodingError as error:
-            raise RefineError(f"config.yml: normalize: {error}") from None
+    _normalizes_observations(config.get("normalize"))  # checks that a text is a literal, which is then saved as it is
     return without_code(config)
 
 
@@ -314,7 +310,16 @@ def _load_statistics(
 
 
 def _normalizes_observations(normalize: Any) -> bool:
-    """The Zoo's ``normalize``: a truth value, or keyword arguments of VecNormalize as a mapping or as text."""
+    """
+    The Zoo's ``normalize``: a truth value, or keyword arguments of VecNormalize as a mapping or as text.
+
+    :raises RefineError: when the text is no literal
+    """
+    if isinstance(normalize, str):
+        try:
+            normalize = literal(normalize)
+        except DecodingError as error:
+            raise RefineError(f"config.yml: normalize: {error}") from None
     if isinstance(normalize, dict):
         return bool(normalize.get("norm_obs", True))
     return bool(normalize)

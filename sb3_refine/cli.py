@@ -422,12 +422,11 @@ def _refine(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _dry_run(refiner, n_updates)
     run_folder = Path(options.resume or new_run_folder(options.output, agent.algo, agent.env_name))
-    options.resume_command = _resume_command(run_folder, options)
     try:
         _search(refiner, n_updates, run_folder, options)
     except (RefineError, EpisodeError, OSError, KeyboardInterrupt) as stop:
         if not (options.resume and isinstance(stop, RefineError)):  # other settings, mostly, and the way is known
-            _say_how_to_go_on(run_folder, stop, options.resume_command)
+            _say_how_to_go_on(run_folder, stop, _resume_command(run_folder, options))
         raise
     reported = options.no_report or _report(refiner, run_folder, options)
     if destination is not None:
@@ -484,8 +483,9 @@ def _resume_command(run_folder: Path, options: argparse.Namespace) -> str:
     if not _is_scope(options.parameters):
         command += ["--parameters", options.parameters]
     module = (options.env or "").rpartition(":")[0]
-    if options.gym_packages or module:
-        command += ["--gym-packages", *options.gym_packages, *([module] if module else [])]
+    packages = list(dict.fromkeys(filter(None, [*options.gym_packages, module])))
+    if packages:
+        command += ["--gym-packages", *packages]
     if options.env_kwargs:
         command += ["--env-kwargs", *(f"{name}:{value}" for name, value in options.env_kwargs.items())]
     if options.trust_remote_code:

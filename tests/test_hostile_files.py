@@ -943,6 +943,14 @@ def test_nothing_that_the_zoo_would_run_is_passed_on(agent, run_folder, tmp_path
     assert b"open(" not in layout(read_run_folder(run_folder), "me/repo")["config.yml"]
 
 
+def test_the_zoos_text_of_normalize_is_saved_as_it_is(normalized, tmp_path):
+    """The Zoo sets ``norm_reward`` for evaluation in a text only, not in a mapping."""
+    text = "dict(norm_obs=True, norm_reward=False)"
+    (normalized.inner / "config.yml").write_text(yaml.safe_dump({"policy": "MlpPolicy", "normalize": text}))
+    save_agent(normalized.load(), tmp_path / "saved")
+    assert read_zoo_yaml(tmp_path / "saved" / ENV_ID / "config.yml")["normalize"] == text
+
+
 @pytest.mark.parametrize(
     ("text", "verdict"),
     [
