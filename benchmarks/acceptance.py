@@ -31,11 +31,12 @@ from rich.progress import track
 from scipy import stats
 
 from sb3_refine import Refiner, load_agent
-from sb3_refine.acceptance import REFINED, decide
-from sb3_refine.candidates import direction
-from sb3_refine.comparison import evaluate
-from sb3_refine.episode import Episode
-from sb3_refine.evaluation import Evaluation, wilson_interval
+from sb3_refine.evaluation.acceptance import REFINED, decide
+from sb3_refine.evaluation.comparison import evaluate
+from sb3_refine.evaluation.evaluation import Evaluation
+from sb3_refine.evaluation.statistics import wilson_interval
+from sb3_refine.optimizers.candidates import direction
+from sb3_refine.rollouts.episode import Episode
 
 RETURNS = Path(__file__).parent / "results" / "returns.json"
 AGENTS = (  # and updates of the search

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sb3_refine.refinement import versions
+from sb3_refine.reporting.record import versions
 
 ROOT = Path(__file__).parents[1]
 

@@ -32,11 +32,11 @@ from common import parser, show, write
 from rich.progress import track
 
 from sb3_refine import Refiner, load_agent
-from sb3_refine.candidates import Candidate
-from sb3_refine.environments import EnvRecipe
-from sb3_refine.episode import Episode
+from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluators import ProcessEvaluator, RolloutTask
+from sb3_refine.optimizers.candidates import Candidate
+from sb3_refine.rollouts.episode import Episode
 
 CANDIDATES = [Candidate(0, pair, sign * 0.02) for pair in range(6) for sign in (1, -1)]
 SEEDS = [10 + candidate.pair for candidate in CANDIDATES]

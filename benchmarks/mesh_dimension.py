@@ -18,9 +18,9 @@ import torch as th
 from common import parser, show, write
 
 from sb3_refine import Refiner, load_agent
-from sb3_refine.candidates import Candidate
 from sb3_refine.evaluators.base import RolloutWorker
-from sb3_refine.objectives.mesh_dimension import MeshDimension, mesh_dimension
+from sb3_refine.optimizers.candidates import Candidate
+from sb3_refine.rollouts.mesh_dimension import MeshDimension, mesh_dimension
 
 ROWS = [
     ("ppo", "Walker2DBulletEnv-v0"),

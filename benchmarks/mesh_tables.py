@@ -24,15 +24,15 @@ import numpy as np
 from common import circumstances, parser, show
 
 from sb3_refine import Refiner, load_agent
-from sb3_refine.comparison import Contestant, evaluate
-from sb3_refine.episode import Trajectory
-from sb3_refine.evaluation import Evaluation, paired_difference
-from sb3_refine.examination import BOTH, end_effector_jerk, motion_of
+from sb3_refine.evaluation.comparison import Contestant, evaluate
+from sb3_refine.evaluation.evaluation import Evaluation, paired_difference
+from sb3_refine.evaluation.robustness import BOTH, end_effector_jerk, motion_of
 from sb3_refine.files import as_json
-from sb3_refine.measures import SMOOTHNESS
-from sb3_refine.objectives.mesh_dimension import mesh_dimension
-from sb3_refine.plots import end_effector
 from sb3_refine.refiner import PRESETS
+from sb3_refine.reporting.plots import end_effector
+from sb3_refine.rollouts.episode import Trajectory
+from sb3_refine.rollouts.mesh_dimension import mesh_dimension
+from sb3_refine.rollouts.metrics import SMOOTHNESS
 from sb3_refine.seeding import EpisodeSeeds
 
 FRESH = 2_000_003  # the seed of the fresh seeds; that of the runs is 0

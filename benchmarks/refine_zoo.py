@@ -17,10 +17,10 @@ from common import circumstances, parser, show
 from rich.progress import track
 
 from sb3_refine import RefineError, Refiner, load_agent
-from sb3_refine.comparison import evaluate
+from sb3_refine.agents.sb3_models import ALGOS, HER
 from sb3_refine.errors import EpisodeError
-from sb3_refine.evaluation import paired_difference
-from sb3_refine.models import ALGOS, HER
+from sb3_refine.evaluation.comparison import evaluate
+from sb3_refine.evaluation.evaluation import paired_difference
 from sb3_refine.seeding import EpisodeSeeds
 
 FRESH = 1_000_003  # the seed of the fresh seeds; that of the runs is 0

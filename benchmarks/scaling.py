@@ -29,7 +29,7 @@ from common import EndsAtOnce, parser, show, write
 from stable_baselines3 import PPO
 
 from sb3_refine import Refiner, load_agent
-from sb3_refine.environments import EnvRecipe
+from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.evaluators import ProcessEvaluator
 from sb3_refine.evaluators.base import RolloutTask
 from sb3_refine.optimizers import ARS

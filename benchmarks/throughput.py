@@ -26,10 +26,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_refine import Refiner, load_agent
-from sb3_refine.candidates import Candidate
-from sb3_refine.decoding.statistics import detached
+from sb3_refine.envs.normalisation import detached
 from sb3_refine.evaluators.base import RolloutWorker
-from sb3_refine.policies import _network_of
+from sb3_refine.optimizers.candidates import Candidate
+from sb3_refine.policies.exact import network_of
 
 ROWS = [
     ("ppo", "Walker2DBulletEnv-v0"),
@@ -105,7 +105,7 @@ class Module(th.nn.Module):
 
     def __init__(self, refiner: Refiner, keys: list[str | None]):
         super().__init__()
-        self.layers = th.nn.Sequential(*_network_of(refiner.model.policy).layers)
+        self.layers = th.nn.Sequential(*network_of(refiner.model.policy).layers)
         self.statistics = refiner.agent.vec_normalize
         if self.statistics is not None:
             parts = [self.statistics.obs_rms[key] if key else self.statistics.obs_rms for key in keys]
@@ -137,7 +137,7 @@ def evotorch(refiner: Refiner) -> Contestant | None:
         from evotorch.neuroevolution import GymNE
     except ImportError:
         return None
-    keys = _network_of(refiner.model.policy).keys
+    keys = network_of(refiner.model.policy).keys
 
     def make_env() -> gym.Env:
         env = refiner.agent.recipe.build()

@@ -2,7 +2,7 @@
 Every checkpoint below a folder: does it load, what does it need, and does it do what its own evaluations say?
 
 Episodes are those of the evaluator that a refinement uses, on the first seeds of the test stream. "as expected" is by
-evaluations.npz, see ``sb3_refine.zoo.expected_return``.
+evaluations.npz, see ``sb3_refine.agents.zoo.expected_return``.
 
 python benchmarks/zoo_loading.py FOLDER --episodes 10 --json benchmarks/results/zoo_loading.json
 """
@@ -17,8 +17,8 @@ from common import show, write
 from rich.progress import track
 
 from sb3_refine import RefineError, Refiner, load_agent
+from sb3_refine.agents.sb3_models import ALGOS, HER
 from sb3_refine.evaluators import ProcessEvaluator
-from sb3_refine.models import ALGOS, HER
 from sb3_refine.seeding import EpisodeSeeds
 
 NO_CHECKPOINTS = ("train_eval_metrics.zip",)

@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sb3_refine.agents import Agent, load_agent
+    from sb3_refine.agents.agent import Agent
+    from sb3_refine.agents.load import load_agent
     from sb3_refine.errors import RefineError
     from sb3_refine.refiner import Refiner, refine
 
@@ -12,10 +13,10 @@ __version__ = "0.1.0"
 
 # Imported on first use (PEP 562): torch takes two seconds, and `sb3-refine --help` needs none of it.
 _HOMES = {
-    "Agent": "agents",
+    "Agent": "agents.agent",
     "RefineError": "errors",
     "Refiner": "refiner",
-    "load_agent": "agents",
+    "load_agent": "agents.load",
     "refine": "refiner",
 }
 

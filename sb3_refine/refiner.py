@@ -23,27 +23,30 @@ from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 from typing_extensions import Self
 
-from sb3_refine.acceptance import ORIGINAL, Decision, unchecked
-from sb3_refine.agents import Agent, agent_from_model, save_agent
-from sb3_refine.callbacks import as_callback, lent
-from sb3_refine.candidates import Candidate
-from sb3_refine.checkpoint import Checkpoint, SearchState, Update
-from sb3_refine.comparison import Contestant, check_valid, contestant
-from sb3_refine.episode import Episode, Trajectory, n_observed
+from sb3_refine.agents.agent import Agent, save_agent
+from sb3_refine.agents.from_model import agent_from_model
+from sb3_refine.agents.sb3_models import sync_copies
+from sb3_refine.agents.zoo import new_run_folder
+from sb3_refine.envs.observations import n_observed
 from sb3_refine.errors import EpisodeError, RefineError, check_count, check_seconds, did_you_mean
-from sb3_refine.evaluation import Evaluation, PairedDifference
+from sb3_refine.evaluation.acceptance import ORIGINAL, Decision, unchecked
+from sb3_refine.evaluation.comparison import Contestant, check_valid, contestant
+from sb3_refine.evaluation.evaluation import Evaluation, PairedDifference
+from sb3_refine.evaluation.judge import AUTO, HeldOut, Run
+from sb3_refine.evaluation.robustness import BOTH, check_entries, examine
 from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator, n_processors
-from sb3_refine.examination import BOTH, check_entries, examine
-from sb3_refine.held_out import AUTO, HeldOut, Run
-from sb3_refine.models import sync_copies
 from sb3_refine.objectives import MEASURE, OBJECTIVES, Objective, make_objective
 from sb3_refine.optimizers import OPTIMIZERS, Optimizer
-from sb3_refine.parameters import PolicyParameters
-from sb3_refine.refinement import content_of, write_refinement
-from sb3_refine.report import write_report
+from sb3_refine.optimizers.candidates import Candidate
+from sb3_refine.policies.parameters import PolicyParameters
+from sb3_refine.reporting.record import content_of, write_refinement
+from sb3_refine.reporting.report import write_report
+from sb3_refine.reporting.video import record_video
+from sb3_refine.rollouts.episode import Episode, Trajectory
+from sb3_refine.search.callbacks import as_callback, lent
+from sb3_refine.search.checkpoint import Checkpoint
+from sb3_refine.search.state import SearchState, Update
 from sb3_refine.seeding import EpisodeSeeds
-from sb3_refine.video import record_video
-from sb3_refine.zoo import new_run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -106,20 +109,20 @@ class Refiner:
     keep the agent's own observation normalisation, step along the better directions
     (https://arxiv.org/abs/2109.04604).
 
-    :param model: a Stable-Baselines3 model, or an :class:`~sb3_refine.agents.Agent` from ``load_agent``. Like SB3's
-        ``learn``, the refiner changes the model in place: the parameters behind the action, nothing else
+    :param model: a Stable-Baselines3 model, or an :class:`~sb3_refine.agents.agent.Agent` from ``load_agent``. Like
+        SB3's ``learn``, the refiner changes the model in place: the parameters behind the action, nothing else
     :param env: id of the environment, a callable that makes the raw environment, a ``VecEnv`` (its ``VecNormalize``
         statistics are kept, frozen), or None for the model's own
     :param optimizer: name of the search method, see ``sb3_refine.optimizers.OPTIMIZERS``
     :param objective: what is maximised: ``"return"``, the undiscounted sum of the true rewards, or another of
         ``sb3_refine.objectives.OBJECTIVES``, with options as in ``"smooth:weight=1"``; or a function of a
-        :class:`~sb3_refine.episode.Trajectory`, also as ``"module:function"``
+        :class:`~sb3_refine.rollouts.episode.Trajectory`, also as ``"module:function"``
     :param parameters: what is searched: ``"actor"``, ``"head"``, or a regular expression over parameter names
     :param n_workers: episodes run at a time; None for as many as there are processors
     :param backend: who runs them: ``"process"`` or ``"serial"``; the results are the same
     :param seed: seed of everything random
     :param n_eval_episodes: held-out episodes that the refined agent is judged on; ``"auto"`` for as many as it takes to
-        resolve ``min_effect``, within :data:`~sb3_refine.held_out.AUTO_EPISODES`
+        resolve ``min_effect``, within :data:`~sb3_refine.evaluation.judge.AUTO_EPISODES`
     :param alpha: the refined agent is accepted if it is better at this level of significance
     :param min_effect: a difference worth knowing of, in units of the objective; None for a hundredth of the original's
     :param max_return_loss: share of the original's mean return that may be lost where the objective is another; from 0
@@ -316,7 +319,7 @@ class Refiner:
         Save the model in the Zoo's layout, with ``refinement.json`` beside it. :meth:`report` adds a report.
 
         :param folder: output folder; the agent goes to ``folder/ALGO/ENV_K``, K the next free number
-        :param run_folder: a folder made by :func:`~sb3_refine.zoo.new_run_folder`, instead
+        :param run_folder: a folder made by :func:`~sb3_refine.agents.zoo.new_run_folder`, instead
         :return: the run's folder
         :raises RefineError: before ``learn()``, and when the folder cannot be written
         """

@@ -14,7 +14,7 @@ import stable_baselines3
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_refine.zoo import new_run_folder
+from sb3_refine.agents.zoo import new_run_folder
 
 ZOO_AGENTS = Path(os.environ.get("SB3_REFINE_AGENTS", Path(__file__).parents[2] / "shared" / "agents"))
 

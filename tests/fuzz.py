@@ -188,12 +188,12 @@ def readers() -> dict[str, Callable[[Path], object]]:
     """What reads each kind of file."""
     from gymnasium import spaces
 
-    from sb3_refine.checkpoint import read_checkpoint
-    from sb3_refine.decoding.evaluations import read_evaluations
-    from sb3_refine.decoding.model_zip import read_model
-    from sb3_refine.decoding.statistics import read_vec_normalize
-    from sb3_refine.decoding.zoo_yaml import read_zoo_yaml
-    from sb3_refine.models import load_model
+    from sb3_refine.agents.decoding.evaluations import read_evaluations
+    from sb3_refine.agents.decoding.model_zip import read_model
+    from sb3_refine.agents.decoding.statistics import read_vec_normalize
+    from sb3_refine.agents.decoding.zoo_yaml import read_zoo_yaml
+    from sb3_refine.agents.sb3_models import load_model
+    from sb3_refine.search.checkpoint import read_checkpoint
 
     def build(path: Path) -> object:
         stored = read_model(path)
@@ -257,7 +257,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", default=["zip", "pkl", "yml", "npz", "pt"])
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    from sb3_refine.decoding.pickle_tree import DecodingError
+    from sb3_refine.agents.decoding.pickle_tree import DecodingError
     from sb3_refine.errors import RefineError
 
     read, files = readers(), seeds_of(options.folder)

@@ -19,9 +19,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_refine import RefineError, Refiner, load_agent
-from sb3_refine.agents import agent_from_model, save_agent
+from sb3_refine.agents.agent import save_agent
+from sb3_refine.agents.from_model import agent_from_model
+from sb3_refine.agents.zoo import new_run_folder
 from sb3_refine.files import atomic_path, told_if_unwritable
-from sb3_refine.zoo import new_run_folder
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
 

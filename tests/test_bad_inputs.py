@@ -21,11 +21,11 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_refine import Refiner, load_agent
-from sb3_refine.cli import main
-from sb3_refine.episode import Episode
-from sb3_refine.evaluation import Evaluation
+from sb3_refine.agents.zoo import ExpectedReturn
+from sb3_refine.cli.main import main
+from sb3_refine.evaluation.evaluation import Evaluation
 from sb3_refine.refiner import _warn_if_unexpected
-from sb3_refine.zoo import ExpectedReturn
+from sb3_refine.rollouts.episode import Episode
 
 QUICK = ["--n-updates", "1", "--n-delta", "1", "--n-eval-episodes", "2", "--backend", "serial", "--verbose", "0"]
 

@@ -17,7 +17,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_refine import Refiner, load_agent
-from sb3_refine.cli import DEMO
+from sb3_refine.cli.options import DEMO
 
 FAST = {"backend": "serial", "n_eval_episodes": 5, "n_delta": 2, "acceptance": False}
 

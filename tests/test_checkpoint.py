@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from conftest import ENV_ID, train
 
-from sb3_refine import RefineError, Refiner, checkpoint, load_agent
-from sb3_refine.checkpoint import FILE_NAME
+from sb3_refine import RefineError, Refiner, load_agent
 from sb3_refine.errors import EpisodeError
+from sb3_refine.search import checkpoint
+from sb3_refine.search.checkpoint import FILE_NAME
 
 FAST = {"backend": "serial", "n_eval_episodes": 5, "n_delta": 4, "seed": 3}
 

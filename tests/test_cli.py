@@ -16,7 +16,7 @@ import pytest
 from conftest import ENV_ID
 
 from sb3_refine import RefineError, Refiner
-from sb3_refine.cli import main
+from sb3_refine.cli.main import main
 from sb3_refine.errors import EpisodeError
 
 FAST = [
@@ -148,7 +148,7 @@ def test_a_full_disk_at_the_end_does_not_swallow_the_verdict(made_agents, tmp_pa
     def as_json(content):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("sb3_refine.refinement.as_json", as_json)
+    monkeypatch.setattr("sb3_refine.reporting.record.as_json", as_json)
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST]
     assert main(list(map(str, arguments))) == 1
     shown, errors = capsys.readouterr()
@@ -200,7 +200,7 @@ def test_the_report_is_written_without_what_cannot_be_had(made_agents, tmp_path,
         raise RefineError("video: no screen")
 
     monkeypatch.setattr("sb3_refine.refiner.record_video", record_video)
-    monkeypatch.setattr("sb3_refine.video.encoder", lambda: "")
+    monkeypatch.setattr("sb3_refine.reporting.video.encoder", lambda: "")
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST[:-1], "--video"]
     assert main(list(map(str, arguments))) == 1
     assert "the agent is saved, but its report is not complete: video: no screen" in capsys.readouterr().err
@@ -364,7 +364,7 @@ def test_modules_of_the_working_directory_are_found(made_agents, tmp_path):
 def test_help_starts_quickly():
     """No torch: `--help` answers at once."""
     script = (
-        "import sys; from sb3_refine.cli import make_parser; make_parser().format_help(); print('torch' in sys.modules)"
+        "import sys; from sb3_refine.cli.refine import make_parser as parser; parser(); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -15,7 +15,7 @@ from conftest import ENV_ID, ON_POLICY
 from gymnasium import spaces
 from sb3_contrib.common.wrappers import TimeFeatureWrapper
 
-from sb3_refine.cli import main
+from sb3_refine.cli.main import main
 from sb3_refine.seeding import EpisodeSeeds
 
 CONDITIONS = ["no noise", "action noise 2.5%", "action noise 10%", "observation noise 2.5%", "observation noise 10%"]
@@ -413,7 +413,7 @@ def test_nothing_is_compared_where_undisturbed_episodes_have_nan(toy, refused):
 
 
 def test_the_first_seed_or_those_asked_for_are_filmed(made_agents, monkeypatch, tmp_path, evaluated):
-    video = pytest.importorskip("sb3_refine.video")
+    video = pytest.importorskip("sb3_refine.reporting.video")
     filmed = []
     monkeypatch.setattr(video, "record_video", lambda who, seed, path: filmed.append((list(who), seed, path)) or path)
     arguments = [*agent_of(made_agents, "ppo"), "--no-noise", "--video", tmp_path / "films"]
@@ -505,7 +505,7 @@ def test_help_starts_quickly_and_names_the_subcommands(capsys):
         shown = " ".join(capsys.readouterr().out.split())
         assert ("sb3-refine evaluate" in shown and "sb3-refine push" in shown) or argument != "--help"
     script = (
-        "import sys; from sb3_refine.cli_evaluate import make_evaluate_parser; make_evaluate_parser().format_help(); "
+        "import sys; from sb3_refine.cli.evaluate import make_evaluate_parser; make_evaluate_parser().format_help(); "
         "print('torch' in sys.modules, 'numpy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -20,13 +20,13 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import LinearSchedule, get_schedule_fn
 
 from sb3_refine import RefineError, load_agent, refine
-from sb3_refine.decoding.model_zip import read_model
-from sb3_refine.decoding.objects import known_class, space, train_freq
-from sb3_refine.decoding.pickle_tree import UnknownObjectError, read_pickle
-from sb3_refine.decoding.schedules import UnreadableSchedule, schedule
-from sb3_refine.decoding.statistics import read_vec_normalize
-from sb3_refine.decoding.zoo_expressions import without_code
-from sb3_refine.decoding.zoo_yaml import read_zoo_yaml
+from sb3_refine.agents.decoding.model_zip import read_model
+from sb3_refine.agents.decoding.objects import known_class, space, train_freq
+from sb3_refine.agents.decoding.pickle_tree import UnknownObjectError, read_pickle
+from sb3_refine.agents.decoding.schedules import UnreadableSchedule, schedule
+from sb3_refine.agents.decoding.statistics import read_vec_normalize
+from sb3_refine.agents.decoding.zoo_expressions import without_code
+from sb3_refine.agents.decoding.zoo_yaml import read_zoo_yaml
 
 
 class Malicious:

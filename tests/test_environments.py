@@ -10,10 +10,12 @@ from gymnasium import spaces
 from sb3_contrib.common.wrappers import TimeFeatureWrapper
 
 from sb3_refine import RefineError, load_agent
-from sb3_refine.agents import save_agent
-from sb3_refine.environments import EnvRecipe, current_env_id, parse_wrappers
-from sb3_refine.wrappers import Noise, Noisy
-from sb3_refine.zoo import new_run_folder
+from sb3_refine.agents.agent import save_agent
+from sb3_refine.agents.zoo import new_run_folder
+from sb3_refine.agents.zoo_config import parse_wrappers
+from sb3_refine.envs.families import current_env_id
+from sb3_refine.envs.spec import EnvRecipe
+from sb3_refine.envs.wrappers import Noise, Noisy
 
 
 def first_steps(env, seed=3):

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sb3_refine.acceptance import decide
-from sb3_refine.episode import Episode
-from sb3_refine.evaluation import Evaluation, failure_rise, mean_interval, paired_difference, wilson_interval
-from sb3_refine.tables import number_text
+from sb3_refine.evaluation.acceptance import decide
+from sb3_refine.evaluation.evaluation import Evaluation, failure_rise, paired_difference
+from sb3_refine.evaluation.statistics import mean_interval, wilson_interval
+from sb3_refine.reporting.tables import number_text
+from sb3_refine.rollouts.episode import Episode
 
 
 def evaluation(returns, terminated=False, seeds=None):

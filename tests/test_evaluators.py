@@ -15,13 +15,13 @@ import torch
 from conftest import BrokenEnv, train
 
 from sb3_refine import Refiner, load_agent
-from sb3_refine.candidates import Candidate
-from sb3_refine.environments import EnvRecipe
+from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.evaluators import EVALUATORS, ProcessEvaluator, RolloutTask, SerialEvaluator, process
-from sb3_refine.parameters import PolicyParameters
-from sb3_refine.policies import GeneralPolicy
-from sb3_refine.reproducibility import FRESH_ENV
+from sb3_refine.optimizers.candidates import Candidate
+from sb3_refine.policies.general import GeneralPolicy
+from sb3_refine.policies.parameters import PolicyParameters
+from sb3_refine.rollouts.reproducibility import FRESH_ENV
 
 CANDIDATES = [Candidate(0, pair, sign * 0.1) for pair in range(3) for sign in (1, -1)] + [Candidate(0, 0, 0.0)]
 SEEDS = [3, 3, 5, 5, 7, 7, 7]

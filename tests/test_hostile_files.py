@@ -30,19 +30,19 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from test_decoding import stored
 
 from sb3_refine import RefineError, Refiner, load_agent
-from sb3_refine.agents import save_agent
-from sb3_refine.checkpoint import FILE_NAME, read_checkpoint
-from sb3_refine.cli import main
-from sb3_refine.decoding.evaluations import read_evaluations
-from sb3_refine.decoding.pickle_tree import DecodingError
-from sb3_refine.decoding.statistics import read_vec_normalize
-from sb3_refine.decoding.torch_files import read_torch_file
-from sb3_refine.decoding.zoo_expressions import is_harmless
-from sb3_refine.decoding.zoo_yaml import read_zoo_yaml
+from sb3_refine.agents.agent import save_agent
+from sb3_refine.agents.decoding.evaluations import read_evaluations
+from sb3_refine.agents.decoding.pickle_tree import DecodingError
+from sb3_refine.agents.decoding.statistics import read_vec_normalize
+from sb3_refine.agents.decoding.torch_files import read_torch_file
+from sb3_refine.agents.decoding.zoo_expressions import is_harmless
+from sb3_refine.agents.decoding.zoo_yaml import read_zoo_yaml
+from sb3_refine.agents.zoo import new_run_folder
+from sb3_refine.cli.main import main
+from sb3_refine.envs.wrappers import GoalInObservation
 from sb3_refine.evaluators import SerialEvaluator
-from sb3_refine.run_folder import read_run_folder
-from sb3_refine.wrappers import GoalInObservation
-from sb3_refine.zoo import new_run_folder
+from sb3_refine.reporting.run_folder import read_run_folder
+from sb3_refine.search.checkpoint import FILE_NAME, read_checkpoint
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -661,7 +661,7 @@ def test_a_wrapper_that_writes_files_is_refused_under_any_name(agent, tmp_path, 
 
 
 def test_the_working_directory_is_importable_only_where_a_module_is_named(made_agents, tmp_path):
-    script = "import sys; from sb3_refine.cli import main; main(sys.argv[1:]); print('' in sys.path)"
+    script = "import sys; from sb3_refine.cli.main import main; main(sys.argv[1:]); print('' in sys.path)"
     common = ["--algo", "ppo", "--env", ENV_ID, "-f", str(made_agents), "--dry-run", "--backend", "serial"]
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     for more, expected in ([], "False"), (["--gym-packages", "sb3_contrib"], "True"):
@@ -901,7 +901,7 @@ def test_a_broken_folder_is_not_pushed_and_is_one_line(run_folder, capsys, chang
 
 def test_texts_of_a_run_are_escaped_in_its_model_card(run_folder):
     pytest.importorskip("huggingface_hub")
-    from sb3_refine.model_card import model_card
+    from sb3_refine.reporting.model_card import model_card
 
     reason = "<img src=x onerror=alert(1)> [click](http://evil) ![x](y) `code` # title\n# another\x1b[31m"
     change_json(run_folder / "refinement.json", reason=reason)
@@ -914,7 +914,7 @@ def test_texts_of_a_run_are_escaped_in_its_model_card(run_folder):
 
 def test_figures_that_are_missing_do_not_stop_a_model_card(run_folder):
     pytest.importorskip("huggingface_hub")
-    from sb3_refine.model_card import model_card
+    from sb3_refine.reporting.model_card import model_card
 
     content = json.loads((run_folder / "refinement.json").read_text())
     for name in ("baseline", "refined"):
@@ -929,7 +929,7 @@ CODE = "(open('ran', 'w') and 0) or dict(a=1)"
 
 def test_nothing_that_the_zoo_would_run_is_passed_on(agent, run_folder, tmp_path):
     """The Zoo evaluates text in config.yml: what is saved and pushed has none but literals."""
-    from sb3_refine.hub import layout
+    from sb3_refine.reporting.publish import layout
 
     config = {"policy_kwargs": CODE, "callback": "os.system", "replay_buffer_class": CODE, "policy": "MlpPolicy"}
     kept = {"rollout_buffer_kwargs": "dict(a=1)", "n_envs": 4}

@@ -19,9 +19,9 @@ from conftest import ENV_ID
 from hub_server import HubServer
 
 from sb3_refine import RefineError, Refiner, load_agent
-from sb3_refine.hub import layout, push
-from sb3_refine.model_card import model_card
-from sb3_refine.run_folder import read_run_folder
+from sb3_refine.reporting.model_card import model_card
+from sb3_refine.reporting.publish import layout, push
+from sb3_refine.reporting.run_folder import read_run_folder
 
 pytest.importorskip("huggingface_hub")
 

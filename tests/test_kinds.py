@@ -21,14 +21,17 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
 from sb3_refine import RefineError, Refiner, load_agent, refine
-from sb3_refine.agents import Normalised, save_agent
-from sb3_refine.comparison import contestant, evaluate_all
-from sb3_refine.environments import EnvRecipe
+from sb3_refine.agents.agent import save_agent
+from sb3_refine.agents.zoo import new_run_folder
+from sb3_refine.envs.normalisation import Normalised
+from sb3_refine.envs.spec import EnvRecipe
+from sb3_refine.evaluation.comparison import contestant, evaluate_all
 from sb3_refine.evaluators import RolloutTask, SerialEvaluator
-from sb3_refine.measures import SMOOTHNESS
-from sb3_refine.parameters import PolicyParameters
-from sb3_refine.policies import ExactPolicy, one_thread, rollout_policy
-from sb3_refine.zoo import new_run_folder
+from sb3_refine.policies.base import one_thread
+from sb3_refine.policies.choice import rollout_policy
+from sb3_refine.policies.exact import ExactPolicy
+from sb3_refine.policies.parameters import PolicyParameters
+from sb3_refine.rollouts.metrics import SMOOTHNESS
 
 ON = {"n_steps": 32, "device": "cpu", "seed": 0}
 PPO = {**ON, "batch_size": 32, "n_epochs": 1}

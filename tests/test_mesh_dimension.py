@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from sb3_refine.objectives.mesh_dimension import MeshDimension, mesh_dimension
+from sb3_refine.rollouts.mesh_dimension import MeshDimension, mesh_dimension
 
 
 @pytest.fixture(autouse=True)

@@ -16,16 +16,17 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from sb3_refine import RefineError, Refiner, load_agent
-from sb3_refine.environments import EnvRecipe
-from sb3_refine.episode import Episode, Normalisation, Trajectory
+from sb3_refine.envs.observations import Normalisation
+from sb3_refine.envs.spec import EnvRecipe
+from sb3_refine.envs.wrappers import GoesOnAtSuccess, TrueReturn
 from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluators import EVALUATORS
-from sb3_refine.measures import action_change, action_jerk, high_frequency_share, mean_mesh_dimension
 from sb3_refine.objectives import MEASURE, OBJECTIVES, Objective, make_objective
-from sb3_refine.objectives.mesh_dimension import mesh_dimension, stands_still
-from sb3_refine.objectives.mesh_shaped import MeshDimensionShaped, parse_entries
+from sb3_refine.objectives.mesh_dimension import MeshDimensionShaped, parse_entries
 from sb3_refine.objectives.smooth import Smooth
-from sb3_refine.wrappers import GoesOnAtSuccess, TrueReturn
+from sb3_refine.rollouts.episode import Episode, Trajectory
+from sb3_refine.rollouts.mesh_dimension import mesh_dimension, stands_still
+from sb3_refine.rollouts.metrics import action_change, action_jerk, high_frequency_share, mean_mesh_dimension
 
 
 def episode(value, failed=False, success=None, measure=None):
@@ -434,7 +435,7 @@ def test_the_same_on_every_backend(backend):
 
 
 def test_without_a_need_no_trajectory_is_kept(monkeypatch):
-    monkeypatch.setattr("sb3_refine.rollout.Recording", None)
+    monkeypatch.setattr("sb3_refine.rollouts.rollout.Recording", None)
     Refiner(train("ppo"), backend="serial", acceptance=False, **SHORT).learn(1)
 
 
@@ -488,7 +489,7 @@ def test_the_zoos_own_time_limit_ends_them_too():
 
 def test_panda_holds_its_pose_when_asked(zoo_agents):
     pytest.importorskip("panda_gym")
-    from sb3_refine.comparison import contestant, evaluate
+    from sb3_refine.evaluation.comparison import contestant, evaluate
 
     agent = load_agent("tqc", "PandaReach-v1", zoo_agents, end_at_success=False)
     held = evaluate(contestant(agent), [1, 2], backend="serial")

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from sb3_refine.candidates import direction
 from sb3_refine.errors import RefineError
 from sb3_refine.optimizers import ARS, OPTIMIZERS
+from sb3_refine.optimizers.candidates import direction
 
 N_PARAMETERS = 20
 
@@ -195,7 +195,7 @@ def test_ars_refuses_arguments_out_of_range(arguments, line):
 
 def test_directions_are_the_same_in_every_process_and_not_to_be_written_to():
     first = direction(3, 1, 2, 1000)
-    code = "from sb3_refine.candidates import direction; print(direction(3, 1, 2, 1000).tobytes().hex())"
+    code = "from sb3_refine.optimizers.candidates import direction; print(direction(3, 1, 2, 1000).tobytes().hex())"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == first.tobytes().hex()
     with pytest.raises(ValueError, match="read-only"):

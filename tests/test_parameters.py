@@ -6,7 +6,7 @@ import torch as th
 from conftest import MADE
 
 from sb3_refine import RefineError, load_agent
-from sb3_refine.parameters import PolicyParameters
+from sb3_refine.policies.parameters import PolicyParameters
 
 ACTOR = {
     "a2c": ["mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net"],

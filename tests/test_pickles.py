@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from sb3_refine.decoding.arrays import array, numpy_value
-from sb3_refine.decoding.objects import running_mean_std, space
-from sb3_refine.decoding.pickle_tree import read_pickle
-from sb3_refine.decoding.schedules import schedule
+from sb3_refine.agents.decoding.arrays import array, numpy_value
+from sb3_refine.agents.decoding.objects import running_mean_std, space
+from sb3_refine.agents.decoding.pickle_tree import read_pickle
+from sb3_refine.agents.decoding.schedules import schedule
 
 MADE = {made["python"]: made for made in json.loads(Path(__file__).with_name("pickles.json").read_text())}
 SCHEDULES = {"linear": (0.01, 0.005), "constant": (0.2, 0.2), "lambda": (0.5, 0.5)}

@@ -15,8 +15,10 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from torch import nn
 
 from sb3_refine import Refiner, load_agent
-from sb3_refine.parameters import PolicyParameters
-from sb3_refine.policies import ExactPolicy, GeneralPolicy, rollout_policy
+from sb3_refine.policies.choice import rollout_policy
+from sb3_refine.policies.exact import ExactPolicy
+from sb3_refine.policies.general import GeneralPolicy
+from sb3_refine.policies.parameters import PolicyParameters
 
 OFF_POLICY = (DQN, QRDQN, SAC, TD3)
 ZOO = [

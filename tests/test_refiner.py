@@ -13,10 +13,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
 from sb3_refine import RefineError, Refiner, load_agent, refine
-from sb3_refine.candidates import Candidate
-from sb3_refine.cli import DEMO
-from sb3_refine.evaluation import paired_difference
+from sb3_refine.cli.options import DEMO
+from sb3_refine.evaluation.evaluation import paired_difference
 from sb3_refine.evaluators import SerialEvaluator
+from sb3_refine.optimizers.candidates import Candidate
 from sb3_refine.refiner import PRESETS
 
 FAST = {"backend": "serial", "n_eval_episodes": 20, "n_delta": 8}

@@ -13,16 +13,18 @@ import pytest
 from PIL import Image
 
 from sb3_refine import RefineError, Refiner
-from sb3_refine.agents import load_agent
-from sb3_refine.cli import DEMO
-from sb3_refine.comparison import contestant, evaluate
-from sb3_refine.episode import Episode, Normalisation, Trajectory
+from sb3_refine.agents.load import load_agent
+from sb3_refine.cli.options import DEMO
+from sb3_refine.envs.observations import Normalisation
 from sb3_refine.errors import EpisodeError
-from sb3_refine.evaluation import Evaluation, mean_interval, paired_difference
-from sb3_refine.examination import Examination, check_entries, end_effector_jerk, examine, motion_of
-from sb3_refine.objectives.mesh_dimension import mesh_dimension
-from sb3_refine.refinement import content_of
-from sb3_refine.report import PLOTS, write_report
+from sb3_refine.evaluation.comparison import contestant, evaluate
+from sb3_refine.evaluation.evaluation import Evaluation, paired_difference
+from sb3_refine.evaluation.robustness import Examination, check_entries, end_effector_jerk, examine, motion_of
+from sb3_refine.evaluation.statistics import mean_interval
+from sb3_refine.reporting.record import content_of
+from sb3_refine.reporting.report import PLOTS, write_report
+from sb3_refine.rollouts.episode import Episode, Trajectory
+from sb3_refine.rollouts.mesh_dimension import mesh_dimension
 
 N = 40
 RNG = np.random.default_rng(0)
@@ -331,7 +333,7 @@ def test_the_worst_seeds_are_listed_with_what_replays_them(run_folder):
 
 
 def test_the_commands_are_understood_by_the_command_line(run_folder):
-    from sb3_refine.cli_evaluate import make_evaluate_parser
+    from sb3_refine.cli.evaluate import make_evaluate_parser
 
     for command in commands(text_of(run_folder, refinement())):
         options = make_evaluate_parser().parse_args(command[2:])
@@ -378,7 +380,7 @@ def has(found, colour, tolerance=70):
 
 
 def test_every_plot_is_drawn_in_both_colours(run_folder):
-    from sb3_refine import plots
+    from sb3_refine.reporting import plots
 
     after = OLD + RNG.normal(20, 30, N)
     write_report(run_folder, refinement(after=after, failed=np.arange(N) < 3), with_motion(examination()))
@@ -410,7 +412,7 @@ def test_odd_returns_are_reported(run_folder, before, after):
 
 
 def test_far_outliers_do_not_squeeze_all_others_into_one_bar():
-    from sb3_refine.plots import _bins
+    from sb3_refine.reporting.plots import _bins
 
     bins, is_cut = _bins(np.append(np.linspace(0, 1, 100), -1e6))
     assert is_cut
@@ -445,8 +447,8 @@ def test_of_many_actions_four_are_shown(run_folder):
 
 
 def test_without_matplotlib_the_text_is_there(run_folder, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "sb3_refine.plots", None)
-    monkeypatch.delattr("sb3_refine.plots", raising=False)
+    monkeypatch.setitem(__import__("sys").modules, "sb3_refine.reporting.plots", None)
+    monkeypatch.delattr("sb3_refine.reporting.plots", raising=False)
     text = text_of(run_folder, refinement())
     assert "(No plot `returns`: matplotlib is missing; pip install" in text
     assert row(text, "mean return")[-1] == "better"
@@ -585,7 +587,7 @@ def test_examination_of_two_policies(demo):
 def test_an_examination_whose_traced_episode_is_invalid_says_so(demo, monkeypatch):
     """As where an environment has a history, and the episode is another one when it is run again."""
     invalid = Evaluation((50,), (Episode(math.nan, 3, False),))
-    monkeypatch.setattr("sb3_refine.examination.evaluate", lambda *_, **__: invalid)
+    monkeypatch.setattr("sb3_refine.evaluation.robustness.evaluate", lambda *_, **__: invalid)
     with pytest.raises(EpisodeError, match="the original"):
         examine(demo, demo, [50], backend="serial")
 

@@ -11,12 +11,13 @@ from conftest import ENV_ID
 from stable_baselines3 import SAC
 
 from sb3_refine import Refiner, load_agent
-from sb3_refine.accelerators import accelerate, box2d
-from sb3_refine.candidates import Candidate
-from sb3_refine.environments import EnvRecipe, is_failure
+from sb3_refine.envs.accelerators import accelerate, box2d
+from sb3_refine.envs.families import is_failure
+from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluators import ProcessEvaluator, RolloutTask, SerialEvaluator
-from sb3_refine.reproducibility import FRESH_ENV, probe
+from sb3_refine.optimizers.candidates import Candidate
+from sb3_refine.rollouts.reproducibility import FRESH_ENV, probe
 
 
 class Forgetful(gym.Wrapper):

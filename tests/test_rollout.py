@@ -9,11 +9,12 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecFrameStack
 
-from sb3_refine.environments import EnvRecipe
-from sb3_refine.episode import Normalisation, normalisation_of
-from sb3_refine.policies import DeterministicPolicy
-from sb3_refine.rollout import rollout
-from sb3_refine.wrappers import Recording, TrueReturn, Vectorised
+from sb3_refine.envs.observations import Normalisation, normalisation_of
+from sb3_refine.envs.spec import EnvRecipe
+from sb3_refine.envs.wrappers import TrueReturn, Vectorised
+from sb3_refine.policies.base import DeterministicPolicy
+from sb3_refine.rollouts.recording import Recording
+from sb3_refine.rollouts.rollout import rollout
 
 
 class Idle(DeterministicPolicy):

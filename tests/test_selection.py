@@ -7,12 +7,12 @@ import pytest
 from conftest import train
 
 from sb3_refine import Refiner
-from sb3_refine.checkpoint import N_MILESTONES, SearchState
-from sb3_refine.episode import Episode
-from sb3_refine.evaluation import mean_interval
-from sb3_refine.held_out import AUTO_EPISODES
+from sb3_refine.evaluation.judge import AUTO_EPISODES
+from sb3_refine.evaluation.selection import Iterate, distinct, episodes_to_resolve, sequential_halving
+from sb3_refine.evaluation.statistics import mean_interval
 from sb3_refine.optimizers import ARS
-from sb3_refine.selection import Iterate, distinct, episodes_to_resolve, sequential_halving
+from sb3_refine.rollouts.episode import Episode
+from sb3_refine.search.state import N_MILESTONES, SearchState
 
 
 def vector(value):

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_refine.agents import agent_from_model, load_agent
-from sb3_refine.cli import DEMO
-from sb3_refine.comparison import contestant, evaluate
-from sb3_refine.environments import EnvRecipe
+from sb3_refine.agents.from_model import agent_from_model
+from sb3_refine.agents.load import load_agent
+from sb3_refine.cli.options import DEMO
+from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import RefineError
-from sb3_refine.video import Film, film, record_video, side_by_side
+from sb3_refine.evaluation.comparison import contestant, evaluate
+from sb3_refine.reporting.video import Film, film, record_video, side_by_side
 
 SEED = 5
 

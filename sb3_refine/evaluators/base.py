@@ -9,14 +9,15 @@ import numpy as np
 import torch as th
 from typing_extensions import Self
 
-from sb3_refine.candidates import Candidate, direction
-from sb3_refine.environments import EnvRecipe
-from sb3_refine.episode import Episode, Normalisation
+from sb3_refine.envs.observations import Normalisation
+from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import told_of_episode
-from sb3_refine.measures import MEASURES, Measure
-from sb3_refine.policies import DeterministicPolicy
-from sb3_refine.reproducibility import Episodes
-from sb3_refine.rollout import measured_rollout, rollout
+from sb3_refine.optimizers.candidates import Candidate, direction
+from sb3_refine.policies.base import DeterministicPolicy
+from sb3_refine.rollouts.episode import Episode
+from sb3_refine.rollouts.metrics import MEASURES, Measure
+from sb3_refine.rollouts.reproducibility import Episodes
+from sb3_refine.rollouts.rollout import measured_rollout, rollout
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class RolloutTask:
     :param policy: its searched parameters are overwritten for every candidate
     :param seed: seed of the directions
     :param normalisation: of the observations, for trajectories; or None
-    :param measures: that episodes may be asked for beside :data:`~sb3_refine.measures.MEASURES`, by name
+    :param measures: that episodes may be asked for beside :data:`~sb3_refine.rollouts.metrics.MEASURES`, by name
     :param replays: whether, without heeding a seed, every new environment begins with the same random numbers
     """
 

@@ -21,11 +21,11 @@ import numpy as np
 import torch as th
 from typing_extensions import Self
 
-from sb3_refine.candidates import Candidate
-from sb3_refine.episode import Episode
 from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.evaluators.base import Evaluator, RolloutTask, RolloutWorker
-from sb3_refine.reproducibility import FRESH_ENV
+from sb3_refine.optimizers.candidates import Candidate
+from sb3_refine.rollouts.episode import Episode
+from sb3_refine.rollouts.reproducibility import FRESH_ENV
 
 logger = logging.getLogger(__name__)
 

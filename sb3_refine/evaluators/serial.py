@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from typing_extensions import Self
 
-from sb3_refine.candidates import Candidate
-from sb3_refine.episode import Episode
 from sb3_refine.evaluators.base import Evaluator, RolloutWorker
-from sb3_refine.policies import one_thread
+from sb3_refine.optimizers.candidates import Candidate
+from sb3_refine.policies.base import one_thread
+from sb3_refine.rollouts.episode import Episode
 from sb3_refine.seeding import globals_restored
 
 

@@ -4,18 +4,18 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from sb3_refine.decoding.literals import literal
-from sb3_refine.decoding.pickle_tree import DecodingError
-from sb3_refine.episode import Trajectory
+from sb3_refine.agents.decoding.literals import literal
+from sb3_refine.agents.decoding.pickle_tree import DecodingError
 from sb3_refine.errors import RefineError, did_you_mean
 from sb3_refine.objectives.base import MEASURE, Objective
 from sb3_refine.objectives.custom import Custom, find_function
 from sb3_refine.objectives.cvar import CVaR
 from sb3_refine.objectives.episode_return import Return
-from sb3_refine.objectives.mesh_shaped import MeshDimensionShaped
+from sb3_refine.objectives.mesh_dimension import MeshDimensionShaped
 from sb3_refine.objectives.smooth import Smooth
 from sb3_refine.objectives.success import Success
 from sb3_refine.objectives.survival import Survival
+from sb3_refine.rollouts.episode import Trajectory
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "return": Return,

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from sb3_refine.episode import Episode, Trajectory
 from sb3_refine.errors import RefineError
+from sb3_refine.rollouts.episode import Episode, Trajectory
 
 MEASURE = "objective"
 """Name under which an episode's ``measures`` hold what :meth:`Objective.measure` gave."""

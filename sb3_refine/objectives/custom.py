@@ -6,16 +6,17 @@ from functools import partial
 
 import numpy as np
 
-from sb3_refine.episode import Episode, Trajectory
 from sb3_refine.errors import RefineError, did_you_mean
 from sb3_refine.objectives.base import MEASURE, Objective
+from sb3_refine.rollouts.episode import Episode, Trajectory
 
 
 class Custom(Objective):
     """
     Any function of the trajectory.
 
-    :param function: maps a :class:`~sb3_refine.episode.Trajectory` to a fitness; it goes to the workers by cloudpickle
+    :param function: maps a :class:`~sb3_refine.rollouts.episode.Trajectory` to a fitness; cloudpickle sends it to the
+        workers
     """
 
     needs_trajectory = True

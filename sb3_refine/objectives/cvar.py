@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sb3_refine.episode import Episode
-from sb3_refine.evaluation import tail_mean
 from sb3_refine.objectives.base import Objective, check_number, returns_of
+from sb3_refine.rollouts.episode import Episode
+from sb3_refine.rollouts.metrics import tail_mean
 
 
 class CVaR(Objective):

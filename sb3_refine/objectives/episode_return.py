@@ -1,7 +1,7 @@
 """The return itself."""
 
-from sb3_refine.episode import Episode
 from sb3_refine.objectives.base import Objective
+from sb3_refine.rollouts.episode import Episode
 
 
 class Return(Objective):

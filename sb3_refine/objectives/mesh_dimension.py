@@ -1,245 +1,153 @@
-"""The mesh dimension of a trajectory: how many dimensions of its space a motion fills."""
+"""The return, shaped by the mesh dimension."""
 
-from functools import lru_cache
-from typing import NamedTuple
+import logging
+from collections.abc import Sequence
 
 import numpy as np
 
-_FACTOR = 1.2  # from one box size to the next
-_FLOOR = 1e-9  # the first box size that is not above it is the last
-MIN_POINTS = 6  # fewer leave next to nothing to fit a line through
-_MIN_EXTENT, _MAX_EXTENT = 1e-4, 1e4  # below, nothing moves; above, the unit is another
-_MIN_STEP = 1e-5  # of the extent: rows that differ by less do not move
-_CLOCK, _ROUNDING = 0.01, 1e-6  # by which a clock's steps may differ: of their mean, and of float32's values
-_GOLDEN_RATIO = (1 + 5**0.5) / 2
+from sb3_refine.errors import RefineError, check_count
+from sb3_refine.objectives.base import MEASURE, Objective, returns_of
+from sb3_refine.rollouts.episode import Episode, Trajectory
+from sb3_refine.rollouts.mesh_dimension import MIN_POINTS, mesh_dimension, stands_still
+
+logger = logging.getLogger(__name__)
+
+BOUNDS = ("mean", "lower", "upper")
 
 
-class MeshDimension(NamedTuple):
-    """
-    Bounds of the dimension of a trajectory, and the counts that they come from.
+class MeshDimensionShaped(Objective):
+    r"""
+    Return per dimension: :math:`R / D` where returns are positive, :math:`R \cdot D` where they are negative ("Direct
+    Random Search for Fine Tuning of Deep RL Policies", https://arxiv.org/abs/2109.04604, Eq. 2 and 3).
 
-    :param lower: minus the slope of the line through the logarithms of the sizes ("mdim" in the paper's code)
-    :param upper: minus the steepest slope between neighbouring sizes ("cdim")
-    :param mesh_sizes: number of boxes that the trajectory visits, for each box size; shape ``(n_sizes,)``
-    :param box_sizes: edge length of the boxes, ascending, in the unit of the observations; same shape
-    """
+    :math:`D` is the mesh dimension of the observations as the policy sees them; of ``Dict`` observations, of the
+    ``observation`` entry. Both bounds are clipped to at most ``n_dims / 2``, the value of an episode that fails. Unlike
+    the paper's, they are clipped to at least 1 as well: what moves along a curve has one dimension, and below that, the
+    estimate rewards standing still. So an episode in which nothing but a clock moves, such as that of
+    ``TimeFeatureWrapper``, counts as one that fails. (Where a body may rest but tremble beside a clock, leave the clock
+    out by ``entries``: a trembling clock is close to a curve.) An episode that does not fail, but is over before there
+    is anything to measure, such as a success within a few steps, has :math:`D = 1`.
 
-    lower: float
-    upper: float
-    mesh_sizes: np.ndarray
-    box_sizes: np.ndarray
-
-    @property
-    def mean(self) -> float:
-        """Mean of the bounds, not clipped."""
-        return (self.lower + self.upper) / 2
-
-
-def mesh_dimension(observations: np.ndarray) -> MeshDimension:
-    """
-    Count the boxes that a trajectory visits, on meshes from one box for each point up to one box for all, as "Direct
-    Random Search for Fine Tuning of Deep RL Policies" does (https://arxiv.org/abs/2109.04604, section IV). On clean
-    trajectories this is the value of the paper's code.
-
-    That divides returns by the dimension, which must not reward standing still. So where there is no motion to measure,
-    both bounds are ``n_dims``, the largest dimension that there is, and no counts are given:
-
-    - an extent (the largest range of any observation) below 1e-4, such as that of a constant trajectory;
-    - fewer than six rows, or fewer than half of them, that move: that differ from the row before by more than 1e-5 of
-      the extent in some observation;
-    - fewer than six distinct points, or no slope above 0, as with fewer than four meshes.
-
-    The paper clips both bounds to at most ``n_dims / 2``, the value of a failed episode: after that, standing still
-    counts as failing does.
-
-    A trajectory in which rows repeat others, to within 1e-9, is measured without the rows that do not move, up to the
-    mesh with a box for each distinct point; the published definition asks for one for each row. One with an extent
-    above 1e4 is measured in a unit, a power of two, in which its extent is between 1 and 2. With NaN or infinity, the
-    bounds are NaN and no counts are given. What remains of the published definition's weakness: in a trajectory that
-    moves half of the time, rows that are close to each other without repeating lower the lower bound.
-
-    :param observations: as the policy sees them, shape ``(n_steps, n_dims)``; the boxes are aligned to their origin
-    :return: the bounds and the counts
-    :raises ValueError: when the shape is another, or has no dimensions
-    """
-    rows = np.asarray(observations)
-    if rows.dtype != np.float32:
-        rows = rows.astype(np.float64, copy=False)
-    if rows.ndim != 2 or rows.shape[1] == 0:
-        raise ValueError(f"observations: expected shape (n_steps, n_dims), got {rows.shape}")
-    n_steps, n_dims = rows.shape
-    if not np.isfinite(rows).all():
-        return _without_counts(np.nan)
-    if n_steps < MIN_POINTS:
-        return _without_counts(n_dims)
-    points, extent, exponent = _in_units(np.ascontiguousarray(rows.T))
-    if extent < _MIN_EXTENT:
-        return _without_counts(n_dims)
-    moves = _moves(points, _MIN_STEP * extent)
-    if np.count_nonzero(moves) < _min_moves(n_steps):
-        return _without_counts(n_dims)
-    mesh_sizes, box_sizes = _measure(points, moves)
-    lower, upper = _bounds(mesh_sizes, box_sizes)
-    if mesh_sizes[0] < MIN_POINTS or min(lower, upper) <= 0:
-        return _without_counts(n_dims)
-    with np.errstate(over="ignore"):  # around numbers close to the largest, boxes may be beyond it
-        return MeshDimension(lower, upper, mesh_sizes, np.ldexp(box_sizes, exponent))
-
-
-def stands_still(observations: np.ndarray) -> bool:
-    """
-    Whether there is no motion to measure, in the sense of :func:`mesh_dimension`, but for a clock: a last observation,
-    where ``TimeFeatureWrapper`` puts its own, that alone grows or falls by the same amount in every step. It would make
-    a body at rest a curve. (Where several do so, something moves along a straight line.)
-
-    :param observations: as the policy sees them, shape ``(n_steps, n_dims)``
-    :return: False also where some are not finite
-    """
-    points = np.asarray(observations, dtype=np.float64).T
-    if points.shape[1] < MIN_POINTS or not np.isfinite(points).all():
-        return False
-    steps = np.diff(points, axis=1)
-    pace, rounding = np.abs(steps.mean(axis=1)), _ROUNDING * np.abs(points).max(axis=1)
-    is_uniform = (np.ptp(steps, axis=1) <= _CLOCK * pace + rounding) & (pace * points.shape[1] > _MIN_EXTENT)
-    if is_uniform[-1] and is_uniform.sum() == 1:
-        points = points[:-1]
-    extent = np.ptp(points, axis=1).max(initial=0.0)
-    if extent < _MIN_EXTENT:
-        return True
-    return int(np.count_nonzero(_moves(points, _MIN_STEP * extent))) < _min_moves(points.shape[1])
-
-
-def _min_moves(n_steps: int) -> float:
-    """:return: how many rows have to move"""
-    return max(MIN_POINTS, n_steps / 2)
-
-
-def _without_counts(bound: float) -> MeshDimension:
-    return MeshDimension(float(bound), float(bound), np.empty(0, dtype=np.int64), np.empty(0))
-
-
-def _in_units(points: np.ndarray) -> tuple[np.ndarray, float, int]:
-    """
-    :param points: shape ``(n_dims, n_steps)``
-    :return: the same without constant dimensions, which part no points; their extent; the exponent of the unit
-    """
-    low, high = points.min(axis=1), points.max(axis=1)
-    points = points[low < high]
-    with np.errstate(over="ignore"):
-        extent = (high - low).max()
-    if extent <= _MAX_EXTENT:
-        return points, extent, 0
-    first = int(np.frexp(np.abs(points).max())[1])
-    points = np.ldexp(points, -first)  # none above 1: no overflow from here on
-    extent, second = np.frexp(np.ptp(points, axis=1).max())
-    return np.ldexp(points, 1 - second), 2 * extent, int(first + second - 1)
-
-
-def _moves(points: np.ndarray, min_step: float) -> np.ndarray:
-    """:return: whether each point is further than that from the one before; the first is"""
-    steps = np.abs(np.diff(points, axis=1)).max(axis=0)
-    return np.concatenate(([True], steps > min_step))
-
-
-class _Meshes:
-    """
-    Counts the boxes of a mesh that hold a point. They are told apart by hashes, not by their coordinates, which is what
-    makes it fast: see ``benchmarks/mesh_dimension.py``.
-
-    :param points: shape ``(n_dims, n_steps)``; in float32, the boxes are those that float32 arithmetic finds
+    :param bound: ``"mean"`` of the bounds as in the paper, ``"lower"`` or ``"upper"``
+    :param skip: steps to leave out at the start: the transient
+    :param entries: which observations, by index, such as ``"0-3+7"`` or ``[0, 1, 2, 3, 7]``; by default all
     """
 
-    def __init__(self, points: np.ndarray):
-        self._points, self._places = points, np.empty_like(points)
-        self._reach = float(np.abs(points).max(axis=1).sum())
-        self._weights, self._multipliers = _random_integers(len(points))
+    needs_trajectory = True
+    needs_baseline = True
 
-    def size(self, box: float) -> int:
-        """:return: the number of boxes of this edge length"""
-        hashes = self._hashes(box)
-        hashes.sort()
-        return int(np.count_nonzero(hashes[1:] != hashes[:-1])) + 1
+    def __init__(self, bound: str = "mean", skip: int = 0, entries: str | int | Sequence[int] | None = None):
+        if bound not in BOUNDS:
+            raise RefineError(f"objective: bound: expected one of {', '.join(BOUNDS)}, got {bound!r}")
+        check_count("objective: skip", skip, 0)
+        self.bound = bound
+        self.skip = skip
+        self.entries = None if entries is None else parse_entries(entries)
+        self.sign = 0.0
 
-    def _hashes(self, box: float) -> np.ndarray:
-        """:return: a number for each point, the same for all points of a box"""
-        places = np.multiply(self._points, 1 / box, out=self._places)
-        np.rint(places, out=places)
-        if self._reach < 2.0**22 * box:
-            # products and sums are integers below 2**53: in whichever order they are added, without rounding
-            first, second = self._weights @ places.astype(np.float64, copy=False)
-            return first + _GOLDEN_RATIO * second
-        if places.dtype == np.float32:  # neighbouring boxes may have the same coordinates
-            places *= box
-            places += 0.0  # there are two zeros
-            return np.einsum("dn,d->n", places.view(np.uint32), self._multipliers)
-        places += 1.5 * 2.0**52  # puts an integer into the low bits
-        return np.einsum("dn,d->n", places.view(np.uint64), self._multipliers)  # modulo 2**64
+    def measure(self, trajectory: Trajectory) -> float:
+        """:return: :math:`D`"""
+        seen = observations = trajectory.seen[1 + self.skip :]
+        if self.entries is not None:
+            if max(self.entries) >= observations.shape[1]:
+                raise RefineError(
+                    f"objective: entries: there are {observations.shape[1]} observations, numbered from 0; "
+                    f"got {max(self.entries)}"
+                )
+            observations = observations[:, self.entries]
+        if observations.shape[1] == 0:
+            raise RefineError(
+                "objective: images (observations of three axes) have no mesh dimension; choose another objective"
+            )
+        highest = max(1.0, observations.shape[1] / 2)
+        if trajectory.failed or stands_still(seen):
+            return highest
+        if len(observations) < MIN_POINTS:
+            return 1.0
+        found = mesh_dimension(observations)
+        lower, upper = np.clip([found.lower, found.upper], 1.0, highest)
+        return float({"mean": (lower + upper) / 2, "lower": lower, "upper": upper}[self.bound])
+
+    def calibrate(self, baseline: Sequence[Episode]) -> None:
+        """
+        :param baseline: settles the sign
+        :raises RefineError: where some returns are positive and others negative, or all are 0, or nothing is left after
+            ``skip``
+        """
+        longest = max(episode.length for episode in baseline)
+        if longest < MIN_POINTS:
+            raise RefineError(
+                f"objective: mesh-dimension: the original's episodes are too short to be measured: the longest has "
+                f"{longest} of at least {MIN_POINTS} steps; use another objective, or where they end at success, "
+                "--no-end-at-success"
+            )
+        if self.skip > longest - MIN_POINTS:
+            raise RefineError(
+                f"objective: mesh-dimension: skip={self.skip} leaves fewer than {MIN_POINTS} steps of the original's "
+                f"episodes, of which the longest has {longest}"
+            )
+        returns = returns_of(baseline)
+        if not returns.any():
+            raise RefineError(
+                "objective: mesh-dimension: the original's return is 0 in every validation episode, by whatever it is "
+                "divided; use --objective return"
+            )
+        if returns.min() < 0 < returns.max():
+            raise RefineError(
+                f"objective: mesh-dimension: the original's returns have mixed signs ({returns.min():.4g} to "
+                f"{returns.max():.4g}), so neither dividing by the dimension nor multiplying rewards what is better; "
+                "use --objective smooth, or shift the rewards in a wrapper"
+            )
+        self.sign = 1.0 if returns.mean() > 0 else -1.0
+        self._warn_if_constant(baseline)
+
+    def _warn_if_constant(self, baseline: Sequence[Episode]) -> None:
+        dimensions = {episode.measures.get(MEASURE, np.nan) for episode in baseline}
+        n_different = len({(episode.episode_return, episode.length) for episode in baseline})
+        if all(episode.failed for episode in baseline):
+            logger.warning(
+                "objective: mesh-dimension: all of the original's episodes terminate, which counts as failing: as long "
+                "as that is so, the dimension plays no part, and what is maximised is the return"
+            )
+        elif len(dimensions) == 1 and n_different > 1:
+            logger.warning(
+                "objective: mesh-dimension: the dimension is %.4g in all of the original's episodes, clipped as it is: "
+                "as long as it stays there, what is maximised is the return; take more entries, or another objective",
+                *dimensions,
+            )
+
+    def fitness(self, episode: Episode) -> float:
+        """:return: Eq. 2 or 3, as settled; a return of the other sign counts as it would with :math:`D = 1`"""
+        dimension = episode.measures.get(MEASURE, np.nan)
+        if episode.episode_return * self.sign < 0:
+            return episode.episode_return
+        return episode.episode_return / dimension if self.sign > 0 else episode.episode_return * dimension
+
+    def figures(self, episodes: Sequence[Episode]) -> dict[str, float]:
+        """:return: the mean of :math:`D`"""
+        return {"D of the objective": float(np.mean([episode.measures.get(MEASURE, np.nan) for episode in episodes]))}
 
 
-@lru_cache(maxsize=8)
-def _random_integers(n_dims: int) -> tuple[np.ndarray, np.ndarray]:
-    """:return: some below ``2**26`` of shape ``(2, n_dims)``, and odd ones below ``2**64`` of shape ``(n_dims,)``"""
-    generator = np.random.default_rng(0)
-    weights = generator.integers(2**26, size=(2, n_dims)).astype(np.float64)
-    return weights, 2 * generator.integers(2**63, size=n_dims, dtype=np.uint64) + np.uint64(1)
+_MAX_ENTRIES = 10**6
 
 
-def _measure(points: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def parse_entries(given: str | int | Sequence[int]) -> list[int]:
     """
-    :param points: shape ``(n_dims, n_steps)``
-    :param moves: which of them to keep if there are some that repeat others, shape ``(n_steps,)``
-    :return: mesh sizes and box sizes
+    :param given: such as ``"0-3+7"``, a single one, or all of them one by one
+    :return: such as ``[0, 1, 2, 3, 7]``
+    :raises RefineError: when it is not of that form, or names one twice
     """
-    meshes, n_points = _Meshes(points), points.shape[1]
-    if meshes.size(1e-4) == n_points:  # none repeats another, as in most trajectories
-        return _count(meshes, n_points)
-    precise = points.astype(np.float64, copy=False)
-    if _n_distinct(precise) < n_points:
-        points = precise = precise[:, moves]
-    n_points = _n_distinct(precise)
-    mesh_sizes, box_sizes = _count(_Meshes(points), n_points)
-    if mesh_sizes[0] < n_points:  # float32 could not tell all of them apart
-        return _count(_Meshes(precise), n_points)
-    return mesh_sizes, box_sizes
-
-
-def _n_distinct(points: np.ndarray) -> int:
-    return _Meshes(points).size(_box_sizes_below_one()[-1])
-
-
-def _count(meshes: _Meshes, n_points: int) -> tuple[np.ndarray, np.ndarray]:
-    """:return: mesh sizes and box sizes, from that many boxes or more to one box for all"""
-    finer = _box_sizes_below_one()
-    boxes, sizes = [1.0], [meshes.size(1.0)]
-    for box in finer:
-        if sizes[-1] >= n_points:
-            break
-        boxes.append(box)
-        sizes.append(meshes.size(box))
-    boxes.reverse()
-    sizes.reverse()
-    while sizes[-1] > 1:
-        boxes.append(boxes[-1] * _FACTOR)
-        sizes.append(meshes.size(boxes[-1]))
-    return np.array(sizes), np.array(boxes)
-
-
-@lru_cache(maxsize=1)
-def _box_sizes_below_one() -> list[float]:
-    sizes = [1.0 / _FACTOR]
-    while sizes[-1] > _FLOOR:
-        sizes.append(sizes[-1] / _FACTOR)
-    return sizes
-
-
-def _bounds(mesh_sizes: np.ndarray, box_sizes: np.ndarray) -> tuple[float, float]:
-    """
-    The lower and the upper bound; 0 where there are no slopes. As in the paper's code, the coarsest mesh enters
-    neither, and of the slopes between the others, the coarsest does not enter the upper one.
-    """
-    if len(mesh_sizes) < 4:
-        return 0.0, 0.0
-    x, y = np.log2(box_sizes[:-1]), np.log2(mesh_sizes[:-1])
-    deviations = x - x.mean()
-    lower = -float(deviations @ y / (deviations @ deviations))
-    return lower, -float((np.diff(y) / np.diff(x))[:-1].min())
+    text = "+".join(map(str, given)) if isinstance(given, (list, tuple, np.ndarray)) else str(given)
+    entries: list[int] = []
+    try:
+        for part in text.split("+"):
+            first, _, last = part.partition("-")
+            found = range(int(first), int(last or first) + 1)
+            if not found or found.stop > _MAX_ENTRIES:
+                raise ValueError
+            entries += found
+    except ValueError:
+        entries = []
+    if not entries or len(set(entries)) < len(entries):
+        raise RefineError(f"objective: entries: expected different indices such as 0-3+7, got {text!r}")
+    return entries

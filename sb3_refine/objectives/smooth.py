@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sb3_refine.episode import Episode, Trajectory
 from sb3_refine.errors import RefineError
-from sb3_refine.measures import action_change
 from sb3_refine.objectives.base import MEASURE, Objective, check_number, scale_of
+from sb3_refine.rollouts.episode import Episode, Trajectory
+from sb3_refine.rollouts.metrics import action_change
 
 
 class Smooth(Objective):

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sb3_refine.episode import Episode
 from sb3_refine.errors import RefineError
 from sb3_refine.objectives.base import Objective
+from sb3_refine.rollouts.episode import Episode
 
 
 class Success(Objective):

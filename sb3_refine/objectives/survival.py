@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sb3_refine.episode import Episode
 from sb3_refine.objectives.base import Objective, check_number, scale_of
+from sb3_refine.rollouts.episode import Episode
 
 
 class Survival(Objective):

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from sb3_refine.candidates import Candidate, direction
 from sb3_refine.errors import RefineError, check_count
 from sb3_refine.optimizers.base import Optimizer, linear_schedule
+from sb3_refine.optimizers.candidates import Candidate, direction
 
 
 class ARS(Optimizer):

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from sb3_refine.candidates import Candidate
 from sb3_refine.errors import check_count
+from sb3_refine.optimizers.candidates import Candidate
 
 
 class Optimizer(ABC):

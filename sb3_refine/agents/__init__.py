@@ -1,0 +1,1 @@
+"""Agents: loaded from folders, zips, the Hub and memory, and saved."""

@@ -1,0 +1,109 @@
+"""A trained agent with all that is needed to run it, and how it is saved."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_refine.agents.sb3_models import fits, shape_of
+from sb3_refine.agents.zoo import ExpectedReturn, write_zoo_yaml
+from sb3_refine.envs.normalisation import Normalised
+from sb3_refine.envs.spec import EnvRecipe
+from sb3_refine.errors import RefineError
+from sb3_refine.files import atomic_path, told_if_unwritable
+
+
+@dataclass
+class Agent:
+    """
+    A trained agent and all that is needed to run it.
+
+    :param model: the Stable-Baselines3 model
+    :param algo: the Zoo's name of its algorithm
+    :param env_name: name of its environment, as files are named after it
+    :param recipe: builds its environment
+    :param observation_space: of the raw environment
+    :param vec_normalize: its observation statistics without an environment, or None
+    :param config: the Zoo's ``config.yml``
+    :param args: the Zoo's ``args.yml``
+    :param source: where it came from
+    :param expected_return: what its own ``evaluations.npz`` says of its mean return, or None
+    """
+
+    model: BaseAlgorithm
+    algo: str
+    env_name: str
+    recipe: EnvRecipe
+    observation_space: spaces.Space
+    vec_normalize: VecNormalize | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    args: dict[str, Any] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
+    expected_return: ExpectedReturn | None = None
+
+    @property
+    def statistics(self) -> VecNormalize | None:
+        """What the policy has to normalise observations with: None where the recipe does it already."""
+        return left_to_the_policy(self.vec_normalize, self.recipe)
+
+
+def save_agent(agent: Agent, run_folder: str | Path) -> Path:
+    """
+    Save an agent in the Zoo's layout, so that the Zoo's own tools and plain Stable-Baselines3 run on it.
+
+    :param agent: what to save
+    :param run_folder: a folder, such as :func:`~sb3_refine.agents.zoo.new_run_folder` makes
+    :return: path of the zip
+    :raises RefineError: when it cannot be written
+    """
+    run_folder = Path(run_folder)
+    inner = run_folder / agent.env_name
+    args = {"env": agent.env_name, "env_kwargs": None, **agent.args, "algo": agent.algo}
+    with told_if_unwritable("the agent", run_folder):
+        inner.mkdir(parents=True, exist_ok=True)
+        write_zoo_yaml(inner / "config.yml", agent.config)
+        write_zoo_yaml(inner / "args.yml", args)
+        if agent.vec_normalize is not None:
+            with atomic_path(inner / "vecnormalize.pkl") as path:
+                agent.vec_normalize.save(str(path))
+        with atomic_path(run_folder / f"{agent.env_name}.zip") as path:
+            agent.model.save(path)
+    return run_folder / f"{agent.env_name}.zip"
+
+
+def left_to_the_policy(statistics: VecNormalize | None, recipe: EnvRecipe) -> VecNormalize | None:
+    return None if any(isinstance(wrapper, Normalised) for wrapper in recipe.vec_wrappers) else statistics
+
+
+def check_fit(
+    model: BaseAlgorithm,
+    statistics: VecNormalize | None,
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    recipe: EnvRecipe,
+) -> None:
+    """Hold the environment's spaces against the model's. Bounds may differ, shapes may not."""
+    for name, ours, theirs in (
+        ("observation", model.observation_space, observation_space),
+        ("action", model.action_space, action_space),
+    ):
+        if not fits(ours, theirs):
+            raise RefineError(
+                f"--env: the agent's {name} space {ours} does not fit that of {recipe.env_id or 'the environment'}, "
+                f"{theirs}; is a wrapper (config.yml), an --env-kwargs or another version of the environment missing?"
+            )
+    statistics = left_to_the_policy(statistics, recipe)
+    if statistics is not None and statistics.norm_obs:
+        obs_rms: Any = statistics.obs_rms
+        if isinstance(obs_rms, dict) and isinstance(observation_space, spaces.Dict):
+            shape: Any = {**shape_of(observation_space), **{key: part.mean.shape for key, part in obs_rms.items()}}
+        else:
+            shape = list(obs_rms) if isinstance(obs_rms, dict) else obs_rms.mean.shape
+        if shape != shape_of(observation_space):
+            raise RefineError(
+                f"vecnormalize.pkl: its statistics have shape {shape}, the observations {shape_of(observation_space)}; "
+                "name the file that belongs to this agent with --vecnormalize"
+            )

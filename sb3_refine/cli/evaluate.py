@@ -1,0 +1,405 @@
+"""``sb3-refine evaluate``: one agent, or two side by side on the same seeds."""
+
+import argparse
+import logging
+import math
+import signal
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sb3_refine.cli.options import Parser, add_agent_options, count, load_chosen_agent, say, set_up_logging
+from sb3_refine.errors import RefineError, printable
+from sb3_refine.files import as_json
+
+if TYPE_CHECKING:  # not for `--help`
+    from rich.table import Table
+
+    from sb3_refine.agents.agent import Agent
+    from sb3_refine.evaluation.comparison import Contestant
+    from sb3_refine.evaluation.evaluation import Evaluation, PairedDifference
+
+AGENT, OTHER = "agent", "other"
+"""What the two are called, in tables and in JSON."""
+
+_N_EPISODES = 100
+_WIDTH = 100  # of tables that go to a pipe or a file
+
+
+def make_evaluate_parser() -> Parser:
+    """:return: the parser of ``sb3-refine evaluate``"""
+    parser = Parser(
+        prog="sb3-refine evaluate",
+        description="Evaluate a trained Stable-Baselines3 agent, or two side by side on the same seeds, undisturbed "
+        "and under noise on actions and observations.",
+        epilog="example: sb3-refine evaluate --algo ddpg --env HopperBulletEnv-v0 -f refined-agents "
+        "--compare-to rl-trained-agents -P",
+        allow_abbrev=False,
+    )
+    add_agent_options(parser)
+    episodes = parser.add_argument_group("the episodes")
+    episodes.add_argument(
+        "--compare-to",
+        metavar="PATH",
+        help="another agent, run on the same seeds: a log folder with ALGO/ENV_K in it, the folder of a run, or a zip",
+    )
+    episodes.add_argument(
+        "--trust-compare-to",
+        action="store_true",
+        help="what --trust-remote-code is for the first agent: runs any code that the other agent's author put there",
+    )
+    which = episodes.add_mutually_exclusive_group()
+    which.add_argument("--n-eval-episodes", type=count, metavar="N", help=f"how many (default: {_N_EPISODES})")
+    which.add_argument("--seeds", type=_seed, nargs="+", metavar="S", help="these episode seeds, and nothing of --seed")
+    episodes.add_argument(
+        "--seed",
+        type=_seed,
+        help="the episodes that a refinement with this seed was judged on (default: 0); any other gives fresh ones",
+    )
+    episodes.add_argument("--no-noise", action="store_true", help="undisturbed episodes only: a fifth of the time")
+    episodes.add_argument("--n-workers", type=count, help="episodes run at a time (default: all processors)")
+    episodes.add_argument("--backend", default="process", help="process or serial (default: %(default)s)")
+    episodes.add_argument("--no-accelerator", action="store_true", help="use the stock step of the environment")
+    output = parser.add_argument_group("the output")
+    output.add_argument("--mesh-dimension", action="store_true", help="measure the mesh dimension, too; it takes time")
+    output.add_argument(
+        "--alpha", type=float, default=0.05, help="one minus the confidence of differences (default: %(default)s)"
+    )
+    output.add_argument("--json", metavar="FILE", help="write all figures, and those of every episode")
+    output.add_argument("--video", metavar="DIR", help="film the first episode, or those of --seeds")
+    output.add_argument("-P", "--progress", action="store_true", help="show a progress bar")
+    return parser
+
+
+def _seed(text: str) -> int:
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"expected a seed of at least 0, got {text}")
+    return int(text)
+
+
+_seed.__name__ = "int"  # argparse names it when the text is no number
+
+
+@dataclass(frozen=True)
+class _Report:
+    """
+    All that was found.
+
+    :param agents: by name; the other one, if any, is the first
+    :param conditions: by condition, by agent
+    :param differences: by condition, agent minus other; none without an other, or where episodes were invalid
+    """
+
+    agents: dict[str, "Agent"]
+    conditions: dict[str, dict[str, "Evaluation"]]
+    differences: dict[str, "PairedDifference"]
+
+    @property
+    def undisturbed(self) -> dict[str, "Evaluation"]:
+        """Evaluations without noise, by agent."""
+        return next(iter(self.conditions.values()))
+
+
+def evaluate_agents(options: argparse.Namespace) -> int:
+    """
+    Run ``sb3-refine evaluate``.
+
+    :param options: of :func:`make_evaluate_parser`
+    :return: exit status
+    :raises RefineError: when an option is wrong
+    :raises EpisodeError: when an episode fails, or has NaN or infinite rewards or observations
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave no workers
+    set_up_logging(logging.WARNING)
+    _check(options)
+    record = _recorder(options)
+    agents = {AGENT: load_chosen_agent(options)}
+    if options.compare_to is not None:
+        agents = {OTHER: _load_other(options, agents[AGENT]), **agents}
+        _check_same_environment(agents[AGENT], agents[OTHER])
+    from sb3_refine.evaluation.comparison import check_valid, contestant
+    from sb3_refine.seeding import EpisodeSeeds
+
+    seeds = options.seeds or EpisodeSeeds(options.seed or 0).take("test", options.n_eval_episodes or _N_EPISODES)
+    contestants = {name: contestant(agent, accelerator=not options.no_accelerator) for name, agent in agents.items()}
+    report = _run(options, agents, contestants, seeds)
+    _print_report(report, _title(options, agents[AGENT], len(seeds)))
+    if options.json:
+        _write_json(report, options.alpha, Path(options.json))
+    for seed in seeds if options.seeds else seeds[:1]:
+        record(contestants, seed)
+    for condition, evaluations in report.conditions.items():
+        for name, evaluation in evaluations.items():
+            check_valid(evaluation, f"the {name} under {condition}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """What is wrong is found before anything runs."""
+    from sb3_refine.errors import did_you_mean
+    from sb3_refine.evaluators import EVALUATORS
+
+    if options.seeds and len(set(options.seeds)) < len(options.seeds):
+        raise RefineError("--seeds: names a seed more than once, which would count twice; name each once")
+    if options.seeds and options.seed is not None:
+        raise RefineError("--seeds: says which episodes to run, and so does --seed; leave one out")
+    if options.backend not in EVALUATORS:
+        known = f"{did_you_mean(options.backend, EVALUATORS)}; choose from {', '.join(EVALUATORS)}"
+        raise RefineError(f"--backend: unknown {options.backend!r}{known}")
+    if not 0 < options.alpha < 1:
+        raise RefineError(f"--alpha: expected a number between 0 and 1, got {options.alpha}")
+    if options.json:
+        if Path(options.json).is_dir():
+            raise RefineError(f"--json: {options.json} is a folder; name a file")
+        _check_writable("--json", Path(options.json).absolute().parent)
+    if options.video:
+        _check_writable("--video", Path(options.video).absolute(), make=True)
+
+
+def _check_writable(option: str, folder: Path, make: bool = False) -> None:
+    try:
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RefineError(f"{option}: cannot write to {folder} ({error.strerror or error}); choose another") from error
+
+
+def _recorder(options: argparse.Namespace) -> Callable[[dict[str, "Contestant"], int], None]:
+    """What films the episode of a seed; does nothing without ``--video``."""
+    if not options.video:
+        return lambda contestants, seed: None
+    from sb3_refine.reporting.video import encoder, record_video
+
+    encoder()  # what is missing is told before the episodes
+
+    def record(contestants: dict[str, "Contestant"], seed: int) -> None:
+        name = contestants[AGENT].task.recipe.env_id or "env"
+        path = Path(options.video) / f"{name.replace('/', '-')}-seed-{seed}.mp4"
+        say(f"filmed: {record_video(contestants, seed, path)}")
+
+    return record
+
+
+# ---------------------------------------------------------------- the other agent
+
+
+def _load_other(options: argparse.Namespace, agent: "Agent") -> "Agent":
+    """The agent of ``--compare-to``. It shares those options with the first that say nothing of its files."""
+    from sb3_refine.agents.load import load_agent
+    from sb3_refine.agents.zoo import find_beside
+
+    zip_path = _find_other(Path(options.compare_to), options.algo or agent.algo, options.env or agent.env_name)
+    env = _env_beside(zip_path, options.env or agent.env_name)
+    has_statistics = find_beside(zip_path, env).vec_normalize is not None
+    return load_agent(
+        env=env,
+        model=zip_path,
+        env_kwargs=options.env_kwargs,
+        gym_packages=options.gym_packages,
+        no_vec_normalize=options.no_vecnormalize and not has_statistics,
+        trust_remote_code=options.trust_compare_to,
+        end_at_success=not options.no_end_at_success,
+    )
+
+
+def _find_other(path: Path, algo: str, env: str) -> Path:
+    """The zip that ``--compare-to`` means."""
+    from sb3_refine.agents.zoo import find_in_folder
+    from sb3_refine.envs.families import current_env_id
+
+    is_zip = path.is_file() or Path(f"{path}.zip").is_file()
+    if is_zip and not path.is_dir():
+        return path
+    if not path.is_dir():
+        raise RefineError(f"--compare-to: there is nothing at {path}; name a log folder, the folder of a run, or a zip")
+    names = [f"{name.replace('/', '-')}.zip" for name in (env, current_env_id(env))]
+    for name in names:
+        if (path / name).is_file():
+            return path / name
+    zips = sorted(zip_path.name for zip_path in path.glob("*.zip"))
+    if zips:
+        there = f"no {names[-1]} in {path}; there are: {', '.join(zips)}"
+        raise RefineError(f"--compare-to: {there}; name an agent of the same environment")
+    try:
+        return find_in_folder(path, algo, env).model
+    except RefineError as error:
+        if is_zip:  # a Zoo folder has ENV beside ENV.zip
+            return path
+        raise RefineError(f"--compare-to: {error}; name the folder of a run, or a zip, to compare with it") from error
+
+
+def _env_beside(zip_path: Path, env: str) -> str | None:
+    """None where the files beside a zip tell its environment; else that of the agent."""
+    is_filed_under_it = (zip_path.parent / env.replace("/", "-")).is_dir()
+    return env if is_filed_under_it or len(list(zip_path.parent.glob("*/config.yml"))) != 1 else None
+
+
+def _check_same_environment(agent: "Agent", other: "Agent") -> None:
+    """Wrappers are the agents' own; the environment is not."""
+    ours, theirs = agent.recipe, other.recipe
+    if ours.env_id != theirs.env_id:
+        raise RefineError(
+            f"--compare-to: the other agent is for {theirs.env_id}, this one for {ours.env_id}; "
+            "name two agents of the same environment"
+        )
+    if ours.env_kwargs != theirs.env_kwargs:
+        raise RefineError(
+            f"--compare-to: the other agent's environment has the arguments {theirs.env_kwargs}, this one's "
+            f"{ours.env_kwargs}; give both the same with --env-kwargs"
+        )
+
+
+# ---------------------------------------------------------------- the episodes
+
+
+def _run(
+    options: argparse.Namespace, agents: dict[str, "Agent"], contestants: dict[str, "Contestant"], seeds: list[int]
+) -> _Report:
+    from tqdm import tqdm
+
+    from sb3_refine.evaluation.comparison import evaluate_all
+    from sb3_refine.evaluation.evaluation import paired_difference
+    from sb3_refine.evaluators import n_processors
+    from sb3_refine.rollouts.metrics import SMOOTHNESS
+
+    measures = (*SMOOTHNESS, "mesh_dimension") if options.mesh_dimension else SMOOTHNESS
+    with tqdm(disable=not options.progress, unit="episode", dynamic_ncols=True) as progress:
+        conditions = evaluate_all(
+            contestants,
+            seeds,
+            measures,
+            with_noise=not options.no_noise,
+            backend=options.backend,
+            n_workers=options.n_workers or n_processors(),
+            progress=progress,
+        )
+    paired = all(who.is_seeded for who in contestants.values())
+    differences = {
+        condition: paired_difference(by_name[OTHER], by_name[AGENT], options.alpha, paired)
+        for condition, by_name in conditions.items()
+        if OTHER in by_name and not any(evaluation.n_invalid for evaluation in by_name.values())
+    }
+    return _Report(agents, conditions, differences)
+
+
+# ---------------------------------------------------------------- what a person reads
+
+
+def _title(options: argparse.Namespace, agent: "Agent", n_episodes: int) -> str:
+    episodes = f"{n_episodes} episode{'s' * (n_episodes != 1)}"
+    which = "the seeds of --seeds" if options.seeds else f"the test seeds of --seed {options.seed or 0}"
+    return f"{agent.algo} on {agent.env_name}, {episodes} with {which}"
+
+
+def _print_report(report: _Report, title: str) -> None:
+    from rich.console import Console
+
+    from sb3_refine.reporting.tables import figures_table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDTH
+    console.print(printable(title), markup=False, soft_wrap=True)
+    for name, agent in reversed(report.agents.items()):
+        console.print(printable(f"{name}: {_origin(agent)}"), markup=False, soft_wrap=True)
+    console.print()
+    console.print(figures_table(report.undisturbed))
+    if len(report.conditions) > 1:
+        console.print()
+        console.print(_under_noise(report))
+        if not any(condition.startswith("observation") for condition in report.conditions):
+            console.print("no noise on observations: they are not continuous, or images", soft_wrap=True)
+    if report.differences:
+        console.print()
+        console.print(_verdict(next(iter(report.differences.values()))), markup=False, soft_wrap=True)
+
+
+def _verdict(d: "PairedDifference") -> str:
+    from sb3_refine.reporting.tables import better_text, difference_text
+
+    found = f"{difference_text(d)} at {d.confidence:.0%}" if d.ci_low > -math.inf else difference_text(d)
+    how = " on the same seeds" if d.paired else ", unpaired, as the environment ignores its seed"
+    return f"{AGENT} minus {OTHER}{how}: {found}; {better_text(d.p_better, d.paired)}"
+
+
+def _origin(agent: "Agent") -> str:
+    source = agent.source
+    return f"{source['repo']} at {source.get('revision')}" if source.get("repo") else str(source["path"])
+
+
+def _under_noise(report: _Report) -> "Table":
+    """Rows are conditions, and in each the agents."""
+    from sb3_refine.evaluation.comparison import UNDISTURBED
+    from sb3_refine.reporting.tables import difference_text, plain_table
+
+    rate = "success_rate" if "success_rate" in report.undisturbed[AGENT].summary() else "failure_rate"
+    headers = ["noise on", "mean ± std", f"{rate.replace('_', ' ')} (95%)"]
+    table = plain_table(*([headers[0], "", *headers[1:], "difference"] if OTHER in report.agents else headers))
+    for condition, evaluations in report.conditions.items():
+        label = "none" if condition == UNDISTURBED else condition.replace(" noise", "")
+        figures = [_mean_and_rate(evaluation, rate) for evaluation in evaluations.values()]
+        cells = ["\n".join(column) for column in zip(*figures, strict=True)]
+        if OTHER in report.agents:
+            d = report.differences.get(condition)
+            cells = [
+                "\n".join(evaluations),
+                *cells,
+                "" if d is None else f"{difference_text(d)}\nbetter: {d.p_better:.1%}",
+            ]
+        table.add_row(label, *cells)
+    return table
+
+
+def _mean_and_rate(evaluation: "Evaluation", rate: str) -> tuple[str, str]:
+    from sb3_refine.reporting.tables import number_text, rate_text
+
+    if evaluation.n_invalid:
+        return "not valid", f"{evaluation.n_invalid} with NaN or inf"
+    s = evaluation.summary()
+    return f"{number_text(s['mean_return'])} ± {number_text(s['std_return'])}", rate_text(s, rate)
+
+
+# ---------------------------------------------------------------- what a program reads
+
+
+def _write_json(report: _Report, alpha: float, path: Path) -> None:
+    from sb3_refine.files import atomic_path
+    from sb3_refine.reporting.record import versions
+
+    agent = report.agents[AGENT]
+    content = {
+        "env": agent.recipe.env_id,
+        "env_kwargs": agent.recipe.env_kwargs,
+        "seeds": list(report.undisturbed[AGENT].seeds),
+        "alpha": alpha,
+        "agents": {name: _content(report, name) for name in report.agents},
+        "paired_differences": {condition: asdict(d) for condition, d in report.differences.items()},
+        "versions": versions(),
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(as_json(content))
+    say(f"figures written to {path}")
+
+
+def _content(report: _Report, name: str) -> dict[str, Any]:
+    agent = report.agents[name]
+    return {
+        "algo": agent.algo,
+        "wrappers": [list(wrapper) for wrapper in agent.recipe.wrappers],
+        "source": agent.source,
+        "conditions": {
+            condition: {
+                "summary": evaluations[name].summary(),
+                "n_invalid": evaluations[name].n_invalid,
+                "returns": evaluations[name].returns.tolist(),
+                "lengths": evaluations[name].lengths.tolist(),
+                "failed": [episode.failed for episode in evaluations[name].episodes],
+                "success": [episode.success for episode in evaluations[name].episodes],
+            }
+            for condition, evaluations in report.conditions.items()
+        },
+    }

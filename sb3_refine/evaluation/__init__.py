@@ -1,0 +1,1 @@
+"""Evaluation, comparison, selection and acceptance of agents."""

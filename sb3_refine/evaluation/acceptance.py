@@ -1,0 +1,128 @@
+"""The decision: refined or original."""
+
+from dataclasses import dataclass
+from statistics import fmean
+
+from sb3_refine.evaluation.evaluation import (
+    Evaluation,
+    Fitness,
+    PairedDifference,
+    episode_return,
+    failure_rise,
+    paired_difference,
+)
+
+REFINED, ORIGINAL, UNCHECKED = "refined", "original", "unchecked"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """
+    What a run gives back.
+
+    :param decision: ``"refined"``, ``"original"`` or ``"unchecked"``
+    :param reason: why, in plain words
+    :param difference: refined minus original, in what is maximised; None where it was not tested
+    """
+
+    decision: str
+    reason: str
+    difference: PairedDifference | None = None
+
+
+def decide(
+    baseline: Evaluation,
+    refined: Evaluation,
+    alpha: float = 0.05,
+    paired: bool = True,
+    fitness: Fitness = episode_return,
+    max_return_loss: float | None = None,
+    objective: str = "return",
+) -> Decision:
+    """
+    Accept the refined agent only if it is better on held-out seeds.
+
+    What holds: if the true mean of what is maximised is not higher than the original's, the original is kept with a
+    probability of at least ``1 - alpha`` (about ``1 - alpha / 2``, as the interval is two-sided), as long as nothing
+    was chosen on these seeds, this is the only look at them, and the test has seen how bad episodes of either agent can
+    be. The last is what no test can promise: a catastrophe so rare that it may not show in as many episodes (one that
+    happens on fewer than 3 in n) is not covered if it is worse than every episode of the test. The bound itself is a
+    conjecture that is not known to fail, see :func:`~sb3_refine.evaluation.statistics.mean_interval`;
+    ``benchmarks/acceptance.py`` measures it on real returns, and beside other tests where catastrophes are rare.
+
+    It is not promised that the agent is better on every seed, nor in another environment, nor that it fails less often:
+    only that no rise of the failure rate was significant at ``alpha``.
+
+    :param baseline: episodes of the original on held-out seeds
+    :param refined: episodes of the refined agent on the same seeds
+    :param alpha: level of significance
+    :param paired: whether the same seed means the same episode
+    :param fitness: what is maximised
+    :param max_return_loss: share of the original's mean return that may be lost where it is not what is maximised
+    :param objective: name of what is maximised
+    :return: the decision
+    """
+    difference = paired_difference(baseline, refined, alpha, paired, fitness)
+    interval = f"[{difference.ci_low:.4g}, {difference.ci_high:.4g}]"
+    figures = f"{difference.mean:+.4g} {interval} at {difference.confidence:.0%}"
+    what = "paired difference" if paired else "difference"
+    if objective != "return":
+        levels = (fmean(map(fitness, which.episodes)) for which in (baseline, refined))
+        figures = "{}, from {:.4g} to {:.4g}".format(figures, *levels)
+        what = f"{what} in {objective}"
+    veto = _veto(baseline, refined, alpha, paired, max_return_loss)
+    if difference.ci_low > 0 and veto is None:
+        return Decision(REFINED, f"better on held-out seeds: {what} {figures}", difference)
+    if difference.ci_low > 0:
+        return Decision(ORIGINAL, f"better: {what} {figures}, but {veto}; the original is kept", difference)
+    reason = f"{_verdict(difference, len(baseline.seeds))}: {what} {figures}; the original is kept"
+    return Decision(ORIGINAL, f"{reason}. {_advice(difference)}", difference)
+
+
+def _veto(
+    baseline: Evaluation, refined: Evaluation, alpha: float, paired: bool, max_return_loss: float | None
+) -> str | None:
+    """What speaks against an agent that is better in what is maximised."""
+    if failure_rise(baseline, refined, paired) < alpha:
+        return (
+            f"it fails more often: {baseline.failure_rate:.1%} before, {refined.failure_rate:.1%} after (where "
+            "episodes terminate on success, the environment has to say so, by is_success in its info)"
+        )
+    before, after = baseline.returns.mean(), refined.returns.mean()
+    if max_return_loss is not None and loses_too_much(before, after, max_return_loss):
+        at_most = f"{100 * max_return_loss:.4g}%"
+        return f"its return falls from {before:.4g} to {after:.4g}, more than {at_most} (max_return_loss)"
+    return None
+
+
+def loses_too_much(before: float, after: float, max_return_loss: float | None) -> bool:
+    """
+    :param before: mean return of the original
+    :param after: mean return of another agent
+    :param max_return_loss: share of the original's that may be lost; None for any
+    :return: whether more is lost
+    """
+    return max_return_loss is not None and before - after > max_return_loss * abs(before)
+
+
+def _verdict(difference: PairedDifference, n_seeds: int) -> str:
+    if difference.ci_low == difference.ci_high == 0:
+        return f"no different on any of the {n_seeds} held-out seeds"
+    return "worse on held-out seeds" if difference.ci_high < 0 else "not significantly better on held-out seeds"
+
+
+def _advice(difference: PairedDifference) -> str:
+    """What to try."""
+    if difference.ci_high < 0 or difference.mean < 0:
+        return "Try smaller steps and perturbations (learning_rate, delta_std), or more updates"
+    if difference.ci_low == difference.ci_high == 0:
+        return "The agent may be at its best already; if not, try larger perturbations (delta_std)"
+    return "Try more held-out episodes (n_eval_episodes), more updates, or another seed"
+
+
+def unchecked(reason: str) -> Decision:
+    """
+    :param reason: why there was no test
+    :return: a decision that claims nothing
+    """
+    return Decision(UNCHECKED, reason)

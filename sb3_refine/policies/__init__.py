@@ -1,0 +1,1 @@
+"""Policies for rollouts, and the parameter vector behind their actions."""

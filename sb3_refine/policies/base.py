@@ -1,0 +1,69 @@
+"""Deterministic policies for rollouts, whose searched parameters can be overwritten at the cost of a copy."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """
+    Run torch on one thread, as every worker does: on more, the bits of a larger layer depend on how many there are.
+    """
+    n_threads = th.get_num_threads()
+    th.set_num_threads(1)
+    try:
+        yield
+    finally:
+        th.set_num_threads(n_threads)
+
+
+class DeterministicPolicy(ABC):
+    """
+    Maps a raw observation to the deterministic action, under parameters that a search overwrites.
+
+    The action has the bits of ``model.predict`` for that single observation with torch on one thread.
+    """
+
+    _targets: list[tuple[np.ndarray, slice]]
+    """Flat float32 views of the searched tensors, and where in the vector each lies."""
+
+    @property
+    def n_parameters(self) -> int:
+        """Length of the vector."""
+        return sum(target.size for target, _ in self._targets)
+
+    @abstractmethod
+    def __call__(self, observation: Any) -> Any:
+        """
+        :param observation: one observation of the raw environment
+        :return: the maximum-likelihood action, as ``model.predict(..., deterministic=True)`` gives it for the
+            normalised observation
+        """
+
+    def begin_episode(self, env: gym.Env) -> None:  # noqa: B027
+        """
+        Told of every episode after its reset. Policies with a memory forget.
+
+        :param env: the raw environment
+        """
+
+    def set_parameters(self, mean: np.ndarray, direction: np.ndarray | None = None, scale: float = 0.0) -> None:
+        """
+        Write ``mean + scale * direction`` into the policy, in place.
+
+        :param mean: float32 vector of the searched parameters
+        :param direction: vector of the same shape, or None for the mean itself
+        :param scale: signed standard deviation
+        """
+        for target, where in self._targets:
+            if direction is None:
+                target[:] = mean[where]
+            else:
+                np.multiply(direction[where], np.float32(scale), out=target)
+                np.add(target, mean[where], out=target)

@@ -1,0 +1,115 @@
+"""Figures of agents side by side, as the terminal shows them."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from sb3_refine.evaluation.evaluation import Evaluation, PairedDifference
+from sb3_refine.rollouts.episode import Episode
+
+_ROUNDING = 1e-12  # of sums of floats
+
+_LABELS = {
+    "mean_return": "mean return",
+    "std_return": "std",
+    "median_return": "median",
+    "min_return": "min",
+    "cvar10_return": "worst tenth (CVaR10)",
+    "mean_length": "mean length",
+}
+
+_MEASURE_LABELS = {  # the first in half ranges, see sb3_refine.rollouts.metrics
+    "action_change": "action change a step",
+    "action_jerk": "action jerk",
+    "high_frequency_share": "high-frequency share of actions",
+    "mesh_dimension": "mesh dimension",
+}
+
+
+def plain_table(*headers: str) -> Table:
+    """
+    :param headers: of the columns
+    :return: a table that breaks lines where there is too little room; nothing is ever cut off
+    """
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for i, header in enumerate(headers):
+        table.add_column(header, justify="left" if i == 0 or not header else "right", overflow="fold")
+    return table
+
+
+def figures_table(
+    evaluations: Mapping[str, Evaluation], more: Callable[[Sequence[Episode]], dict[str, float]] = lambda episodes: {}
+) -> Table:
+    """
+    :param evaluations: by the name of the agent
+    :param more: further figures of the episodes of an agent, by their label
+    :return: rows are figures, columns agents
+    """
+    table = plain_table("", *evaluations)
+    columns = [
+        _column(evaluation) | {label: number_text(value) for label, value in more(evaluation.episodes).items()}
+        for evaluation in evaluations.values()
+    ]
+    for label in dict.fromkeys(label for column in columns for label in column):
+        table.add_row(label, *(column.get(label, "") for column in columns))
+    return table
+
+
+def _column(evaluation: Evaluation) -> dict[str, str]:
+    """The figures of one agent, by their label."""
+    s = evaluation.summary()
+    column = {label: number_text(s[name]) for name, label in _LABELS.items()}
+    n_failed = sum(episode.failed for episode in evaluation.episodes)
+    column["failures"] = f"{n_failed} of {s['n_episodes']}"
+    column["failure rate (95%)"] = rate_text(s, "failure_rate")
+    if "success_rate" in s:
+        column["success rate (95%)"] = rate_text(s, "success_rate")
+    column |= {label: f"{s[name]:.4f}" for name, label in _MEASURE_LABELS.items() if name in s}
+    n_moving = s.get("mesh_dimension_episodes", s["n_episodes"])
+    if n_moving < s["n_episodes"]:
+        value = column.get("mesh dimension", "no motion to measure")
+        column["mesh dimension"] = f"{value} ({n_moving} of {s['n_episodes']} episodes)"
+    return column
+
+
+def number_text(value: float, sign: str = "") -> str:
+    """
+    :param value: any number
+    :param sign: ``"+"`` to have it also where the number is positive
+    :return: to two digits after the point, or to three significant ones where that says too little
+    """
+    return f"{value:{sign}.3g}" if _ROUNDING < abs(value) < 0.1 else f"{value:{sign}.2f}"
+
+
+def rate_text(summary: dict[str, Any], name: str) -> str:
+    """
+    :param summary: of an evaluation
+    :param name: of a rate in it
+    :return: the rate and its interval, in per cent
+    """
+    low, high = summary[f"{name}_ci"]
+    return f"{summary[name]:.1%} ({100 * low:.1f}, {100 * high:.1f})"
+
+
+def better_text(p_better: float, paired: bool) -> str:
+    """
+    :param p_better: see :class:`~sb3_refine.evaluation.evaluation.PairedDifference`
+    :param paired: see there
+    :return: how often the one is better than the other
+    """
+    where = "on a seed" if paired else "in a pair of episodes"
+    return f"better {where}: {p_better:.1%}, ties counting half"
+
+
+def difference_text(difference: PairedDifference) -> str:
+    """
+    :param difference: of two agents
+    :return: the difference and its interval, if it has one
+    """
+    if difference.ci_low == -math.inf:
+        return number_text(difference.mean, "+")
+    low, high = map(number_text, (difference.ci_low, difference.ci_high))
+    return f"{number_text(difference.mean, '+')} ({low}, {high})"

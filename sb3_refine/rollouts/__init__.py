@@ -1,0 +1,1 @@
+"""Episodes: running, recording and measuring them, and whether they can be repeated."""

@@ -1,0 +1,265 @@
+"""
+Same policy, same seed, same episode: what breaks it in which environment, and the probe that finds out.
+
+Common random numbers, paired tests, replaced workers and resumed runs all rest on it.
+"""
+
+import hashlib
+import logging
+import math
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from sb3_refine.envs.accelerators import accelerate
+from sb3_refine.envs.spec import EnvRecipe
+from sb3_refine.envs.wrappers import true_return_of
+from sb3_refine.errors import EpisodeError, told_of_episode
+from sb3_refine.optimizers.candidates import direction
+from sb3_refine.policies.base import DeterministicPolicy, one_thread
+from sb3_refine.rollouts.rollout import rollout
+from sb3_refine.seeding import globals_restored, seed_globals
+
+logger = logging.getLogger(__name__)
+
+_MAX_STEPS = 300  # of a probing episode
+_LONGEST_ALARM = 1e6  # seconds
+_FAR_AWAY = (1e3, 1e3, 1e3)
+
+
+def _new_box2d_world(env: gym.Env) -> None:
+    """BipedalWalker keeps its ``b2World``, whose warm-started contacts reach into the next episode."""
+    import Box2D
+
+    walker: Any = env.unwrapped
+    walker._destroy()
+    walker.world = Box2D.b2World()
+    walker.terrain = []
+
+
+def _forget_contacts(env: gym.Env) -> None:
+    """Bullet keeps cached contact points through a reset: tear all bodies apart once, so that none touch."""
+    client = env.unwrapped.sim.physics_client  # type: ignore[attr-defined]
+    bodies = [client.getBodyUniqueId(i) for i in range(client.getNumBodies())]
+    poses = [client.getBasePositionAndOrientation(body) for body in bodies]
+    for i, (body, (_, orientation)) in enumerate(zip(bodies, poses, strict=True)):
+        client.resetBasePositionAndOrientation(body, np.multiply(_FAR_AWAY, i + 1), orientation)
+    client.performCollisionDetection()
+    for body, (position, orientation) in zip(bodies, poses, strict=True):
+        client.resetBasePositionAndOrientation(body, position, orientation)
+
+
+BEFORE_RESET: dict[str, Callable[[gym.Env], None]] = {
+    "new Box2D world": _new_box2d_world,
+    "forget contacts": _forget_contacts,
+}
+"""Remedies: what to do before each reset so that the episode does not depend on those before it."""
+
+FRESH_ENV = "fresh env"
+"""The remedy of last resort: build the environment anew for each episode."""
+
+_FAMILIES = {
+    r"BipedalWalker(Hardcore)?-v\d+": "new Box2D world",
+    r"Panda(Push|Slide|PickAndPlace|Flip).*-v\d+": "forget contacts",
+    r"PandaStack.*-v\d+": FRESH_ENV,  # its overlapping pairs keep an order of their own, which shows now and then
+}
+
+
+@dataclass(frozen=True)
+class Reproducibility:
+    """
+    What the probe found.
+
+    :param recipe: the recipe with the remedy and the accelerator that it needs
+    :param seeded: whether the seed decides the episode; if not, seeds cannot be paired
+    :param replays: whether, without heeding a seed, every new environment begins with the same random numbers
+    """
+
+    recipe: EnvRecipe
+    seeded: bool
+    replays: bool = False
+
+
+class Episodes:
+    """
+    Prepares an environment for episode after episode, with the recipe's remedy.
+
+    :param recipe: builds the environment
+    """
+
+    def __init__(self, recipe: EnvRecipe):
+        self._recipe = recipe
+        self._env: gym.Env | None = recipe.build()
+
+    def next_env(self, seed: int) -> gym.Env:
+        """
+        :param seed: of the next episode; for environments that draw from the generators of the process, too
+        :return: the environment, fit to be reset for it
+        """
+        seed_globals(seed)
+        if self._recipe.remedy == FRESH_ENV:
+            self.close()
+        if self._env is None:
+            self._env = self._recipe.build()
+        hook = BEFORE_RESET.get(self._recipe.remedy or "")
+        if hook is not None:
+            hook(self._env)
+        return self._env
+
+    def close(self) -> None:
+        """Close the environment."""
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+
+@contextmanager
+def _at_most(seconds: float, what: str) -> Iterator[None]:
+    """The probe runs in the caller's process: where that has alarms, they end what hangs."""
+    has_alarms = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    if not has_alarms or seconds > _LONGEST_ALARM:
+        yield
+        return
+
+    def give_up(*_: Any) -> None:
+        raise EpisodeError(f"{what} hung (longer than episode_timeout, {seconds:g} s)")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    start = time.monotonic()
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        if left > 0:  # the caller's own alarm
+            signal.setitimer(signal.ITIMER_REAL, max(1e-3, left - (time.monotonic() - start)), interval)
+
+
+def probe(
+    recipe: EnvRecipe,
+    policy: DeterministicPolicy,
+    mean: np.ndarray,
+    accelerator: bool = True,
+    episode_timeout: float = 600.0,
+) -> Reproducibility:
+    """
+    Find out how to make an environment reproducible, and whether an accelerator may be used on it.
+
+    One seed is run by one policy before and after an episode of another policy, and again in a fresh environment. Where
+    the three differ, the family's remedy, or else a fresh environment for each episode, is tried. The latter also makes
+    a stream of random numbers start anew that heeds no seed: there, another seed has to give another episode, or a
+    second reset the same one.
+
+    :param recipe: builds the environment
+    :param policy: any policy for it
+    :param mean: parameters for the policy
+    :param accelerator: whether to look for an accelerator at all
+    :param episode_timeout: seconds after which an episode is given up as hanging
+    :return: the recipe to use from now on, and whether the environment heeds its seed
+    :raises EpisodeError: when an episode fails or hangs
+    """
+    run = partial(_fingerprints, policy=policy, mean=mean, episode_timeout=episode_timeout)
+    family = next((remedy for pattern, remedy in _FAMILIES.items() if re.fullmatch(pattern, recipe.env_id or "")), None)
+    with one_thread(), globals_restored():
+        for remedy in (family, FRESH_ENV):
+            candidate = replace(recipe, remedy=remedy)
+            if _is_history_free(candidate, run):
+                if remedy is not None:
+                    logger.info("episodes are made reproducible by: %s", remedy)
+                return Reproducibility(_accelerated(candidate, run) if accelerator else candidate, seeded=True)
+        replays = run(candidate, [(0.0, 1)]) == run(candidate, [(0.0, 1)])
+    logger.warning(
+        "the environment ignores its seed: the same seed gives other episodes, so seeds cannot be paired; "
+        "the comparison will be unpaired%s",
+        ", and run on one worker, as every new environment begins with the same random numbers" if replays else "",
+    )
+    return Reproducibility(recipe, seeded=False, replays=replays)
+
+
+def _accelerated(recipe: EnvRecipe, run: Callable[..., list[str]]) -> EnvRecipe:
+    """The recipe with its accelerator, if one fits and gives the bits of the stock step."""
+    env = recipe.build()
+    name = accelerate(env)
+    env.close()
+    if name is None:
+        return recipe
+    fast = replace(recipe, accelerated=True)
+    plan = [(scale, seed) for scale in (0.0, 0.02, 0.1) for seed in (1, 2)]
+    if run(fast, plan) != run(recipe, plan):
+        logger.warning("stock step: the accelerator %r differs from it on this machine", name)
+        return recipe
+    logger.info("accelerated step (%s): bit-identical to the stock one in %d episodes", name, len(plan))
+    return fast
+
+
+def _is_history_free(recipe: EnvRecipe, run: Callable[..., list[str]]) -> bool:
+    first, _, again = run(recipe, [(0.0, 1), (0.1, 2), (0.0, 1)])
+    (fresh,) = run(recipe, [(0.0, 1)])
+    if not first == again == fresh:
+        return False
+    if recipe.remedy != FRESH_ENV or run(recipe, [(0.0, 2)]) != [fresh]:
+        return True
+    return run(recipe, [(0.0, 1)], n_resets=2) == [fresh]  # nothing is random
+
+
+def _fingerprints(
+    recipe: EnvRecipe,
+    plan: Sequence[tuple[float, int]],
+    policy: DeterministicPolicy,
+    mean: np.ndarray,
+    episode_timeout: float,
+    n_resets: int = 1,
+) -> list[str]:
+    """Run episodes (scale of the perturbation, seed) in one environment; hash the observations and rewards of each."""
+    episodes, found = Episodes(recipe), []
+    delta = direction(0, 0, 0, mean.size)
+    try:
+        for scale, seed in plan:
+            policy.set_parameters(mean, delta, scale)
+            what = f"the episode with seed {seed} that probes the environment"
+            with told_of_episode(what), _at_most(episode_timeout, what):
+                hashing = _Hashing(episodes.next_env(seed))
+                for _ in range(n_resets - 1):
+                    hashing.env.reset(seed=seed)
+                rollout(policy, hashing, seed)
+            found.append(hashing.digest.hexdigest())
+    finally:
+        episodes.close()
+    return found
+
+
+class _Hashing(gym.Wrapper):
+    """Hashes the observations and rewards of one episode, or of its first steps."""
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        self.digest = hashlib.sha256()
+        self._n_steps = 0
+        # a wrapper that ends episodes early may swallow the next reset
+        self._max_steps = _MAX_STEPS if true_return_of(env) is None else math.inf
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(**kwargs)
+        self._add(observation)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.digest.update(np.float64(reward).tobytes())
+        self._add(observation)
+        self._n_steps += 1
+        return observation, reward, terminated, truncated or self._n_steps >= self._max_steps, info
+
+    def _add(self, observation: Any) -> None:
+        for part in observation.values() if isinstance(observation, dict) else (observation,):
+            self.digest.update(np.ascontiguousarray(part).tobytes())

@@ -1,0 +1,116 @@
+"""One deterministic episode."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from sb3_refine.envs.families import is_failure
+from sb3_refine.envs.observations import Normalisation
+from sb3_refine.envs.wrappers import true_return_of
+from sb3_refine.errors import EpisodeError, RefineError
+from sb3_refine.policies.base import DeterministicPolicy
+from sb3_refine.rollouts.episode import Episode
+from sb3_refine.rollouts.metrics import Measure
+from sb3_refine.rollouts.recording import Recording
+
+_MAX_CUTS = 1000  # of one episode by wrappers; games have a few lives
+
+
+def rollout(policy: DeterministicPolicy, env: gym.Env, seed: int) -> Episode:
+    """
+    Run one episode from a seeded reset until it terminates or is truncated.
+
+    :param policy: maps an observation of ``env`` to the deterministic (maximum-likelihood) action
+    :param env: the raw environment: no ``VecEnv``, no ``Monitor``
+    :param seed: passed to ``env.reset``
+    :return: the episode's return, length and end
+    :raises RefineError: when wrappers end the episode again and again, and the environment itself never does
+    """
+    observation, _ = env.reset(seed=seed)
+    policy.begin_episode(env)
+    zero, true_return = _zero(observation, env.observation_space), true_return_of(env)
+    episode_return, length, n_cuts, done = 0.0, 0, 0, False
+    with np.errstate(invalid="ignore"):  # 0 times infinity
+        episode_return += float(zero(observation))
+        try:
+            while not done:
+                while not done:
+                    observation, reward, terminated, truncated, info = env.step(policy(observation))
+                    episode_return += float(reward) + float(zero(observation))
+                    length += 1
+                    done = terminated or truncated
+                if true_return is not None and not true_return.has_ended:  # a wrapper ended it: when a life is lost
+                    n_cuts += 1
+                    _check_cuts(n_cuts, env)
+                    observation, _ = env.reset()
+                    policy.begin_episode(env)
+                    done = False
+        except (RefineError, EpisodeError):
+            raise
+        except Exception:
+            if math.isfinite(episode_return):
+                raise
+            return Episode(math.nan, length, False)  # choked on what came of its own NaN
+    if true_return is not None and math.isfinite(episode_return):
+        episode_return, reward = true_return.episode_return, true_return.last_reward
+    if not math.isfinite(episode_return):
+        episode_return = math.nan
+    failed = bool(terminated) and is_failure(env.spec.id if env.spec else None, float(reward), info)
+    success = bool(info["is_success"]) if "is_success" in info else None
+    return Episode(episode_return, length, failed, success)
+
+
+def measured_rollout(
+    policy: DeterministicPolicy,
+    env: gym.Env,
+    seed: int,
+    measures: Mapping[str, Measure],
+    normalisation: Normalisation | None,
+) -> Episode:
+    """
+    Run one episode as :func:`rollout` does, and keep its trajectory for as long as it takes to measure it.
+
+    :param policy: see :func:`rollout`
+    :param env: see :func:`rollout`
+    :param seed: see :func:`rollout`
+    :param measures: what to compute from the trajectory, by name
+    :param normalisation: of the observations, or None
+    :return: the episode, with ``measures`` unless it is invalid
+    """
+    recording = Recording(env)
+    episode = rollout(policy, recording, seed)
+    if math.isnan(episode.episode_return):
+        return episode
+    trajectory = recording.trajectory(episode.failed, normalisation)
+    return episode._replace(measures={name: _plain(measure(trajectory)) for name, measure in measures.items()})
+
+
+def _check_cuts(n_cuts: int, env: gym.Env) -> None:
+    if n_cuts > _MAX_CUTS:
+        raise RefineError(
+            f"env_wrapper: a wrapper has ended an episode {_MAX_CUTS} times, and the environment itself never did: "
+            f"set the time limit with env_kwargs (--env-kwargs max_episode_steps:N), not by a wrapper ({env})"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """numpy's single numbers as Python's, which checkpoints can hold."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _zero(observation: Any, space: spaces.Space) -> Callable[[Any], Any]:
+    """A function that is 0 for finite observations and NaN for all others: 0 times NaN or infinity is NaN."""
+    if isinstance(observation, dict):
+        assert isinstance(space, spaces.Dict)
+        parts = {key: _zero(observation[key], part) for key, part in space.spaces.items()}
+        return lambda observation: sum(part(observation[key]) for key, part in parts.items())
+    values = np.asarray(observation)
+    if values.dtype.kind != "f" and np.dtype(space.dtype).kind != "f":  # integers hold neither
+        return lambda observation: 0.0
+    zeros = np.zeros(values.shape, dtype=values.dtype if values.dtype.kind == "f" else np.float64)
+    return zeros.dot if values.ndim == 1 else partial(np.vdot, zeros)

@@ -1,0 +1,1 @@
+"""The state of a search, its checkpoints and callbacks."""

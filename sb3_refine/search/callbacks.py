@@ -1,0 +1,58 @@
+"""Stable-Baselines3's callbacks on a refiner: a model lent to them as they know it from training."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
+
+from sb3_refine.agents.agent import Agent
+from sb3_refine.envs.normalisation import Normalised
+
+
+def as_callback(callback: MaybeCallback) -> BaseCallback:
+    """
+    :param callback: a callback, a list of them, a function, or None
+    :return: one callback
+    """
+    if isinstance(callback, list) or callback is None:
+        return CallbackList(callback or [])
+    return callback if isinstance(callback, BaseCallback) else ConvertCallback(callback)
+
+
+@contextmanager
+def lent(agent: Agent, logger: Logger, with_env: bool) -> Iterator[None]:
+    """
+    Lend an agent's model to callbacks: with our logger, our count of time steps, and an environment, which it has no
+    longer afterwards.
+
+    :param agent: whose model
+    :param logger: of the search
+    :param with_env: whether callbacks will look for an environment (``training_env``), as those that evaluate do
+    """
+    model = agent.model
+    names = ("_logger", "_custom_logger", "num_timesteps", "env", "_vec_normalize_env")
+    own = {name: vars(model)[name] for name in names if name in vars(model)}
+    env = _training_env(agent) if with_env and model.get_env() is None else None
+    try:
+        model.set_logger(logger)
+        if env is not None:
+            model.env, model._vec_normalize_env = env, unwrap_vec_normalize(env)
+        yield
+    finally:
+        if env is not None:
+            env.close()
+        for name in names:
+            vars(model).pop(name, None)
+        vars(model).update(own)
+
+
+def _training_env(agent: Agent) -> VecEnv:
+    """The agent's environment with its statistics, frozen, for what callbacks ask of it."""
+    env: VecEnv = DummyVecEnv([agent.recipe.build])
+    if agent.statistics is not None:
+        env = Normalised(agent.statistics)(env)
+    return BaseAlgorithm._wrap_env(env, verbose=0)

@@ -1,0 +1,175 @@
+"""The state of a search."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sb3_refine.errors import EpisodeError
+from sb3_refine.evaluation.evaluation import Evaluation
+from sb3_refine.evaluation.selection import Iterate, distinct
+from sb3_refine.evaluators import Evaluator
+from sb3_refine.optimizers import Optimizer
+from sb3_refine.rollouts.episode import Episode
+
+N_MILESTONES = 6  # parts of a search, each of which offers its best iterate
+MAX_INVALID_SHARE = 0.2  # of all episodes; more, and the search is not worth going on with
+
+
+class Update(NamedTuple):
+    """
+    One update of a search, by the episodes of its population.
+
+    :param update: number of updates done with it
+    :param rollouts: episodes so far, those on validation seeds included
+    :param env_steps: their environment steps
+    :param mean_return: of the population; NaN is left out
+    :param std_return: of the population
+    :param min_return: of the population
+    :param max_return: of the population
+    :param mean_fitness: of the population
+    :param failure_rate: of the population
+    """
+
+    update: int
+    rollouts: int
+    env_steps: int
+    mean_return: float
+    std_return: float
+    min_return: float
+    max_return: float
+    mean_fitness: float
+    failure_rate: float
+
+
+@dataclass
+class SearchState:
+    """
+    All that changes during a search.
+
+    :param optimizer: has the current mean
+    :param start: parameters that the search started from
+    :param baseline: the original on validation seeds, once evaluated
+    :param average: running average of the iterates, later ones weighing more
+    :param milestones: of each part of the search, the iterate that its population did best around: mean fitness of the
+        population, number of updates, parameters
+    :param history: what each update came to
+    :param run_number: number of searches that the refiner has done before
+    """
+
+    optimizer: Optimizer
+    start: np.ndarray
+    baseline: Evaluation | None = None
+    average: np.ndarray = field(default_factory=lambda: np.empty(0))
+    milestones: dict[int, tuple[float, int, np.ndarray]] = field(default_factory=dict)
+    history: list[Update] = field(default_factory=list)
+    run_number: int = 0
+    n_episodes: int = 0
+    n_env_steps: int = 0
+    n_invalid: int = 0
+    _started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def n_updates(self) -> int:
+        """Updates done."""
+        return self.optimizer.n_updates_done
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds spent, those before a resume included."""
+        return time.perf_counter() - self._started
+
+    @property
+    def best(self) -> tuple[int, np.ndarray]:
+        """The iterate that its population did best around: number of updates, parameters."""
+        if not self.milestones:
+            return 0, self.start
+        _, update, vector = max(self.milestones.values(), key=lambda milestone: milestone[0])
+        return update, vector
+
+    @property
+    def iterates(self) -> list[Iterate]:
+        """What a search has to offer: the last iterate, the running average, and the best of each part."""
+        found = [Iterate("last iterate", self.n_updates, self.optimizer.mean)]
+        if self.average.size:
+            found.append(Iterate("running average", self.n_updates, self.average.astype(np.float32)))
+        milestones = [Iterate(f"iterate {u}", u, vector) for _, u, vector in self.milestones.values() if u > 0]
+        return distinct([*found, *milestones])
+
+    def count(self, evaluator: Evaluator) -> None:
+        """:param evaluator: has the counts of all episodes so far"""
+        self.n_episodes, self.n_env_steps = evaluator.n_episodes, evaluator.n_env_steps
+
+    def record(self, mean: np.ndarray, episodes: list[Episode], fitness: np.ndarray) -> None:
+        """
+        Note an update. The mean fitness of the population around an iterate says how good it is, at no further cost.
+
+        :param mean: the iterate that the episodes were perturbations of; the optimizer has moved on from it
+        :param episodes: of its population
+        :param fitness: of each
+        :raises EpisodeError: when too many episodes returned NaN
+        """
+        returns = np.array([episode.episode_return for episode in episodes])
+        self.n_invalid += int(np.isnan(fitness).sum())
+        if self.n_invalid > MAX_INVALID_SHARE * self.n_episodes or np.isnan(fitness).all():
+            whose = "rewards or observations; fix the environment" if np.isnan(returns).any() else "fitness; fix it"
+            many = f"{self.n_invalid} of {self.n_episodes} episodes"
+            raise EpisodeError(f"{many} had NaN or infinite {whose}, or perturb less (delta_std)")
+        score, before = float(np.nanmean(fitness)), self.n_updates - 1
+        part = N_MILESTONES * before // self.optimizer.n_updates
+        if part not in self.milestones or score > self.milestones[part][0]:
+            self.milestones[part] = score, before, mean.copy()
+        self._average()
+        returns = returns[np.isfinite(returns)]
+        self.history.append(
+            Update(
+                update=self.n_updates,
+                rollouts=self.n_episodes,
+                env_steps=self.n_env_steps,
+                mean_return=float(returns.mean()),
+                std_return=float(returns.std()),
+                min_return=float(returns.min()),
+                max_return=float(returns.max()),
+                mean_fitness=score,
+                failure_rate=float(np.mean([episode.failed for episode in episodes])),
+            )
+        )
+
+    def _average(self) -> None:
+        """Polynomial-decay averaging, each iterate weighing as its number (Shamir and Zhang, 2013, eta = 1)."""
+        if not self.average.size:
+            self.average = self.optimizer.mean.astype(np.float64)
+        self.average += 2 / (self.n_updates + 1) * (self.optimizer.mean - self.average)
+
+    def state_dict(self) -> dict[str, Any]:
+        """:return: a copy of everything, in types that :func:`read_checkpoint` reads"""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "start": self.start.copy(),
+            "average": self.average.copy(),
+            "milestones": {str(part): dict(enumerate(milestone)) for part, milestone in self.milestones.items()},
+            "history": np.array(self.history, dtype=np.float64).reshape(-1, len(Update._fields)),
+            "run_number": self.run_number,
+            "n_episodes": self.n_episodes,
+            "n_env_steps": self.n_env_steps,
+            "n_invalid": self.n_invalid,
+            "elapsed": self.elapsed,
+            "baseline": None if self.baseline is None else _plain_evaluation(self.baseline),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """:param state: what :meth:`state_dict` gave"""
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in ("start", "average", "run_number", "n_episodes", "n_env_steps", "n_invalid"):
+            setattr(self, name, state[name])
+        self.milestones = {int(part): (m[0], m[1], m[2]) for part, m in state["milestones"].items()}
+        self.history = [Update(*map(int, update[:3]), *map(float, update[3:])) for update in state["history"]]
+        self._started = time.perf_counter() - state["elapsed"]
+        if state["baseline"] is not None:
+            seeds, episodes = state["baseline"]
+            self.baseline = Evaluation(tuple(seeds), tuple(Episode(*episode) for episode in episodes))
+
+
+def _plain_evaluation(evaluation: Evaluation) -> tuple[list[int], list[list[Any]]]:
+    return list(evaluation.seeds), [list(episode) for episode in evaluation.episodes]
