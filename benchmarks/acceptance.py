@@ -21,7 +21,6 @@ python benchmarks/acceptance.py --catastrophes --json benchmarks/results/catastr
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,10 +31,10 @@ from scipy import stats
 
 from sb3_refine import Refiner, load_agent
 from sb3_refine.evaluation.acceptance import REFINED, decide
-from sb3_refine.evaluation.comparison import evaluate
 from sb3_refine.evaluation.evaluation import Evaluation
 from sb3_refine.evaluation.statistics import wilson_interval
-from sb3_refine.optimizers.candidates import direction
+from sb3_refine.evaluation.target import EvaluationTarget
+from sb3_refine.optimizers.noise_table import direction, noise_key
 from sb3_refine.rollouts.episode import Episode
 
 RETURNS = Path(__file__).parent / "results" / "returns.json"
@@ -73,16 +72,14 @@ def record(options: Any) -> None:
         refiner = Refiner(load_agent(algo, env, options.agents), acceptance=False)
         theta = refiner.parameters.get_vector()
         searched = refiner.learn(n_updates).parameters.get_vector()
-        delta, seeds = direction(99, 0, 0, theta.size), refiner.seeds.take("test", N_RECORDED)
-        assert refiner._contestant is not None
+        delta, seeds = direction(99, noise_key(99, 0, 0), theta.size), refiner.seeds.take("test", N_RECORDED)
         variants = {"original": theta, "refined": searched}
         variants |= {"no effect": theta + np.float32(NO_EFFECT) * delta, "worse": theta + np.float32(WORSE) * delta}
-        recorded[f"{algo} {env}"] = {
-            name: evaluate(replace(refiner._contestant, vector=vector), seeds, (), n_workers=2)
-            .returns.round(6)
-            .tolist()
-            for name, vector in track(variants.items(), description=f"{algo} {env}")
-        }
+        with refiner.evaluator() as evaluator:
+            recorded[f"{algo} {env}"] = {
+                name: EvaluationTarget(evaluator, theta).run(seeds).returns.round(6).tolist()
+                for name, theta in track(variants.items(), description=f"{algo} {env}")
+            }
     RETURNS.write_text(json.dumps(recorded) + "\n")
 
 

@@ -35,11 +35,11 @@ from sb3_refine import Refiner, load_agent
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluators import ProcessEvaluator, RolloutTask
-from sb3_refine.optimizers.candidates import Candidate
+from sb3_refine.optimizers import NoisePopulation
 from sb3_refine.rollouts.episode import Episode
 
-CANDIDATES = [Candidate(0, pair, sign * 0.02) for pair in range(6) for sign in (1, -1)]
-SEEDS = [10 + candidate.pair for candidate in CANDIDATES]
+KEYS, SIGNS = [1000 * (number // 2) for number in range(12)], [1.0, -1.0] * 6
+SEEDS = [10 + number // 2 for number in range(12)]
 EPISODE_TIMEOUT = 4.0
 TAG = "SB3_REFINE_FAULTS"
 
@@ -78,7 +78,8 @@ class Pool:
 
     def __init__(self, options: Any):
         refiner = Refiner(load_agent("ddpg", "HopperBulletEnv-v0", options.agents))
-        self.task, self.mean = refiner._make_task(), refiner.parameters.get_vector()
+        self.task, theta = refiner.make_task(), refiner.parameters.get_vector()
+        self.population = NoisePopulation(theta, 0.02, KEYS, SIGNS, seed=0)
         self.expected = self.run(self.task)
 
     def run(self, task: RolloutTask, disturb: Callable[[ProcessEvaluator], None] | None = None) -> list[Episode]:
@@ -86,9 +87,9 @@ class Pool:
             if disturb is not None:
                 threading.Thread(target=disturb, args=(evaluator,), daemon=True).start()
             start = time.perf_counter()
-            episodes = evaluator.evaluate(self.mean, CANDIDATES, SEEDS)
+            episodes = evaluator.evaluate(self.population, [[seed] for seed in SEEDS])
             self.duration = time.perf_counter() - start
-            return episodes
+            return [episode for (episode,) in episodes]
 
     def faulty(self, fault: str, marker: Path | None = None) -> RolloutTask:
         i = random.randrange(len(SEEDS))

@@ -18,8 +18,8 @@ import torch as th
 from common import parser, show, write
 
 from sb3_refine import Refiner, load_agent
-from sb3_refine.evaluators.base import RolloutWorker
-from sb3_refine.optimizers.candidates import Candidate
+from sb3_refine.evaluators import Batch, RolloutWorker
+from sb3_refine.optimizers import ExplicitPopulation
 from sb3_refine.rollouts.mesh_dimension import MeshDimension, mesh_dimension
 
 ROWS = [
@@ -49,7 +49,7 @@ def plain_mesh_size(observations: np.ndarray, box: float) -> int:
 
 
 def plain_mesh_dimension(observations: np.ndarray) -> MeshDimension:
-    """The published definition: https://arxiv.org/abs/2109.04604, section IV, with the constants of its code."""
+    """The published definition: https://arxiv.org/abs/2109.05604, section IV, with the constants of its code."""
     boxes, sizes = [1.0], [plain_mesh_size(observations, 1.0)]
     while sizes[0] < len(observations) and boxes[0] > 1e-9:
         boxes.insert(0, boxes[0] / 1.2)
@@ -77,9 +77,9 @@ def milliseconds(run: Callable[[], Any]) -> float:
 
 def compare(algo: str, env: str, options: Any) -> dict[str, Any]:
     refiner = Refiner(load_agent(algo, env, options.agents), backend="serial")
-    task, theta = refiner._make_task(), refiner.parameters.get_vector()
-    worker, unperturbed = RolloutWorker(task), Candidate(0, 0, 0.0)
-    trajectory = worker.run(theta, unperturbed, options.seed, measures=["trajectory"]).measures["trajectory"]
+    population = ExplicitPopulation([refiner.parameters.get_vector()])
+    worker, job = RolloutWorker(refiner.make_task()), (0, options.seed)
+    trajectory = worker.run(Batch(population, ("trajectory",)), job).measures["trajectory"]
     observations = trajectory.seen
     ours, plain = mesh_dimension(observations), plain_mesh_dimension(observations)
     is_clean = len(observations) > 5 and int(plain.mesh_sizes[0]) == len(observations)
@@ -89,7 +89,7 @@ def compare(algo: str, env: str, options: Any) -> dict[str, Any]:
     for _ in range(options.rounds):
         times["plain_ms"].append(milliseconds(lambda: plain_mesh_dimension(observations)))
         times["ours_ms"] += [milliseconds(lambda: mesh_dimension(observations)) for _ in range(10)]
-        times["rollout_ms"].append(milliseconds(lambda: worker.run(theta, unperturbed, options.seed)))
+        times["rollout_ms"].append(milliseconds(lambda: worker.run(Batch(population), job)))
     worker.close()
     result = {name: statistics.median(values) for name, values in times.items()}
     return {

@@ -24,11 +24,12 @@ import numpy as np
 from common import circumstances, parser, show
 
 from sb3_refine import Refiner, load_agent
-from sb3_refine.evaluation.comparison import Contestant, evaluate
 from sb3_refine.evaluation.evaluation import Evaluation, paired_difference
 from sb3_refine.evaluation.robustness import BOTH, end_effector_jerk, motion_of
+from sb3_refine.evaluation.target import EvaluationTarget
+from sb3_refine.evaluators import ProcessEvaluator
 from sb3_refine.files import as_json
-from sb3_refine.refiner import PRESETS
+from sb3_refine.optimizers import ARS
 from sb3_refine.reporting.plots import end_effector
 from sb3_refine.rollouts.episode import Trajectory
 from sb3_refine.rollouts.mesh_dimension import mesh_dimension
@@ -153,7 +154,7 @@ ROWS = (
 
 def with_the_papers_budget(row: Row) -> Row:
     """:return: the row with the paper's settings, and ten times the rollouts"""
-    settings = dict(PRESETS["paper"])
+    settings = dict(ARS.presets["paper"])
     return replace(row, n_updates=settings.pop("n_updates"), settings=settings, budget=None)
 
 
@@ -168,7 +169,7 @@ def speed(trajectory: Trajectory) -> float:
     return float(trajectory.observations[1:, 3].mean() / 0.3)
 
 
-MEASURES: dict[str, dict[str, Callable[[Trajectory], Any]]] = {
+METRICS: dict[str, dict[str, Callable[[Trajectory], Any]]] = {
     "mesh": {"dimension": dimension, "speed": speed},
     "panda": {"jerk": end_effector_jerk},
     "smooth": {"speed": speed},
@@ -183,10 +184,14 @@ def run(row: Row, options: Any) -> dict[str, Any]:
         agent, objective=row.objective, n_workers=options.n_workers, n_eval_episodes=n_episodes, **row.settings
     ).learn(options.n_updates or row.n_updates)
     found = refiner.result
-    assert found is not None and found.baseline is not None and refiner.contestants is not None
-    before, after = (measured(who, row, options) for who in refiner.contestants)
-    if row.group == "panda" and options.figure:
-        draw(refiner.contestants, before, after, options.figure)
+    assert found is not None and found.baseline is not None and refiner.tested is not None
+    task, metrics = refiner.make_task(), METRICS[row.group]
+    seeds = EpisodeSeeds(FRESH).take("test", n_episodes)
+    with ProcessEvaluator(replace(task, metrics={**task.metrics, **metrics}), refiner.n_workers) as evaluator:
+        targets = [EvaluationTarget(evaluator, theta) for theta in refiner.tested]
+        before, after = (target.run(seeds, (*SMOOTHNESS, *metrics)) for target in targets)
+        if row.group == "panda" and options.figure:
+            draw(targets, before, after, options.figure)
     n_judged = len(found.baseline.episodes) + (len(found.refined.episodes) if found.refined else 0)
     result: dict[str, Any] = {
         "group": row.group,
@@ -207,18 +212,10 @@ def run(row: Row, options: Any) -> dict[str, Any]:
     return result | {"checks": checks(row, result)}
 
 
-def measured(who: Contestant, row: Row, options: Any) -> Evaluation:
-    """:return: fresh episodes of a policy"""
-    measures = MEASURES[row.group]
-    who = replace(who, task=replace(who.task, measures={**who.task.measures, **measures}))
-    seeds = EpisodeSeeds(FRESH).take("test", options.episodes or row.n_episodes)
-    return evaluate(who, seeds, (*SMOOTHNESS, *measures), n_workers=options.n_workers)
-
-
 def figures(evaluation: Evaluation, group: str) -> dict[str, Any]:
     """:return: what the table needs"""
     found = evaluation.summary()
-    for name in MEASURES[group]:
+    for name in METRICS[group]:
         values = np.array([episode.measures[name] for episode in evaluation.episodes])
         if name == "dimension":
             mean, std = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
@@ -253,13 +250,13 @@ def checks(row: Row, result: dict[str, Any]) -> dict[str, bool]:
     return found
 
 
-def draw(who: tuple[Contestant, Contestant], before: Evaluation, after: Evaluation, path: Path) -> None:
+def draw(targets: list[EvaluationTarget], before: Evaluation, after: Evaluation, path: Path) -> None:
     """The end effector on the seed on which the difference of the jerks is the median one."""
     differences = after.measure("jerk") - before.measure("jerk")
     seed = before.seeds[int(np.argsort(differences, kind="stable")[len(differences) // 2])]
-    episodes = [evaluate(one, [seed], ["trajectory"], backend="serial").episodes[0] for one in who]
+    episodes = [target.run([seed], ["trajectory"]).episodes[0] for target in targets]
     found = {name: episode.measures["trajectory"] for name, episode in zip(BOTH, episodes, strict=True)}
-    motion = motion_of(found, who[0].task.recipe.env_id)
+    motion = motion_of(found, targets[0].task.recipe.env_id)
     end_effector(path, motion["end_effector"], ("original", "refined"))
 
 

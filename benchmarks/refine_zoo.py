@@ -9,7 +9,7 @@ python benchmarks/refine_zoo.py --agents FOLDER --json benchmarks/results/refine
 
 import json
 import logging
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from rich.progress import track
 from sb3_refine import RefineError, Refiner, load_agent
 from sb3_refine.agents.sb3_models import ALGOS, HER
 from sb3_refine.errors import EpisodeError
-from sb3_refine.evaluation.comparison import evaluate
 from sb3_refine.evaluation.evaluation import paired_difference
+from sb3_refine.evaluation.target import EvaluationTarget
+from sb3_refine.rollouts.metrics import SMOOTHNESS
 from sb3_refine.seeding import EpisodeSeeds
 
 FRESH = 1_000_003  # the seed of the fresh seeds; that of the runs is 0
@@ -65,9 +66,9 @@ def refine(algo: str, env: str, exp_id: int, options: Any) -> dict[str, Any]:
 def confirm(refiner: Refiner, options: Any) -> dict[str, Any]:
     """:return: the original and the refined agent on fresh seeds"""
     seeds = EpisodeSeeds(FRESH).take("test", options.episodes)
-    assert refiner.tested is not None and refiner._contestant is not None
-    who = (replace(refiner._contestant, vector=vector) for vector in refiner.tested)
-    before, after = (evaluate(one, seeds, n_workers=options.n_workers) for one in who)
+    assert refiner.tested is not None
+    with refiner.evaluator() as evaluator:
+        before, after = (EvaluationTarget(evaluator, theta).run(seeds, SMOOTHNESS) for theta in refiner.tested)
     difference = paired_difference(before, after, paired=refiner.is_seeded)
     return {"baseline": before.summary(), "refined": after.summary(), "paired_difference": asdict(difference)}
 

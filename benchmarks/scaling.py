@@ -30,9 +30,8 @@ from stable_baselines3 import PPO
 
 from sb3_refine import Refiner, load_agent
 from sb3_refine.envs.spec import EnvRecipe
-from sb3_refine.evaluators import ProcessEvaluator
-from sb3_refine.evaluators.base import RolloutTask
-from sb3_refine.optimizers import ARS
+from sb3_refine.evaluators import ProcessEvaluator, RolloutTask
+from sb3_refine.optimizers import ARS, ExplicitPopulation
 
 
 def without_episodes(task: RolloutTask) -> RolloutTask:
@@ -44,31 +43,31 @@ def without_episodes(task: RolloutTask) -> RolloutTask:
 class Updates:
     """Updates of a search on a pool of workers."""
 
-    def __init__(self, task: RolloutTask, mean: np.ndarray, n_workers: int, n_delta: int):
+    def __init__(self, task: RolloutTask, theta: np.ndarray, n_workers: int, n_delta: int):
         start = time.perf_counter()
         self.evaluator = ProcessEvaluator(task, n_workers).__enter__()
         self.start_s = time.perf_counter() - start
-        self.optimizer = ARS(mean, seed=0, n_updates=1_000_000, n_delta=n_delta)  # the schedules stand still
-        self.mean = mean
+        self.optimizer = ARS(theta, seed=0, n_updates=1_000_000, n_delta=n_delta)  # the schedules stand still
+        self.theta = theta
 
     def time(self, update: int, perturbed: bool = True) -> float:
         """Wall time of one update, always around the original parameters; the same update is the same work."""
-        self.optimizer.load_state_dict({"mean": self.mean, "n_updates_done": update})
+        self.optimizer.load_state_dict({"theta": self.theta, "n_updates_done": update})
         start = time.perf_counter()
-        candidates = self.optimizer.ask()
-        seeds = [update * 1000 + candidate.pair for candidate in candidates]
+        population = self.optimizer.ask()
+        seeds = [[update * 1000 + group] for group in population.groups]
         if not perturbed:
-            candidates = [candidate._replace(scale=0.0) for candidate in candidates]
-        episodes = self.evaluator.evaluate(self.optimizer.mean, candidates, seeds)
-        returns = np.array([episode.episode_return for episode in episodes])
+            population = ExplicitPopulation(self.theta[None].repeat(len(population), axis=0))
+        episodes = self.evaluator.evaluate(population, seeds)
+        returns = np.array([episode.episode_return for (episode,) in episodes])
         self.optimizer.tell(returns if perturbed else np.arange(returns.size))
         return time.perf_counter() - start
 
 
 def workers_and_overhead(refiner: Refiner, n_delta: int, rounds: int) -> list[dict[str, Any]]:
-    task, mean = refiner._make_task(), refiner.parameters.get_vector()
-    one, two, other = (Updates(task, mean, n, n_delta) for n in (1, 2, 1))
-    empty = Updates(without_episodes(task), mean, 2, n_delta)
+    task, theta = refiner.make_task(), refiner.parameters.get_vector()
+    one, two, other = (Updates(task, theta, n, n_delta) for n in (1, 2, 1))
+    empty = Updates(without_episodes(task), theta, 2, n_delta)
     work: dict[str, Callable[[int], float]] = {
         "one": one.time,
         "two": two.time,
@@ -84,7 +83,7 @@ def workers_and_overhead(refiner: Refiner, n_delta: int, rounds: int) -> list[di
                 times[name].append(seconds)
     for updates in (one, two, other, empty):
         updates.evaluator.close()
-    common = {"env": refiner.agent.env_name, "parameters": mean.size, "episodes": 2 * n_delta}
+    common = {"env": refiner.agent.env_name, "parameters": theta.size, "episodes": 2 * n_delta}
     ratio = statistics.median(a / b for a, b in zip(times["one"], times["two"], strict=True))
     twice = [2 * seconds for seconds in times["one"]]
     allowed = statistics.median(a / b for a, b in zip(twice, times["apart"], strict=True))
@@ -117,14 +116,14 @@ def peak_memory(n_hidden: int, n_delta: int) -> dict[str, Any]:
     th.set_num_threads(1)
     model = PPO("MlpPolicy", "Pendulum-v1", n_steps=64, policy_kwargs={"net_arch": [n_hidden, n_hidden]}, device="cpu")
     refiner = Refiner(model, "Pendulum-v1")
-    task, mean = without_episodes(refiner._make_task()), refiner.parameters.get_vector()
+    task, theta = without_episodes(refiner.make_task()), refiner.parameters.get_vector()
     before = status("self", "VmHWM")
-    updates = Updates(task, mean, 1, n_delta)
+    updates = Updates(task, theta, 1, n_delta)
     updates.time(0)
     worker = updates.evaluator._workers[0].process.pid
     result = {
         "what": "memory",
-        "parameters": mean.size,
+        "parameters": theta.size,
         "directions": n_delta,
         "caller_before_mb": before,
         "caller_peak_mb": status("self", "VmHWM"),

@@ -1,7 +1,7 @@
 """
 Environment steps per second of CPU time of one core, ours and peers', on whole episodes of real agents.
 
-Contestants run the same agent in one process on one thread, episode by episode in turn; ratios are medians of rounds.
+All run the same agent in one process on one thread, episode by episode in turn; ratios are medians of rounds.
 
 - ours: ``RolloutWorker``, as every backend runs it
 - evaluate_policy: Stable-Baselines3's, on the Zoo's VecEnv with Monitor
@@ -27,8 +27,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_refine import Refiner, load_agent
 from sb3_refine.envs.normalisation import detached
-from sb3_refine.evaluators.base import RolloutWorker
-from sb3_refine.optimizers.candidates import Candidate
+from sb3_refine.evaluators import Batch, RolloutWorker
+from sb3_refine.optimizers import ExplicitPopulation
 from sb3_refine.policies.exact import network_of
 
 ROWS = [
@@ -43,13 +43,13 @@ ROWS = [
     ("dqn", "CartPole-v1"),
 ]
 
-Contestant = Callable[[int], int]
+Peer = Callable[[int], int]
 """Runs the episode of a seed and returns its number of steps."""
 
 
-def ours(refiner: Refiner) -> Contestant:
-    worker, mean = RolloutWorker(refiner._make_task()), refiner.parameters.get_vector()
-    return lambda seed: worker.run(mean, Candidate(0, 0, 0.0), seed).length
+def ours(refiner: Refiner) -> Peer:
+    worker, batch = RolloutWorker(refiner.make_task()), Batch(ExplicitPopulation([refiner.parameters.get_vector()]))
+    return lambda seed: worker.run(batch, (0, seed)).length
 
 
 def vec_env_of(refiner: Refiner) -> Any:
@@ -63,7 +63,7 @@ def vec_env_of(refiner: Refiner) -> Any:
     return env
 
 
-def sb3(refiner: Refiner, load_weights: bool) -> Contestant:
+def sb3(refiner: Refiner, load_weights: bool) -> Peer:
     env, model = vec_env_of(refiner), refiner.model
     weights = model.policy.parameters_to_vector()
 
@@ -77,9 +77,9 @@ def sb3(refiner: Refiner, load_weights: bool) -> Contestant:
     return run
 
 
-def limit(refiner: Refiner) -> Contestant:
+def limit(refiner: Refiner) -> Peer:
     """The stock step alone; the agent's actions are recorded outside the clock."""
-    task = refiner._make_task()
+    task = refiner.make_task()
     env, policy = task.recipe.__class__(**{**vars(task.recipe), "accelerated": False}).build(), task.policy
     recorded: dict[int, list[Any]] = {}
     for seed in SEEDS:
@@ -132,7 +132,7 @@ class Flat(gym.ObservationWrapper):
         return np.concatenate([observation[key] for key in self.keys])
 
 
-def evotorch(refiner: Refiner) -> Contestant | None:
+def evotorch(refiner: Refiner) -> Peer | None:
     try:
         from evotorch.neuroevolution import GymNE
     except ImportError:
@@ -161,14 +161,14 @@ SEEDS = range(100, 104)
 
 def compare(algo: str, env: str, options: Any) -> dict[str, Any]:
     refiner = Refiner(load_agent(algo, env, options.agents), backend="serial")
-    contestants = {
+    peers = {
         "ours": ours(refiner),
         "evaluate_policy": sb3(refiner, load_weights=False),
         "contrib_ars": sb3(refiner, load_weights=True),
         "evotorch": evotorch(refiner),
         "limit": limit(refiner),
     }
-    running = {name: run for name, run in contestants.items() if run is not None}
+    running = {name: run for name, run in peers.items() if run is not None}
     speeds: dict[str, list[float]] = {name: [] for name in running}
     for round_ in range(options.rounds + 1):
         n_steps, seconds = dict.fromkeys(running, 0), dict.fromkeys(running, 0.0)
@@ -194,7 +194,7 @@ def compare(algo: str, env: str, options: Any) -> dict[str, Any]:
 def main() -> None:
     options = parser(__doc__.splitlines()[1])
     options.add_argument("--rounds", type=int, default=5, help="counted rounds")
-    options.add_argument("--min-steps", type=int, default=2000, help="steps of each contestant in a round, at least")
+    options.add_argument("--min-steps", type=int, default=2000, help="steps of each peer in a round, at least")
     options.add_argument("--only", nargs="*", help="environments")
     options = options.parse_args()
     th.set_num_threads(1)

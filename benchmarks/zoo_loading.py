@@ -18,6 +18,7 @@ from rich.progress import track
 
 from sb3_refine import RefineError, Refiner, load_agent
 from sb3_refine.agents.sb3_models import ALGOS, HER
+from sb3_refine.evaluation.target import EvaluationTarget
 from sb3_refine.evaluators import ProcessEvaluator
 from sb3_refine.seeding import EpisodeSeeds
 
@@ -37,9 +38,9 @@ def try_out(algo: str, path: Path, folder: Path, n_episodes: int, n_workers: int
         agent = load_agent(algo, model=path)
         result.update(status="loads", needs=needs(agent, path))
         refiner = Refiner(agent)
-        with ProcessEvaluator(refiner._make_task(), n_workers) as evaluator:
+        with ProcessEvaluator(refiner.make_task(), n_workers) as evaluator:
             seeds = EpisodeSeeds(0).take("test", n_episodes)
-            episodes = evaluator.evaluate_mean(refiner.parameters.get_vector(), seeds)
+            episodes = EvaluationTarget(evaluator, refiner.parameters.get_vector()).run(seeds).episodes
     except RefineError as error:
         return {**result, "reason": str(error).splitlines()[0]}
     returns = [episode.episode_return for episode in episodes]

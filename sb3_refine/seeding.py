@@ -37,6 +37,15 @@ class EpisodeSeeds:
         return [(first + i) % _STREAM_LENGTH * len(STREAMS) + which for i in range(n_seeds)]
 
 
+def derived_seed(seed: int, number: int) -> int:
+    """
+    :param seed: of a first run
+    :param number: of a further run
+    :return: the seed of that run
+    """
+    return int(np.random.SeedSequence(seed, spawn_key=(number,)).generate_state(1)[0])
+
+
 def seed_globals(seed: int) -> None:
     """
     Seed the generators of the process: some environments draw from them instead of their own.

@@ -15,6 +15,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_refine.agents.zoo import new_run_folder
+from sb3_refine.evaluation.target import EvaluationTarget, rollout_task
+from sb3_refine.evaluators import SerialEvaluator
+from sb3_refine.policies.parameters import PolicyParameters
 
 ZOO_AGENTS = Path(os.environ.get("SB3_REFINE_AGENTS", Path(__file__).parents[2] / "shared" / "agents"))
 
@@ -70,6 +73,17 @@ def zoo_agents() -> Path:
     if not ZOO_AGENTS.is_dir():
         pytest.skip("no folder with the RL Zoo's agents; name one with SB3_REFINE_AGENTS")
     return ZOO_AGENTS
+
+
+def run_policy(evaluator, theta, seeds):
+    """Episodes of a policy on an open evaluator, in the order of the seeds."""
+    return list(EvaluationTarget(evaluator, theta).run(list(seeds)).episodes)
+
+
+def target_of(agent) -> EvaluationTarget:
+    """An agent, fit to be evaluated in this process."""
+    evaluator = SerialEvaluator(rollout_task(agent)).__enter__()
+    return EvaluationTarget(evaluator, PolicyParameters(agent.model.policy).get_vector())
 
 
 class BrokenEnv(gym.Wrapper):

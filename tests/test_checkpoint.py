@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from conftest import ENV_ID, train
 
 from sb3_refine import RefineError, Refiner, load_agent
 from sb3_refine.errors import EpisodeError
+from sb3_refine.evaluation.target import EvaluationTarget
 from sb3_refine.search import checkpoint
 from sb3_refine.search.checkpoint import FILE_NAME
 
@@ -87,7 +89,7 @@ def test_a_resume_that_fails_before_it_starts_leaves_the_original(made_agents, t
     refiner_of(made_agents).learn(2, checkpoint_folder=tmp_path, checkpoint_interval=1)
     refiner = refiner_of(made_agents)
     before = refiner.parameters.get_vector()
-    monkeypatch.setattr(refiner, "_make_evaluator", lambda search: 1 / 0)
+    monkeypatch.setattr(refiner, "make_task", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         refiner.learn(2, checkpoint_folder=tmp_path, resume=True)
     assert np.array_equal(refiner.parameters.get_vector(), before)
@@ -202,18 +204,18 @@ def test_an_agent_whose_own_episodes_are_invalid_is_told():
         refiner.learn(1)
 
 
-def test_a_find_with_invalid_held_out_episodes_gives_way_to_the_original(made_agents):
+def test_a_find_with_invalid_held_out_episodes_gives_way_to_the_original(made_agents, monkeypatch):
     refiner = refiner_of(made_agents, n_eval_episodes=20)
-    run = refiner._run
+    before, run = refiner.parameters.get_vector(), EvaluationTarget.run
 
-    def ill_on_the_last_test_seed(search, evaluator, progress, theta, seeds, measures=()):
-        episodes = run(search, evaluator, progress, theta, seeds, measures)
-        if len(seeds) == 20 and not np.array_equal(theta, search.start):
-            episodes[-1] = episodes[-1]._replace(episode_return=np.nan)
-        return episodes
+    def with_nan_on_the_last_test_seed(self, seeds, *arguments):
+        found = run(self, seeds, *arguments)
+        if len(seeds) != 20 or np.array_equal(self.theta, before):
+            return found
+        *others, last = found.episodes
+        return replace(found, episodes=(*others, last._replace(episode_return=np.nan)))
 
-    refiner._run = ill_on_the_last_test_seed
-    before = refiner.parameters.get_vector()
+    monkeypatch.setattr(EvaluationTarget, "run", with_nan_on_the_last_test_seed)
     refiner.learn(2)
     assert refiner.result.decision == "original"
     assert "1 of its 20 held-out episodes had NaN" in refiner.result.reason

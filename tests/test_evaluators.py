@@ -18,35 +18,52 @@ from sb3_refine import Refiner, load_agent
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.evaluators import EVALUATORS, ProcessEvaluator, RolloutTask, SerialEvaluator, process
-from sb3_refine.optimizers.candidates import Candidate
+from sb3_refine.optimizers import ExplicitPopulation, NoisePopulation
 from sb3_refine.policies.general import GeneralPolicy
 from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.rollouts.reproducibility import FRESH_ENV
+from sb3_refine.testing import EvaluatorContract
 
-CANDIDATES = [Candidate(0, pair, sign * 0.1) for pair in range(3) for sign in (1, -1)] + [Candidate(0, 0, 0.0)]
-SEEDS = [3, 3, 5, 5, 7, 7, 7]
+SEEDS = [[3], [3], [5], [5], [7], [7], [7]]
+
+
+class TestProcessEvaluator(EvaluatorContract):
+    evaluator = ProcessEvaluator
+
+
+class TestSerialEvaluator(EvaluatorContract):
+    evaluator = SerialEvaluator
+
+
+def test_every_backend_has_a_contract_test():
+    tested = {cls.evaluator for cls in EvaluatorContract.__subclasses__() if cls.__module__ == __name__}
+    assert tested == set(EVALUATORS.values())
 
 
 def task_of(agent, **kwargs):
-    return Refiner(agent, **kwargs)._make_task()
+    return Refiner(agent, **kwargs).make_task()
+
+
+def population_of(task):
+    """Three antithetic pairs, and the policy itself."""
+    theta = np.full(task.policy.n_parameters, 0.01, dtype=np.float32)
+    return NoisePopulation(theta, 0.1, [7, 7, 8, 8, 9, 9, 0], [1.0, -1.0] * 3 + [0.0], seed=0)
 
 
 def episodes_of(task, kind, n_workers=1):
     with EVALUATORS[kind](task, n_workers) as evaluator:
-        mean = np.zeros(task.policy.n_parameters, dtype=np.float32) + np.float32(0.01)
-        return evaluator.evaluate(mean, CANDIDATES, SEEDS)
+        return evaluator.evaluate(population_of(task), SEEDS)
+
+
+def run_zeros(evaluator, seeds):
+    """Episodes of the policy whose parameters are all 0."""
+    (episodes,) = evaluator.evaluate(ExplicitPopulation(np.zeros((1, evaluator.task.policy.n_parameters))), [seeds])
+    return episodes
 
 
 @pytest.fixture
 def task(made_agents):
     return task_of(load_agent("a2c", "Pendulum-v1", made_agents))
-
-
-@pytest.mark.parametrize(("kind", "n_workers"), [("process", 1), ("process", 2), ("process", 5)])
-def test_results_do_not_depend_on_who_computed_them(task, kind, n_workers):
-    expected = episodes_of(task, "serial")
-    assert episodes_of(task, kind, n_workers) == expected
-    assert len({episode.episode_return for episode in expected}) > 3  # the candidates do differ
 
 
 @pytest.mark.parametrize(
@@ -64,26 +81,14 @@ def test_results_do_not_depend_on_who_computed_them(task, kind, n_workers):
 )
 def test_results_do_not_depend_on_who_computed_them_on_zoo_agents(zoo_agents, algo, env, module):
     pytest.importorskip(module)
-    task = task_of(load_agent(algo, env, zoo_agents))
-    mean = Refiner(load_agent(algo, env, zoo_agents)).parameters.get_vector()
-    candidates = [Candidate(0, pair, sign * 0.02) for pair in range(3) for sign in (1, -1)]
+    refiner = Refiner(load_agent(algo, env, zoo_agents))
+    task, theta = refiner.make_task(), refiner.parameters.get_vector()
+    keys, signs = [7, 7, 8, 8, 9, 9], [1.0, -1.0] * 3
+    population, backwards = (NoisePopulation(theta, 0.02, keys[::s], signs[::s], seed=0) for s in (1, -1))
     with SerialEvaluator(task) as serial, ProcessEvaluator(task, 2) as process:
-        expected = serial.evaluate(mean, candidates, SEEDS[:6])
-        assert process.evaluate(mean, candidates, SEEDS[:6]) == expected
-        # another order, another history
-        assert process.evaluate(mean, candidates[::-1], SEEDS[5::-1]) == expected[::-1]
-
-
-def test_counts_episodes_and_steps(task):
-    with SerialEvaluator(task) as evaluator:
-        episodes = evaluator.evaluate(np.zeros(task.policy.n_parameters), CANDIDATES, SEEDS)
-        assert evaluator.n_episodes == len(CANDIDATES)
-        assert evaluator.n_env_steps == sum(episode.length for episode in episodes) == 200 * len(CANDIDATES)
-
-
-def test_a_seed_for_every_candidate(task):
-    with SerialEvaluator(task) as evaluator, pytest.raises(ValueError, match="episode_seeds: expected 7"):
-        evaluator.evaluate(np.zeros(task.policy.n_parameters), CANDIDATES, [1])
+        expected = serial.evaluate(population, SEEDS[:6])
+        assert process.evaluate(population, SEEDS[:6]) == expected
+        assert process.evaluate(backwards, SEEDS[5::-1]) == expected[::-1]  # in another order
 
 
 def broken_env():
@@ -91,10 +96,10 @@ def broken_env():
 
 
 def test_an_exception_in_the_env_arrives_with_its_seed_and_traceback(task):
-    broken = RolloutTask(EnvRecipe(None, make=broken_env), task.policy, task.seed)
+    broken = RolloutTask(EnvRecipe(None, make=broken_env), task.policy)
     for kind in EVALUATORS:
         with pytest.raises(
-            EpisodeError, match=r"seed 3 of the policy perturbed by .*ArithmeticError: the pend"
+            EpisodeError, match=r"seed 3 of candidate 0, the policy perturbed by .*ArithmeticError: the pend"
         ) as error:
             episodes_of(broken, kind)
         assert "in step" in str(error.value)
@@ -102,16 +107,15 @@ def test_an_exception_in_the_env_arrives_with_its_seed_and_traceback(task):
 
 def test_an_env_that_cannot_be_built_in_a_worker_is_told(task):
     with pytest.raises(RefineError, match="unknown environment 'Pendulun-v1' \\(did you mean Pendulum-v1"):
-        episodes_of(RolloutTask(EnvRecipe("Pendulun-v1"), task.policy, task.seed), "process", 2)
+        episodes_of(RolloutTask(EnvRecipe("Pendulun-v1"), task.policy), "process", 2)
 
 
 def test_a_killed_worker_is_replaced_and_its_episode_run_again(task):
     expected = episodes_of(task, "serial")
-    mean = np.zeros(task.policy.n_parameters, dtype=np.float32) + np.float32(0.01)
     with ProcessEvaluator(task, 2) as evaluator:
         for _ in range(3):
             os.kill(evaluator._workers[0].process.pid, signal.SIGKILL)
-            assert evaluator.evaluate(mean, CANDIDATES, SEEDS) == expected
+            assert evaluator.evaluate(population_of(task), SEEDS) == expected
 
 
 class Faulty(gym.Wrapper):
@@ -139,17 +143,16 @@ class Faulty(gym.Wrapper):
 @pytest.mark.parametrize("fault", ["exit once", "hang once"])
 def test_an_episode_whose_worker_is_lost_is_run_again(task, tmp_path, fault):
     expected = episodes_of(task, "serial")
-    faulty = RolloutTask(EnvRecipe(None, make=partial(Faulty, fault, str(tmp_path / "done"))), task.policy, task.seed)
+    faulty = RolloutTask(EnvRecipe(None, make=partial(Faulty, fault, str(tmp_path / "done"))), task.policy)
     with ProcessEvaluator(faulty, 2, episode_timeout=3.0) as evaluator:
-        mean = np.zeros(task.policy.n_parameters, dtype=np.float32) + np.float32(0.01)
-        assert evaluator.evaluate(mean, CANDIDATES, SEEDS) == expected
+        assert evaluator.evaluate(population_of(task), SEEDS) == expected
 
 
 @pytest.mark.parametrize(("fault", "line"), [("exit", "died .exit code 7.*3 times"), ("hang", "hung .*3 times")])
 def test_an_episode_that_loses_every_worker_is_told(task, tmp_path, fault, line):
-    faulty = RolloutTask(EnvRecipe(None, make=partial(Faulty, fault, str(tmp_path / "done"))), task.policy, task.seed)
+    faulty = RolloutTask(EnvRecipe(None, make=partial(Faulty, fault, str(tmp_path / "done"))), task.policy)
     with ProcessEvaluator(faulty, 2, episode_timeout=1.0) as evaluator, pytest.raises(EpisodeError, match=line):
-        evaluator.evaluate(np.zeros(task.policy.n_parameters), CANDIDATES, SEEDS)
+        evaluator.evaluate(population_of(task), SEEDS)
 
 
 class NeedsAnother(gym.Wrapper):
@@ -173,8 +176,8 @@ class NeedsAnother(gym.Wrapper):
 
 def test_environments_are_closed_and_what_they_have_started_ends(task, tmp_path):
     recipe = EnvRecipe(None, make=partial(NeedsAnother, str(tmp_path)))
-    with ProcessEvaluator(RolloutTask(recipe, task.policy, task.seed), 2) as evaluator:
-        evaluator.evaluate_mean(np.zeros(task.policy.n_parameters), [1, 2, 3])
+    with ProcessEvaluator(RolloutTask(recipe, task.policy), 2) as evaluator:
+        run_zeros(evaluator, [1, 2, 3])
     pids = (tmp_path / "pids").read_text().split()
     assert len(pids) == 2
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
@@ -193,38 +196,19 @@ class Unclosable(gym.Wrapper):
 
 def test_an_environment_that_cannot_be_closed_holds_nobody_up(task, capfd):
     start = time.monotonic()
-    with ProcessEvaluator(RolloutTask(EnvRecipe(None, make=Unclosable), task.policy, task.seed), 3) as evaluator:
+    with ProcessEvaluator(RolloutTask(EnvRecipe(None, make=Unclosable), task.policy), 3) as evaluator:
         start = time.monotonic()
     assert time.monotonic() - start < 5
     assert evaluator._workers == []
     assert "it cannot" not in capfd.readouterr().err
 
 
-class Differentiates(gym.Wrapper):
-    """Pendulum with a gradient in every step, and parameters of its own."""
-
-    def __init__(self):
-        super().__init__(gym.make("Pendulum-v1"))
-        self.layer = torch.nn.Linear(1, 1)
-
-    def step(self, action):
-        with torch.inference_mode(False):
-            self.layer(torch.ones(1)).sum().backward()
-        return self.env.step(action)
-
-
-def test_an_environment_may_differentiate(task):
-    recipe = EnvRecipe(None, make=Differentiates, remedy=FRESH_ENV)
-    with SerialEvaluator(RolloutTask(recipe, task.policy, task.seed)) as evaluator:
-        assert evaluator.evaluate_mean(np.zeros(task.policy.n_parameters), [1, 2])[1].length == 200
-
-
 @pytest.mark.parametrize("fault", ["exit", "hang"])
 def test_a_worker_that_is_lost_while_it_starts_is_replaced(task, tmp_path, fault, monkeypatch):
     monkeypatch.setattr(process, "_SECONDS_TO_START", 10.0)
     recipe = EnvRecipe(None, make=partial(NeedsAnother, str(tmp_path), fault))
-    with ProcessEvaluator(RolloutTask(recipe, task.policy, task.seed), 1, episode_timeout=5.0) as evaluator:
-        (episode,) = evaluator.evaluate_mean(np.zeros(task.policy.n_parameters), [1])
+    with ProcessEvaluator(RolloutTask(recipe, task.policy), 1, episode_timeout=5.0) as evaluator:
+        (episode,) = run_zeros(evaluator, [1])
     assert episode.length == 200
 
 
@@ -236,11 +220,11 @@ def test_an_env_that_exits_is_told(task, kind):
 
     recipe = EnvRecipe(None, make=lambda: Exits(gym.make("Pendulum-v1")))
     with pytest.raises(EpisodeError, match="the episode with seed 3 of .* failed: SystemExit: 0"):
-        episodes_of(RolloutTask(recipe, task.policy, task.seed), kind)
+        episodes_of(RolloutTask(recipe, task.policy), kind)
 
 
 def test_a_worker_that_dies_while_it_starts_is_told(task):
-    dying = RolloutTask(EnvRecipe(None, make=lambda: os._exit(3)), task.policy, task.seed)
+    dying = RolloutTask(EnvRecipe(None, make=lambda: os._exit(3)), task.policy)
     with pytest.raises(EpisodeError, match=r"a worker died \(exit code 3.* while it started"):
         episodes_of(dying, "process", 2)
 
@@ -249,7 +233,7 @@ def test_the_general_policy_in_processes(task, made_agents):
     agent = load_agent("a2c", "Pendulum-v1", made_agents)
     slices = PolicyParameters(agent.model.policy).slices()
     general = GeneralPolicy(agent.model.policy, slices, agent.vec_normalize, agent.observation_space)
-    assert episodes_of(RolloutTask(task.recipe, general, task.seed), "process", 2) == episodes_of(task, "serial")
+    assert episodes_of(RolloutTask(task.recipe, general), "process", 2) == episodes_of(task, "serial")
 
 
 def test_no_worker_outlives_the_evaluator(task):
@@ -278,48 +262,6 @@ def test_a_script_needs_no_main_guard(tmp_path):
     assert done.stdout.strip() in ("refined", "original")
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="masks are POSIX's")
-def test_ctrl_c_while_the_first_worker_starts_reaches_the_caller(tmp_path):
-    """That takes a second or two, in which the server that forks the workers imports PyTorch."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import multiprocessing, os, signal, threading\n"
-        "from multiprocessing.context import ForkServerProcess\n"
-        "from stable_baselines3 import PPO\n"
-        "from sb3_refine import Refiner\n"
-        "from sb3_refine.evaluators import ProcessEvaluator\n"
-        "task = Refiner(PPO('MlpPolicy', 'Pendulum-v1', device='cpu'))._make_task()\n"
-        "start = ForkServerProcess.start\n"
-        "def interrupted(self):\n"
-        "    timer = threading.Timer(0.2, lambda: os.killpg(0, signal.SIGINT))\n"
-        "    timer.start()\n"
-        "    start(self)\n"
-        "    timer.join()\n"
-        "ForkServerProcess.start = interrupted\n"
-        "try:\n"
-        "    with ProcessEvaluator(task, 1):\n"
-        "        print('ready')\n"
-        "except KeyboardInterrupt as error:\n"
-        "    kept = error\n"
-        "    print('interrupted', multiprocessing.active_children())\n"
-        "print(signal.pthread_sigmask(signal.SIG_BLOCK, ()))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, timeout=120, check=False, start_new_session=True
-    )
-    assert (done.stdout, done.stderr) == ("interrupted []\nset()\n", "")
-
-
-def sigint_is_blocked(trajectory):
-    return float(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-
-
-@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="masks are POSIX's")
-def test_what_an_environment_starts_can_be_stopped_by_ctrl_c():
-    refiner = Refiner(train("ppo"), objective=sigint_is_blocked, n_workers=1, n_eval_episodes=2, n_delta=1).learn(1)
-    assert [found.measures["objective"] for found in refiner.result.baseline.episodes] == [0.0, 0.0]
-
-
 def test_a_model_in_memory_has_the_results_of_its_saved_self(made_agents):
     """Same policy, same seeds: agents from disk and from memory roll out alike."""
     model = train("a2c")
@@ -340,10 +282,10 @@ class Differentiating(gym.Wrapper):
 
 
 def test_an_environment_may_differentiate_in_its_step(task):
-    recipe = EnvRecipe(None, make=lambda: Differentiating(gym.make("Pendulum-v1")))
-    episodes = episodes_of(RolloutTask(recipe, task.policy, task.seed), "process", 2)
-    assert episodes == episodes_of(RolloutTask(recipe, task.policy, task.seed), "serial")
-    assert all(np.isfinite(episode.episode_return) for episode in episodes)
+    recipe = EnvRecipe(None, make=lambda: Differentiating(gym.make("Pendulum-v1")), remedy=FRESH_ENV)
+    episodes = episodes_of(RolloutTask(recipe, task.policy), "process", 2)
+    assert episodes == episodes_of(RolloutTask(recipe, task.policy), "serial")
+    assert all(np.isfinite(episode.episode_return) for (episode,) in episodes)
 
 
 class Choking(gym.Wrapper):
@@ -358,7 +300,7 @@ class Choking(gym.Wrapper):
 
 def test_an_environment_that_chokes_on_its_own_nan_drops_the_episode(task):
     recipe = EnvRecipe(None, make=lambda: Choking(gym.make("Pendulum-v1")))
-    with SerialEvaluator(RolloutTask(recipe, task.policy, task.seed)) as evaluator:
-        invalid, sound = evaluator.evaluate_mean(np.zeros(task.policy.n_parameters), [1, 1])
+    with SerialEvaluator(RolloutTask(recipe, task.policy)) as evaluator:
+        invalid, sound = run_zeros(evaluator, [1, 1])
     assert np.isnan(invalid.episode_return)
     assert np.isfinite(sound.episode_return)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ENV_ID, OFF_POLICY
+from conftest import ENV_ID, OFF_POLICY, run_policy
 from gymnasium import spaces
 from hostile import HARMFUL_PICKLES, bomb, npz, pickled
 from stable_baselines3 import SAC
@@ -1093,8 +1093,8 @@ def test_hindsight_replay_of_stable_baselines3_1_0_is_read(tmp_path):
     agent = load_agent("her", "GoalToy-v0", model=tmp_path / "her.zip")
     assert (agent.algo, type(agent.model)) == ("sac", SAC)
     refiner = Refiner(agent, backend="serial", n_delta=1, acceptance=False)
-    with SerialEvaluator(refiner._make_task()) as evaluator:
-        ours = [e.episode_return for e in evaluator.evaluate_mean(refiner.parameters.get_vector(), [5])]
+    with SerialEvaluator(refiner.make_task()) as evaluator:
+        ours = [e.episode_return for e in run_policy(evaluator, refiner.parameters.get_vector(), [5])]
     observation, _ = env.reset(seed=5)
     rewards, done = [], False
     while not done:

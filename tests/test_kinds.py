@@ -12,7 +12,7 @@ import stable_baselines3
 import torch
 import toy_envs  # registers its environments
 import yaml
-from conftest import ZOO_AGENTS
+from conftest import ZOO_AGENTS, run_policy, target_of
 from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_maskable_policy
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
@@ -25,7 +25,7 @@ from sb3_refine.agents.agent import save_agent
 from sb3_refine.agents.zoo import new_run_folder
 from sb3_refine.envs.normalisation import Normalised
 from sb3_refine.envs.spec import EnvRecipe
-from sb3_refine.evaluation.comparison import contestant, evaluate_all
+from sb3_refine.evaluation.comparison import evaluate_all
 from sb3_refine.evaluators import RolloutTask, SerialEvaluator
 from sb3_refine.policies.base import one_thread
 from sb3_refine.policies.choice import rollout_policy
@@ -162,8 +162,8 @@ def test_the_return_for_a_seed_is_that_of_evaluate_policy(kind, tmp_path):
     algo, env_id, config = make(kind, tmp_path)
     agent = load(tmp_path, algo, env_id)
     refiner = Refiner(agent, backend="serial")
-    with SerialEvaluator(refiner._make_task()) as evaluator:
-        ours = [e.episode_return for e in evaluator.evaluate_mean(refiner.parameters.get_vector(), SEEDS)]
+    with SerialEvaluator(refiner.make_task()) as evaluator:
+        ours = [e.episode_return for e in run_policy(evaluator, refiner.parameters.get_vector(), SEEDS)]
     evaluate = evaluate_maskable_policy if algo == "ppo_mask" else evaluate_policy
     theirs = []
     with one_thread():
@@ -200,7 +200,7 @@ def test_nothing_is_remembered_over_a_lost_life(cls, policy, n_stack):
     parameters = PolicyParameters(model.policy)
     task = RolloutTask(recipe, rollout_policy(model, parameters, None, model.observation_space), 0)
     with SerialEvaluator(task) as evaluator:
-        ours = [episode.episode_return for episode in evaluator.evaluate_mean(parameters.get_vector(), range(6))]
+        ours = [episode.episode_return for episode in run_policy(evaluator, parameters.get_vector(), range(6))]
     assert ours == pytest.approx(theirs, abs=1e-5)  # Monitor rounds
 
 
@@ -215,8 +215,8 @@ def test_a_wrapper_that_ends_an_episode_for_ever_is_told(made_agents):
 @pytest.mark.parametrize("kind", ["dict with image", "masked", "multi-binary", "multi-discrete", "image", "lstm"])
 def test_every_kind_can_be_disturbed(kind, tmp_path):
     algo, env_id, _ = make(kind, tmp_path)
-    who = {"agent": contestant(load(tmp_path, algo, env_id))}
-    conditions = evaluate_all(who, SEEDS, SMOOTHNESS, backend="serial")
+    who = {"agent": target_of(load(tmp_path, algo, env_id))}
+    conditions = evaluate_all(who, SEEDS, SMOOTHNESS)
     returns = {condition: found["agent"].returns for condition, found in conditions.items()}
     assert all(np.isfinite(values).all() for values in returns.values())
     assert not np.array_equal(returns["no noise"], returns["action noise 10%"])
@@ -228,7 +228,7 @@ def test_which_kinds_run_on_the_exact_policy(tmp_path):
     for kind in sorted(exact):
         algo, env_id, _ = make(kind, tmp_path / kind.replace(" ", "-"))
         agent = load(tmp_path / kind.replace(" ", "-"), algo, env_id)
-        assert type(Refiner(agent)._make_task().policy) is ExactPolicy, kind
+        assert type(Refiner(agent).make_task().policy) is ExactPolicy, kind
 
 
 def test_ars_trains_on_from_the_refined_parameters(tmp_path):
@@ -256,8 +256,8 @@ def test_a_model_in_memory_with_its_vec_envs(subproc, tmp_path):
 
 def episodes_of(refiner):
     refiner.agent.recipe.build().close()
-    with SerialEvaluator(refiner._make_task()) as evaluator:
-        return evaluator.evaluate_mean(refiner.parameters.get_vector(), SEEDS)
+    with SerialEvaluator(refiner.make_task()) as evaluator:
+        return run_policy(evaluator, refiner.parameters.get_vector(), SEEDS)
 
 
 @pytest.mark.parametrize(
@@ -459,10 +459,10 @@ def test_the_return_for_a_seed_is_that_of_evaluate_policy_on_every_zoo_agent(pat
     except RefineError as error:
         pytest.skip(str(error))  # a package of its environment is missing
     refiner = Refiner(agent, backend="serial")
-    task = refiner._make_task()
+    task = refiner.make_task()
     assert type(task.policy) is ExactPolicy
     with SerialEvaluator(task) as evaluator:
-        ours = [e.episode_return for e in evaluator.evaluate_mean(refiner.parameters.get_vector(), SEEDS[:2])]
+        ours = [e.episode_return for e in run_policy(evaluator, refiner.parameters.get_vector(), SEEDS[:2])]
     theirs = []
     with one_thread():
         for seed in SEEDS[:2]:

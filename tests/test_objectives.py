@@ -11,7 +11,7 @@ from functools import partial
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import ENV_ID, train
+from conftest import ENV_ID, target_of, train
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
@@ -36,9 +36,8 @@ def episode(value, failed=False, success=None, measure=None):
 def trajectory(observations=None, actions=None, failed=False, normalisation=None):
     observations = np.zeros((11, 2)) if observations is None else np.asarray(observations)
     actions = np.zeros((10, 1)) if actions is None else np.asarray(actions, dtype=float)
-    return Trajectory(
-        observations, actions, np.ones(len(actions)), np.full(actions.shape[1], 2.0), failed, normalisation
-    )
+    seen = observations if normalisation is None else normalisation(observations)
+    return Trajectory(observations, seen, actions, np.ones(len(actions)), np.full(actions.shape[1], 2.0), failed)
 
 
 def calibrated(spec, baseline):
@@ -55,7 +54,7 @@ def test_every_objective_gives_a_number_and_drops_what_is_invalid(name):
     objective = calibrated(name, [e._replace(episode_return=e.episode_return + 1) for e in BASELINE])
     assert math.isfinite(objective.fitness(episode(5, success=True, measure=1.5)))
     assert math.isnan(objective.fitness(Episode(math.nan, 3, False)))
-    assert np.isfinite(objective.of_population(BASELINE)).all()
+    assert np.isfinite(objective.of_population([[e] for e in BASELINE])).all()
     assert math.isfinite(objective.of_episodes(BASELINE))
     assert math.isnan(objective.of_episodes([*BASELINE, Episode(math.nan, 3, False)]))
 
@@ -113,7 +112,7 @@ def test_cvar_is_that_of_the_original_and_no_more_than_that_of_another():
 
 
 def test_the_search_for_a_better_tail_goes_by_the_lower_half():
-    assert make_objective("cvar").of_population([episode(v) for v in (9, 1, 5, 3, 7)]).tolist() == [5, 1, 5, 3, 5]
+    assert make_objective("cvar").of_population([[episode(v)] for v in (9, 1, 5, 3, 7)]).tolist() == [5, 1, 5, 3, 5]
 
 
 def circle(n=500, turns=7.3):
@@ -246,8 +245,8 @@ def test_the_share_is_one_of_power_whatever_the_length(n):
     [
         ("mesh-dimension:entries=5-3", "entries: expected different indices such as 0-3"),
         ("smoth", r"unknown 'smoth' \(did you mean smooth\?\); choose from return, .*or name a module:function"),
-        ("smooth:wieght=1", r"smooth takes weight, as in smooth:option=value"),
-        ("return:x=1", "return takes no options"),
+        ("smooth:wieght=1", r"smooth has no option 'wieght' \(did you mean weight\?\); smooth takes weight"),
+        ("return:x=1", "return has no option 'x'; return takes no options"),
         ("smooth:weight=-1", "weight: expected a number of at least 0, got -1"),
         ("cvar:share=2", "share: expected a number from 0.01 to 1, got 2"),
         ("mesh-dimension:bound=middle", "bound: expected one of mean, lower, upper, got 'middle'"),
@@ -489,10 +488,8 @@ def test_the_zoos_own_time_limit_ends_them_too():
 
 def test_panda_holds_its_pose_when_asked(zoo_agents):
     pytest.importorskip("panda_gym")
-    from sb3_refine.evaluation.comparison import contestant, evaluate
-
     agent = load_agent("tqc", "PandaReach-v1", zoo_agents, end_at_success=False)
-    held = evaluate(contestant(agent), [1, 2], backend="serial")
+    held = target_of(agent).run([1, 2])
     assert held.lengths.tolist() == [50, 50]
     assert held.success_rate == 1.0
 
@@ -527,7 +524,7 @@ def test_a_function_is_known_again_by_its_name_with_a_warning(tmp_path, caplog):
     assert not caplog.text
     refiner().learn(4, checkpoint_folder=tmp_path, resume=True)
     assert "Powered:function=<function test_a_function_is" in caplog.text
-    assert "is told from other objectives by this name alone" in caplog.text
+    assert "other objectives may have the name" in caplog.text
     assert " at 0x" not in caplog.text
 
 
@@ -578,7 +575,7 @@ def test_what_the_objective_cannot_judge_is_told():
 
 def test_a_dry_run_tries_the_objective_too():
     with pytest.raises(RefineError, match="there are 3 observations"):
-        Refiner(train("ppo"), objective="mesh-dimension:entries=7").try_pair()
+        Refiner(train("ppo"), objective="mesh-dimension:entries=7").try_candidates()
 
 
 def test_an_objective_that_gives_infinity_is_told():

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch as th
-from conftest import ENV_ID, train
+from conftest import ENV_ID, run_policy, train
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
@@ -16,8 +16,7 @@ from sb3_refine import RefineError, Refiner, load_agent, refine
 from sb3_refine.cli.options import DEMO
 from sb3_refine.evaluation.evaluation import paired_difference
 from sb3_refine.evaluators import SerialEvaluator
-from sb3_refine.optimizers.candidates import Candidate
-from sb3_refine.refiner import PRESETS
+from sb3_refine.optimizers import ARS
 
 FAST = {"backend": "serial", "n_eval_episodes": 20, "n_delta": 8}
 
@@ -100,25 +99,33 @@ def test_one_seed_decides_everything(demo):
 
 def test_the_search_never_sees_the_seeds_it_is_judged_on(demo, monkeypatch):
     refiner = Refiner(demo, **FAST)
-    seen = []
-    original = refiner._search_seeds
-    monkeypatch.setattr(refiner, "_search_seeds", lambda candidates: seen.append(original(candidates)) or seen[-1])
+    seen = evaluated_seeds(monkeypatch)
     refiner.learn(n_updates=4)
     judged_on = set(refiner.result.baseline.seeds)
     assert refiner.result.refined.seeds == refiner.result.baseline.seeds
     assert len(judged_on) == 20
-    assert not judged_on & {seed for seeds in seen for seed in seeds}
+    assert not judged_on & {seed for seeds in seen for (seed,) in seeds}
 
 
-def test_antithetic_pairs_share_their_seed_and_updates_do_not(demo):
-    refiner = Refiner(demo, **FAST)
-    seeds = [
-        refiner._search_seeds([Candidate(update, pair, sign) for pair in range(8) for sign in (1.0, -1.0)])
-        for update in range(3)
-    ]
-    for of_update in seeds:
-        assert of_update[0::2] == of_update[1::2]
-    assert len({seed for of_update in seeds for seed in of_update}) == 3 * 8
+def test_antithetic_pairs_share_their_seed_and_updates_do_not(demo, monkeypatch):
+    seen = evaluated_seeds(monkeypatch)
+    Refiner(demo, **FAST).learn(n_updates=3)
+    for seeds in seen:
+        assert seeds[0::2] == seeds[1::2]
+    assert len({seed for seeds in seen for (seed,) in seeds}) == 3 * 8
+
+
+def evaluated_seeds(monkeypatch):
+    """Of each population of a search, the seeds of its candidates."""
+    seen, evaluate = [], SerialEvaluator.evaluate
+
+    def spy(self, population, seeds, *arguments):
+        if len(population) > 1:
+            seen.append(seeds)
+        return evaluate(self, population, seeds, *arguments)
+
+    monkeypatch.setattr(SerialEvaluator, "evaluate", spy)
+    return seen
 
 
 def test_the_head_alone_can_be_searched(demo):
@@ -147,8 +154,8 @@ def test_learn_can_be_called_again(demo):
     first, middle = refiner.result, refiner.parameters.get_vector()
     refiner.learn(n_updates=8)
     assert not set(first.baseline.seeds) & set(refiner.result.baseline.seeds)
-    with SerialEvaluator(refiner._make_task()) as evaluator:
-        episodes = evaluator.evaluate_mean(middle, refiner.result.baseline.seeds)
+    with SerialEvaluator(refiner.make_task()) as evaluator:
+        episodes = run_policy(evaluator, middle, refiner.result.baseline.seeds)
     assert [e.episode_return for e in episodes] == refiner.result.baseline.returns.tolist()
 
 
@@ -203,15 +210,14 @@ def test_the_log_has_sb3s_keys(demo, tmp_path):
 
 def test_the_log_is_of_the_population(demo, tmp_path):
     refiner = Refiner(demo, **FAST, acceptance=False)
-    candidates = refiner._make_optimizer(refiner.parameters.get_vector(), 1).ask()
-    with SerialEvaluator(refiner._make_task()) as evaluator:
-        theta = refiner.parameters.get_vector()
-        episodes = evaluator.evaluate(theta, candidates, refiner._search_seeds(candidates))
+    population, seeds = refiner.make_optimizer(1).ask(), refiner.seeds.take("search", 8)
+    with SerialEvaluator(refiner.make_task()) as evaluator:
+        episodes = evaluator.evaluate(population, [[seeds[group]] for group in population.groups])
     refiner.set_logger(configure(str(tmp_path), ["csv"]))
     refiner.learn(n_updates=1)
     with (tmp_path / "progress.csv").open() as file:
         (row,) = csv.DictReader(file)
-    returns = [episode.episode_return for episode in episodes]
+    returns = [episode.episode_return for (episode,) in episodes]
     assert float(row["rollout/ep_rew_mean"]) == pytest.approx(np.mean(returns))
     assert float(row["refine/ep_rew_max"]) == max(returns)
     assert int(row["time/total_timesteps"]) == 16 * 200
@@ -391,13 +397,10 @@ def test_a_report_goes_where_something_was_saved(demo, tmp_path):
 
 
 def test_the_papers_preset_is_the_paper():
-    assert PRESETS["paper"] == {
-        "n_updates": 200,
-        "n_delta": 64,
-        "learning_rate": (0.02, 0.002),
-        "delta_std": (0.025, 0.0025),
-        "selection": False,  # the last iterate
-    }
+    paper = dict(ARS.presets["paper"])
+    assert (paper.pop("n_updates"), paper.pop("selection")) == (200, False)  # the last iterate
+    ars = ARS(np.zeros(3), seed=0, n_updates=200, **paper)
+    assert (ars.n_delta, ars.n_top, ars.learning_rate, ars.delta_std) == (64, None, (0.02, 0.002), (0.025, 0.0025))
 
 
 @pytest.mark.parametrize(
@@ -405,10 +408,10 @@ def test_the_papers_preset_is_the_paper():
     [
         ({"optimizer": "arz"}, r"optimizer: unknown 'arz' \(did you mean ars\?\); choose from ars"),
         ({"backend": "proces"}, r"backend: unknown 'proces' \(did you mean process\?\)"),
-        ({"n_deltas": 3}, r"n_deltas: neither an argument of Refiner nor of the optimizer.*did you mean n_delta"),
+        ({"n_deltas": 3}, r"optimizer: ars has no option 'n_deltas' \(did you mean n_delta"),
         ({"n_delta": 0}, "n_delta: expected a whole number of at least 1, got 0"),
         ({"parameters": "critic"}, "matches none of the parameters behind the action"),
-        ({"min_effect": 2.0}, "min_effect: it is what n_eval_episodes='auto' goes by"),
+        ({"min_effect": 2.0}, "min_effect: only used with n_eval_episodes='auto'"),
         ({"alpha": 2}, "alpha: expected a number between 0 and 1, got 2"),
         ({"n_eval_episodes": 1}, "n_eval_episodes: expected a whole number of at least 2, got 1"),
         ({"seed": -1}, "seed: expected a whole number of at least 0, got -1"),

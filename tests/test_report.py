@@ -10,6 +10,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import target_of
 from PIL import Image
 
 from sb3_refine import RefineError, Refiner
@@ -17,10 +18,10 @@ from sb3_refine.agents.load import load_agent
 from sb3_refine.cli.options import DEMO
 from sb3_refine.envs.observations import Normalisation
 from sb3_refine.errors import EpisodeError
-from sb3_refine.evaluation.comparison import contestant, evaluate
 from sb3_refine.evaluation.evaluation import Evaluation, paired_difference
 from sb3_refine.evaluation.robustness import Examination, check_entries, end_effector_jerk, examine, motion_of
 from sb3_refine.evaluation.statistics import mean_interval
+from sb3_refine.evaluation.target import EvaluationTarget
 from sb3_refine.reporting.record import content_of
 from sb3_refine.reporting.report import PLOTS, write_report
 from sb3_refine.rollouts.episode import Episode, Trajectory
@@ -129,7 +130,9 @@ def swinging(n_steps, jitter=0.2, n_observed=6, dtype=np.float64, normalisation=
     observations = np.cos(np.outer(time, 0.1 * np.sqrt(1 + np.arange(n_observed))))
     observations += jitter * np.random.default_rng(2).normal(size=observations.shape)
     actions, rewards = np.zeros((n_steps, 1)), np.zeros(n_steps)
-    return Trajectory(observations.astype(dtype), actions, rewards, np.array([2.0]), False, normalisation)
+    observations = observations.astype(dtype)
+    seen = observations if normalisation is None else normalisation(observations)
+    return Trajectory(observations, seen, actions, rewards, np.array([2.0]))
 
 
 def both(trajectory):
@@ -468,7 +471,10 @@ def test_the_mesh_curve_is_that_of_the_observations_as_the_policy_sees_them():
 
 
 def test_without_motion_there_is_no_mesh_curve():
-    found = motion_of({"original": swinging(100), "refined": replace(swinging(9), observations=np.ones((10, 6)))}, None)
+    still = np.ones((10, 6))
+    found = motion_of(
+        {"original": swinging(100), "refined": replace(swinging(9), observations=still, seen=still)}, None
+    )
     assert sorted(found) == ["phase"]
 
 
@@ -482,7 +488,8 @@ def test_the_phase_portrait_is_of_what_moves_most_but_for_contacts_and_time():
     assert np.shape(found["refined"]) == (2, 500)
     np.testing.assert_allclose(found["original"], trajectory.observations[-500:, [1, 2]].T, rtol=1e-4)
     seen = Normalisation(np.zeros(6), np.array([1, 30, 2, 0.01, 1, 1]), np.full(6, 90.0))
-    assert motion_of(both(replace(trajectory, normalisation=seen)), "Toy-v0")["phase"]["entries"][1] == 3
+    normalised = replace(trajectory, seen=seen(trajectory.observations))
+    assert motion_of(both(normalised), "Toy-v0")["phase"]["entries"][1] == 3
 
 
 def test_the_entries_of_the_phase_portrait_can_be_chosen():
@@ -556,18 +563,18 @@ def test_an_examination_from_before_there_was_motion_is_read(run_folder):
 
 @pytest.fixture(scope="module")
 def demo():
-    return contestant(load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"]))
+    return target_of(load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"]))
 
 
 def test_examination_of_two_policies(demo):
-    other = replace(demo, vector=np.zeros_like(demo.vector))
-    found = examine(demo, other, range(50, 90), backend="serial", n_seeds=3)
+    other = replace(demo, theta=np.zeros_like(demo.theta))
+    found = examine(demo, other, range(50, 90), n_seeds=3)
     names = ["no noise", "action noise 2.5%", "action noise 10%", "observation noise 2.5%", "observation noise 10%"]
     assert [level["noise"] for level in found.robustness] == names
     assert found.n_episodes == 5 * 2 * 3 + 2
     assert found.n_env_steps == 200 * found.n_episodes
     assert found.n_seeds == 3
-    undisturbed = [evaluate(who, [50, 51, 52], (), backend="serial").returns for who in (demo, other)]
+    undisturbed = [who.run([50, 51, 52]).returns for who in (demo, other)]
     for who, returns in zip(("original", "refined"), undisturbed, strict=True):
         assert found.robustness[0][who]["returns"] == returns.tolist()
         assert found.robustness[0][who]["mean_return"] == pytest.approx(returns.mean())
@@ -581,19 +588,21 @@ def test_examination_of_two_policies(demo):
     assert found.motion["phase"]["entries"] == [0, 2] or found.motion["phase"]["entries"] == [1, 2]
     assert np.shape(found.motion["phase"]["original"]) == (2, 201)
     assert "end_effector" not in found.motion
-    assert examine(demo, other, [50], backend="serial", entries=(1, 0)).motion["phase"]["entries"] == [1, 0]
+    assert examine(demo, other, [50], entries=(1, 0)).motion["phase"]["entries"] == [1, 0]
 
 
 def test_an_examination_whose_traced_episode_is_invalid_says_so(demo, monkeypatch):
     """As where an environment has a history, and the episode is another one when it is run again."""
     invalid = Evaluation((50,), (Episode(math.nan, 3, False),))
-    monkeypatch.setattr("sb3_refine.evaluation.robustness.evaluate", lambda *_, **__: invalid)
+    run = EvaluationTarget.run
+    traced = ["trajectory"]
+    monkeypatch.setattr(EvaluationTarget, "run", lambda *given: invalid if traced in given else run(*given))
     with pytest.raises(EpisodeError, match="the original"):
-        examine(demo, demo, [50], backend="serial")
+        examine(demo, demo, [50])
 
 
 def test_an_examination_that_was_written_and_read_gives_the_same_report(demo, run_folder):
-    found = examine(demo, demo, range(3), backend="serial", n_seeds=2)
+    found = examine(demo, demo, range(3), n_seeds=2)
     first = write_report(run_folder, refinement(), found).read_text()
     content = refinement() | {"examination": json.loads(json.dumps(asdict(found)))}
     assert write_report(run_folder, content).read_text() == first

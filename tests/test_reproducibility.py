@@ -1,13 +1,12 @@
 """Same policy, same seed, same episode: what the probe finds, and what it does about it."""
 
-import signal
 import time
 from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import ENV_ID
+from conftest import ENV_ID, run_policy
 from stable_baselines3 import SAC
 
 from sb3_refine import Refiner, load_agent
@@ -16,7 +15,7 @@ from sb3_refine.envs.families import is_failure
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluators import ProcessEvaluator, RolloutTask, SerialEvaluator
-from sb3_refine.optimizers.candidates import Candidate
+from sb3_refine.optimizers import NoisePopulation
 from sb3_refine.rollouts.reproducibility import FRESH_ENV, probe
 
 
@@ -91,7 +90,7 @@ def refiner(made_agents):
 
 
 def probed(refiner, recipe):
-    policy = refiner._make_task().policy
+    policy = refiner.make_task().policy
     return probe(recipe, policy, refiner.parameters.get_vector())
 
 
@@ -103,12 +102,12 @@ def test_a_sound_environment_needs_nothing(refiner):
 def test_an_environment_with_a_history_is_built_anew_each_time(refiner):
     found = probed(refiner, EnvRecipe(None, make=Forgetful))
     assert (found.recipe.remedy, found.seeded) == (FRESH_ENV, True)
-    task = RolloutTask(found.recipe, refiner._make_task().policy, 0)
+    task = RolloutTask(found.recipe, refiner.make_task().policy)
     mean = refiner.parameters.get_vector()
     with SerialEvaluator(task) as serial, ProcessEvaluator(task, 2) as process:
-        expected = serial.evaluate_mean(mean, [4, 5, 4, 5, 6])
+        expected = run_policy(serial, mean, [4, 5, 4, 5, 6])
         assert expected[:2] == expected[2:4]
-        assert process.evaluate_mean(mean, [4, 5, 4, 5, 6]) == expected
+        assert run_policy(process, mean, [4, 5, 4, 5, 6]) == expected
 
 
 @pytest.mark.parametrize(
@@ -124,13 +123,13 @@ def test_environments_that_are_known_to_remember(env_id, remedy, module):
     pytest.importorskip(module)
     policy = "MultiInputPolicy" if "Panda" in env_id else "MlpPolicy"
     refiner = Refiner(SAC(policy, env_id, buffer_size=10, device="cpu", seed=0))
-    task, mean = refiner._make_task(), refiner.parameters.get_vector()
+    task, theta = refiner.make_task(), refiner.parameters.get_vector()
     assert task.recipe.remedy == remedy
-    candidates = [Candidate(0, pair, sign * 0.3) for pair in range(4) for sign in (1, -1)]
-    seeds = [1, 1, 2, 2, 3, 3, 4, 4]
+    keys, signs, seeds = [5, 5, 6, 6, 7, 7, 8, 8], [1.0, -1.0] * 4, [[1], [1], [2], [2], [3], [3], [4], [4]]
+    population, backwards = (NoisePopulation(theta, 0.3, keys[::s], signs[::s], seed=0) for s in (1, -1))
     with SerialEvaluator(task) as serial, ProcessEvaluator(task, 2) as process:
-        expected = serial.evaluate(mean, candidates, seeds)
-        assert process.evaluate(mean, candidates[::-1], seeds[::-1]) == expected[::-1]
+        expected = serial.evaluate(population, seeds)
+        assert process.evaluate(backwards, seeds[::-1]) == expected[::-1]
 
 
 def test_an_environment_that_ignores_its_seed_is_compared_unpaired(refiner, caplog):
@@ -138,7 +137,7 @@ def test_an_environment_that_ignores_its_seed_is_compared_unpaired(refiner, capl
     refiner.backend = "serial"
     refiner.learn(n_updates=1)
     assert "ignores its seed" in caplog.text
-    assert not refiner._make_task().replays  # its numbers are new ones in every worker
+    assert not refiner.make_task().replays  # its numbers are new ones in every worker
     assert not refiner.result.paired_difference.paired
     assert len(refiner.result.baseline.seeds) == 20  # twice as many
 
@@ -155,18 +154,18 @@ class GrowsHarder(Forgetful):
 def test_a_history_that_shows_late_is_told_in_the_end(refiner, caplog):
     refiner.agent.recipe, refiner.backend = EnvRecipe(None, make=GrowsHarder), "serial"
     refiner.learn(n_updates=1)
-    assert "THE ENVIRONMENT HAS A HISTORY: the original's returns for the seeds " in caplog.text
+    assert "STATE LEAKS BETWEEN EPISODES: the original's returns for the seeds " in caplog.text
 
 
 def test_a_look_back_that_fails_leaves_the_verdict(refiner, caplog, monkeypatch):
-    evaluate_mean = SerialEvaluator.evaluate_mean
+    evaluate = SerialEvaluator.evaluate
 
-    def failing(self, mean, seeds, measures=()):
-        if len(seeds) == 2:  # the look back's
+    def failing(self, population, seeds, *arguments):
+        if len(seeds[0]) == 2:  # those of the recheck
             raise EpisodeError("it broke\nwith a traceback")
-        return evaluate_mean(self, mean, seeds, measures)
+        return evaluate(self, population, seeds, *arguments)
 
-    monkeypatch.setattr(SerialEvaluator, "evaluate_mean", failing)
+    monkeypatch.setattr(SerialEvaluator, "evaluate", failing)
     refiner.backend = "serial"
     refiner.learn(n_updates=1)
     assert refiner.result.refined is not None
@@ -175,17 +174,17 @@ def test_a_look_back_that_fails_leaves_the_verdict(refiner, caplog, monkeypatch)
 
 def test_where_there_is_none_nothing_is_said_of_a_history(refiner, caplog):
     refiner.learn(n_updates=1)
-    assert "HISTORY" not in caplog.text
+    assert "STATE LEAKS" not in caplog.text
 
 
 def test_a_stream_that_starts_anew_with_each_environment_is_no_seed(refiner, caplog):
     found = probed(refiner, EnvRecipe(None, make=Replaying))
     assert (found.recipe.remedy, found.seeded, found.replays) == (None, False, True)
     assert "ignores its seed" in caplog.text
-    task = RolloutTask(found.recipe, refiner._make_task().policy, 0, replays=True)
+    task = RolloutTask(found.recipe, refiner.make_task().policy, replays=True)
     with ProcessEvaluator(task, 4) as evaluator:  # workers would all draw the same numbers
         assert evaluator.n_workers == 1
-        episodes = evaluator.evaluate_mean(refiner.parameters.get_vector(), range(8))
+        episodes = run_policy(evaluator, refiner.parameters.get_vector(), range(8))
     assert len({episode.episode_return for episode in episodes}) == 8
 
 
@@ -214,27 +213,14 @@ def test_where_nothing_is_random_a_history_still_takes_a_fresh_environment(refin
     assert (found.recipe.remedy, found.seeded) == (FRESH_ENV, True)
 
 
-def test_the_callers_alarm_goes_off_when_it_should(refiner):
-    rang = []
-    before = signal.signal(signal.SIGALRM, lambda *_: rang.append(1))
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
-        probed(refiner, refiner.agent.recipe)
-        time.sleep(0.3)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert rang == [1]
-
-
 def test_what_draws_from_the_generators_of_the_process_is_seeded(refiner):
     found = probed(refiner, EnvRecipe(None, make=DrawsFromNumpy))
     assert found.seeded
-    task, mean = RolloutTask(found.recipe, refiner._make_task().policy, 0), refiner.parameters.get_vector()
+    task, mean = RolloutTask(found.recipe, refiner.make_task().policy), refiner.parameters.get_vector()
     state = np.random.get_state()[1].tolist()
     with SerialEvaluator(task) as serial, ProcessEvaluator(task, 2) as process:
-        expected = serial.evaluate_mean(mean, range(6))
-        assert process.evaluate_mean(mean, range(6)[::-1]) == expected[::-1]
+        expected = run_policy(serial, mean, range(6))
+        assert run_policy(process, mean, range(6)[::-1]) == expected[::-1]
     assert len({episode.episode_return for episode in expected}) == 6
     assert np.random.get_state()[1].tolist() == state  # the caller's own numbers are left alone
 
@@ -357,10 +343,10 @@ def test_returns_do_not_depend_on_the_accelerator(zoo_agents, algo, env):
     episodes = []
     for accelerator in (True, False):
         refiner = Refiner(load_agent(algo, env, zoo_agents), accelerator=accelerator)
-        task = refiner._make_task()
+        task = refiner.make_task()
         assert task.recipe.accelerated is accelerator
         with SerialEvaluator(task) as evaluator:
-            episodes.append(evaluator.evaluate_mean(refiner.parameters.get_vector(), [1, 2, 3]))
+            episodes.append(run_policy(evaluator, refiner.parameters.get_vector(), [1, 2, 3]))
     assert episodes[0] == episodes[1]
 
 
@@ -403,10 +389,10 @@ def test_a_walker_with_any_wrapper_is_as_reproducible_and_as_fast(zoo_agents, wr
 
 def episodes_of(agent):
     refiner = Refiner(agent, backend="serial")
-    task = refiner._make_task()
+    task = refiner.make_task()
     assert (task.recipe.remedy, task.recipe.accelerated) == (None, True)
     with SerialEvaluator(task) as evaluator:
-        return evaluator.evaluate_mean(refiner.parameters.get_vector(), [1, 2])
+        return run_policy(evaluator, refiner.parameters.get_vector(), [1, 2])
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,24 @@
 """Which iterate is put to the test."""
 
 import re
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import train
 
 from sb3_refine import Refiner
+from sb3_refine.evaluation.evaluation import Evaluation
 from sb3_refine.evaluation.judge import AUTO_EPISODES
-from sb3_refine.evaluation.selection import Iterate, distinct, episodes_to_resolve, sequential_halving
+from sb3_refine.evaluation.selection import Candidate, episodes_to_resolve, sequential_halving
 from sb3_refine.evaluation.statistics import mean_interval
+from sb3_refine.evaluation.target import EvaluationTarget
+from sb3_refine.evaluators import SerialEvaluator
 from sb3_refine.optimizers import ARS
 from sb3_refine.rollouts.episode import Episode
 from sb3_refine.search.state import N_MILESTONES, SearchState
+from sb3_refine.seeding import EpisodeSeeds
 
 
 def vector(value):
@@ -23,8 +29,8 @@ def episode(value):
     return Episode(float(value), 1, False)
 
 
-def iterates_of(values):
-    return [Iterate(f"iterate {i}", i, vector(value)) for i, value in enumerate(values)]
+def candidates_of(values, runner):
+    return [Candidate(f"iterate {i}", SimpleNamespace(run=partial(runner, value))) for i, value in enumerate(values)]
 
 
 def mean_return(episodes):
@@ -32,21 +38,27 @@ def mean_return(episodes):
 
 
 class Runner:
-    """The return is the parameter plus the seed's luck; remembers who ran where."""
+    """The return is the value of the candidate plus the seed's luck; remembers which candidate ran on which seed."""
 
-    def __init__(self, luck=lambda theta, seed: 0.0):
+    def __init__(self, luck=lambda value, seed: 0.0):
         self.luck = luck
         self.ran = {}
 
-    def __call__(self, theta, seeds):
-        self.ran.setdefault(float(theta[0]), []).extend(seeds)
-        return [episode(theta[0] + self.luck(theta[0], seed)) for seed in seeds]
+    def __call__(self, value, seeds, metrics):
+        self.ran.setdefault(value, []).extend(seeds)
+        return Evaluation(tuple(seeds), tuple(episode(value + self.luck(value, seed)) for seed in seeds))
+
+
+def halve(values, n_seeds, runner=None, is_eligible=lambda episodes: True):
+    """The value of the candidate that is chosen."""
+    candidates = candidates_of(values, runner or Runner())
+    chosen = sequential_halving(candidates, list(range(n_seeds)), (), mean_return, is_eligible)
+    return values[candidates.index(chosen)]
 
 
 def test_the_better_half_goes_on_to_more_seeds():
     runner = Runner()
-    chosen = sequential_halving(iterates_of([3, 1, 7, 0, 5, 2, 6, 4]), list(range(40)), runner, mean_return)
-    assert chosen.vector == 7
+    assert halve([3, 1, 7, 0, 5, 2, 6, 4], 40, runner) == 7
     n_seeds = {value: len(seeds) for value, seeds in runner.ran.items()}
     assert n_seeds == {0: 10, 1: 10, 2: 10, 3: 10, 4: 20, 5: 20, 6: 40, 7: 40}
     assert all(seeds == list(range(len(seeds))) for seeds in runner.ran.values())  # common seeds, none twice
@@ -54,41 +66,29 @@ def test_the_better_half_goes_on_to_more_seeds():
 
 def test_luck_on_a_few_seeds_is_found_out():
     """The worst is lucky on the first quarter of the seeds, and beaten on all of them."""
-    lucky = Runner(lambda theta, seed: 100.0 if theta == 0 and seed < 10 else 0.0)
-    assert sequential_halving(iterates_of([0, 40, 1, 2]), list(range(40)), lucky, mean_return).vector == 40
+    assert halve([0, 40, 1, 2], 40, Runner(lambda value, seed: 100.0 if value == 0 and seed < 10 else 0.0)) == 40
 
 
-def test_a_single_iterate_needs_no_choice():
+def test_a_single_candidate_needs_no_choice():
     runner = Runner()
-    assert sequential_halving(iterates_of([5]), list(range(40)), runner, mean_return).vector == 5
+    assert halve([5], 40, runner) == 5
     assert runner.ran == {}
 
 
 def test_fewer_seeds_than_rounds_are_enough():
-    assert sequential_halving(iterates_of(range(8)), [1, 2], Runner(), mean_return).vector == 7
+    assert halve(list(range(8)), 2) == 7
 
 
-def test_an_iterate_with_an_invalid_episode_is_not_chosen():
-    ill = Runner(lambda theta, seed: np.nan if theta == 9 else 0.0)
-    assert sequential_halving(iterates_of([9, 2, 3]), list(range(8)), ill, mean_return).vector == 3
+def test_a_candidate_with_an_invalid_episode_is_not_chosen():
+    assert halve([9, 2, 3], 8, Runner(lambda value, seed: np.nan if value == 9 else 0.0)) == 3
 
 
 def test_what_is_not_eligible_is_chosen_only_where_nothing_else_is():
-    iterates, seeds = iterates_of([5, 9, 2, 3]), list(range(8))
-    assert sequential_halving(iterates, seeds, Runner(), mean_return, lambda found: mean_return(found) < 5).vector == 3
-    iterates = iterates_of([5, 9, 2, 3])
-    assert sequential_halving(iterates, seeds, Runner(), mean_return, lambda found: False).vector == 9
-    ill = Runner(lambda theta, seed: np.nan if theta == 9 else 0.0)  # what is invalid comes last of all
-    iterates = iterates_of([9, 5, 2, 3])
-    assert sequential_halving(iterates, seeds, ill, mean_return, lambda found: not mean_return(found) < 9).vector == 5
-
-
-def test_the_same_parameters_are_run_once():
-    assert [iterate.name for iterate in distinct(iterates_of([1, 2, 1, 3, 2]))] == [
-        "iterate 0",
-        "iterate 1",
-        "iterate 3",
-    ]
+    values = [5, 9, 2, 3]
+    assert halve(values, 8, is_eligible=lambda found: mean_return(found) < 5) == 3
+    assert halve(values, 8, is_eligible=lambda found: False) == 9
+    invalid = Runner(lambda value, seed: np.nan if value == 9 else 0.0)  # comes last of all
+    assert halve([9, 5, 2, 3], 8, invalid, lambda found: not mean_return(found) < 9) == 5
 
 
 def test_episodes_to_resolve_an_effect():
@@ -114,15 +114,15 @@ def searched(scores, n_updates=None):
     """The state of a search whose iterates are 1, 2, 3, ... and whose populations did as well as the scores say."""
     search = SearchState(ARS(vector(0), seed=0, n_updates=n_updates or len(scores)), start=vector(0))
     for update, score in enumerate(scores):
-        search.optimizer.mean, search.optimizer.n_updates_done = vector(update + 1), update + 1
+        search.optimizer.theta, search.optimizer.n_updates_done = vector(update + 1), update + 1
         search.n_episodes += 2
-        search.record(vector(update), [episode(score)] * 2, np.full(2, float(score)))
+        search.record(vector(update), [[episode(score)]] * 2, np.full(2, float(score)))
     return search
 
 
 def test_each_part_of_a_search_offers_its_best_iterate():
     scores = [0, 1, 0, 2, 0, 3, 9, 4, 0, 5, 0, 6]  # of iterates 0 to 11; two make a part
-    found = {iterate.name: float(iterate.vector[0]) for iterate in searched(scores).iterates}
+    found = {iterate.name: float(iterate.theta[0]) for iterate in searched(scores).iterates}
     assert found.pop("running average") == pytest.approx(np.average(range(1, 13), weights=range(1, 13)))
     assert found == {"last iterate": 12, **{f"iterate {i}": i for i in (1, 3, 5, 6, 9, 11)}}
     assert searched(scores).best == (6, vector(6))
@@ -142,8 +142,8 @@ def test_the_state_of_a_search_survives():
     again = SearchState(ARS(vector(0), seed=0, n_updates=6), start=vector(7))
     again.load_state_dict(search.state_dict())
     assert again.history == search.history
-    assert [(i.name, i.update, i.vector) for i in again.iterates] == [
-        (i.name, i.update, i.vector) for i in search.iterates
+    assert [(i.name, i.update, i.theta) for i in again.iterates] == [
+        (i.name, i.update, i.theta) for i in search.iterates
     ]
     assert len(again.milestones) == N_MILESTONES
 
@@ -175,24 +175,32 @@ def test_without_selection_the_last_iterate_is_judged(model):
     assert [candidate["chosen"] for candidate in refiner.result.candidates] == [False, True]
 
 
-def test_the_three_streams_of_seeds_stay_apart(model):
+def test_the_three_streams_of_seeds_stay_apart(model, monkeypatch):
     refiner = Refiner(model, **SHORT, n_eval_episodes=10)
     by_stream = {stream: set(refiner.seeds.take(stream, 1000)) for stream in ("search", "validation", "test")}
-    seen = {"held out": [], "search": []}
-    run, search_seeds = refiner._run, refiner._search_seeds
+    held_out, search, evaluate = [], [], SerialEvaluator.evaluate
 
-    def spy(search, evaluator, progress, theta, seeds, measures=()):
-        seen["held out"].append(seeds)
-        return run(search, evaluator, progress, theta, seeds, measures)
+    def spy(self, population, seeds, *arguments):
+        (held_out if len(population) == 1 else search).append([seed for own in seeds for seed in own])
+        return evaluate(self, population, seeds, *arguments)
 
-    refiner._run = spy
-    refiner._search_seeds = lambda candidates: seen["search"].append(search_seeds(candidates)) or seen["search"][-1]
+    monkeypatch.setattr(SerialEvaluator, "evaluate", spy)
     refiner.learn(4)
-    *validation, first_test, second_test = seen["held out"]
+    *validation, first_test, second_test, rechecked = held_out
     assert first_test == second_test
     assert set(first_test) <= by_stream["test"]
-    assert {seed for seeds in validation for seed in seeds} <= by_stream["validation"]
-    assert {seed for seeds in seen["search"] for seed in seeds} <= by_stream["search"]
+    assert {seed for seeds in (*validation, rechecked) for seed in seeds} <= by_stream["validation"]
+    assert {seed for seeds in search for seed in seeds} <= by_stream["search"]
+
+
+def test_no_search_seed_is_used_twice_whatever_the_sizes_of_the_populations():
+    search, seeds = SearchState(ARS(vector(0), seed=0, n_updates=3), start=vector(0)), EpisodeSeeds(0)
+    taken = [search.take_seeds(seeds, groups, n) for groups, n in (([0, 0, 1, 1], 1), ([7], 2), ([4, 5, 4], 3))]
+    stream = seeds.take("search", 10)
+    assert taken[0] == [[stream[0]], [stream[0]], [stream[1]], [stream[1]]]
+    assert taken[1] == [stream[2:4]]
+    assert taken[2] == [stream[4:7], stream[7:10], stream[4:7]]
+    assert search.state_dict()["n_search_seeds"] == 10
 
 
 @pytest.mark.parametrize(("min_effect", "n_episodes"), [(1e9, AUTO_EPISODES[0]), (150.0, None)])
@@ -209,22 +217,23 @@ def test_auto_runs_as_many_episodes_as_the_effect_takes(model, caplog, min_effec
 def test_a_search_without_an_update_tests_nothing_twice(model, caplog):
     result = Refiner(model, **SHORT, n_eval_episodes=10).learn(5, time_limit=1e-9).result
     assert (result.decision, result.n_updates_done) == ("original", 0)
-    assert result.reason == "nothing was searched: no update was done"
+    assert result.reason == "nothing was searched: there is no candidate but the original"
     assert "the search ended after 0 of 5 updates" in caplog.text
     assert result.rollouts == 5 + 10
 
 
-def test_auto_survives_an_invalid_episode(model):
+def test_auto_survives_an_invalid_episode(model, monkeypatch):
     refiner = Refiner(model, **SHORT, n_eval_episodes="auto", min_effect=1e9, selection=False)
-    run = refiner._run
+    start, run = refiner.parameters.get_vector(), EvaluationTarget.run
 
-    def ill(search, evaluator, progress, theta, seeds, measures=()):
-        episodes = run(search, evaluator, progress, theta, seeds, measures)
-        if not np.array_equal(theta, search.start) and not measures:
-            episodes[0] = episodes[0]._replace(episode_return=np.nan)
-        return episodes
+    def with_nan(self, seeds, metrics=(), noise=None):
+        found = run(self, seeds, metrics, noise)
+        if np.array_equal(self.theta, start) or metrics:
+            return found
+        first, *others = found.episodes
+        return Evaluation(found.seeds, (first._replace(episode_return=np.nan), *others))
 
-    refiner._run = ill
+    monkeypatch.setattr(EvaluationTarget, "run", with_nan)
     assert len(refiner.learn(1).result.baseline.seeds) == AUTO_EPISODES[0]
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import target_of
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_refine.agents.from_model import agent_from_model
@@ -14,7 +15,6 @@ from sb3_refine.agents.load import load_agent
 from sb3_refine.cli.options import DEMO
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import RefineError
-from sb3_refine.evaluation.comparison import contestant, evaluate
 from sb3_refine.reporting.video import Film, film, record_video, side_by_side
 
 SEED = 5
@@ -22,7 +22,7 @@ SEED = 5
 
 @pytest.fixture(scope="module")
 def demo():
-    return contestant(load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"]))
+    return target_of(load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"]))
 
 
 def with_recipe(who, recipe):
@@ -42,7 +42,7 @@ def picture(height=240, width=320, value=200):
 
 
 def test_the_filmed_episode_is_the_episode(demo):
-    (expected,) = evaluate(demo, [SEED], (), backend="serial").episodes
+    (expected,) = demo.run([SEED]).episodes
     found = film(demo, SEED)
     assert found.episode == expected
     assert len(found.packed) == 201  # the reset and every step: Pendulum's clock is as fast as the video's
@@ -107,8 +107,8 @@ def test_models_in_memory_can_be_filmed():
     from stable_baselines3 import PPO
 
     model = PPO.load(DEMO["folder"] / "ppo" / "Pendulum-v1_1" / "Pendulum-v1.zip", device="cpu")
-    who = contestant(agent_from_model(model, make_vec_env("Pendulum-v1")))
-    (expected,) = evaluate(who, [SEED], (), backend="serial").episodes
+    who = target_of(agent_from_model(model, make_vec_env("Pendulum-v1")))
+    (expected,) = who.run([SEED]).episodes
     assert film(who, SEED).episode == expected
 
 
@@ -171,8 +171,8 @@ def test_real_agents_are_filmed_without_a_display(zoo_agents, tmp_path, monkeypa
     for variable in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(variable, raising=False)
     before = os.environ.get("MUJOCO_GL"), os.environ.get("SDL_VIDEODRIVER")
-    who = contestant(load_agent(algo, env, zoo_agents))
-    (expected,) = evaluate(who, [SEED], (), backend="serial").episodes
+    who = target_of(load_agent(algo, env, zoo_agents))
+    (expected,) = who.run([SEED]).episodes
     try:
         found = film(who, SEED)
     except RefineError as error:

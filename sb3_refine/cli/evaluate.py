@@ -6,6 +6,7 @@ import math
 import signal
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,8 @@ if TYPE_CHECKING:  # not for `--help`
     from rich.table import Table
 
     from sb3_refine.agents.agent import Agent
-    from sb3_refine.evaluation.comparison import Contestant
     from sb3_refine.evaluation.evaluation import Evaluation, PairedDifference
+    from sb3_refine.evaluation.target import EvaluationTarget
 
 AGENT, OTHER = "agent", "other"
 """What the two are called, in tables and in JSON."""
@@ -119,17 +120,18 @@ def evaluate_agents(options: argparse.Namespace) -> int:
     if options.compare_to is not None:
         agents = {OTHER: _load_other(options, agents[AGENT]), **agents}
         _check_same_environment(agents[AGENT], agents[OTHER])
-    from sb3_refine.evaluation.comparison import check_valid, contestant
+    from sb3_refine.evaluation.target import check_valid
     from sb3_refine.seeding import EpisodeSeeds
 
     seeds = options.seeds or EpisodeSeeds(options.seed or 0).take("test", options.n_eval_episodes or _N_EPISODES)
-    contestants = {name: contestant(agent, accelerator=not options.no_accelerator) for name, agent in agents.items()}
-    report = _run(options, agents, contestants, seeds)
-    _print_report(report, _title(options, agents[AGENT], len(seeds)))
-    if options.json:
-        _write_json(report, options.alpha, Path(options.json))
-    for seed in seeds if options.seeds else seeds[:1]:
-        record(contestants, seed)
+    with ExitStack() as stack:
+        targets = {name: stack.enter_context(_target(options, agent)) for name, agent in agents.items()}
+        report = _run(options, agents, targets, seeds)
+        _print_report(report, _title(options, agents[AGENT], len(seeds)))
+        if options.json:
+            _write_json(report, options.alpha, Path(options.json))
+        for seed in seeds if options.seeds else seeds[:1]:
+            record(targets, seed)
     for condition, evaluations in report.conditions.items():
         for name, evaluation in evaluations.items():
             check_valid(evaluation, f"the {name} under {condition}")
@@ -138,16 +140,14 @@ def evaluate_agents(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """What is wrong is found before anything runs."""
-    from sb3_refine.errors import did_you_mean
     from sb3_refine.evaluators import EVALUATORS
+    from sb3_refine.parts import parse_part
 
     if options.seeds and len(set(options.seeds)) < len(options.seeds):
         raise RefineError("--seeds: names a seed more than once, which would count twice; name each once")
     if options.seeds and options.seed is not None:
         raise RefineError("--seeds: says which episodes to run, and so does --seed; leave one out")
-    if options.backend not in EVALUATORS:
-        known = f"{did_you_mean(options.backend, EVALUATORS)}; choose from {', '.join(EVALUATORS)}"
-        raise RefineError(f"--backend: unknown {options.backend!r}{known}")
+    parse_part("--backend", options.backend, EVALUATORS)
     if not 0 < options.alpha < 1:
         raise RefineError(f"--alpha: expected a number between 0 and 1, got {options.alpha}")
     if options.json:
@@ -168,18 +168,18 @@ def _check_writable(option: str, folder: Path, make: bool = False) -> None:
         raise RefineError(f"{option}: cannot write to {folder} ({error.strerror or error}); choose another") from error
 
 
-def _recorder(options: argparse.Namespace) -> Callable[[dict[str, "Contestant"], int], None]:
+def _recorder(options: argparse.Namespace) -> Callable[[dict[str, "EvaluationTarget"], int], None]:
     """What films the episode of a seed; does nothing without ``--video``."""
     if not options.video:
-        return lambda contestants, seed: None
+        return lambda targets, seed: None
     from sb3_refine.reporting.video import encoder, record_video
 
     encoder()  # what is missing is told before the episodes
 
-    def record(contestants: dict[str, "Contestant"], seed: int) -> None:
-        name = contestants[AGENT].task.recipe.env_id or "env"
+    def record(targets: dict[str, "EvaluationTarget"], seed: int) -> None:
+        name = targets[AGENT].task.recipe.env_id or "env"
         path = Path(options.video) / f"{name.replace('/', '-')}-seed-{seed}.mp4"
-        say(f"filmed: {record_video(contestants, seed, path)}")
+        say(f"filmed: {record_video(targets, seed, path)}")
 
     return record
 
@@ -256,28 +256,34 @@ def _check_same_environment(agent: "Agent", other: "Agent") -> None:
 # ---------------------------------------------------------------- the episodes
 
 
+def _target(options: argparse.Namespace, agent: "Agent") -> AbstractContextManager["EvaluationTarget"]:
+    from sb3_refine.evaluation.target import open_target
+    from sb3_refine.evaluators import EVALUATORS, n_processors
+    from sb3_refine.parts import check_options, parse_part
+
+    backend, backend_kwargs = parse_part("--backend", options.backend, EVALUATORS)
+    check_options("--backend", backend, backend_kwargs, EVALUATORS[backend].options())
+    n_workers = options.n_workers or n_processors()
+    return open_target(agent, backend, n_workers, not options.no_accelerator, **backend_kwargs)
+
+
 def _run(
-    options: argparse.Namespace, agents: dict[str, "Agent"], contestants: dict[str, "Contestant"], seeds: list[int]
+    options: argparse.Namespace, agents: dict[str, "Agent"], targets: dict[str, "EvaluationTarget"], seeds: list[int]
 ) -> _Report:
     from tqdm import tqdm
 
-    from sb3_refine.evaluation.comparison import evaluate_all
+    from sb3_refine.evaluation.comparison import evaluate_all, n_conditions
     from sb3_refine.evaluation.evaluation import paired_difference
-    from sb3_refine.evaluators import n_processors
     from sb3_refine.rollouts.metrics import SMOOTHNESS
 
-    measures = (*SMOOTHNESS, "mesh_dimension") if options.mesh_dimension else SMOOTHNESS
-    with tqdm(disable=not options.progress, unit="episode", dynamic_ncols=True) as progress:
-        conditions = evaluate_all(
-            contestants,
-            seeds,
-            measures,
-            with_noise=not options.no_noise,
-            backend=options.backend,
-            n_workers=options.n_workers or n_processors(),
-            progress=progress,
-        )
-    paired = all(who.is_seeded for who in contestants.values())
+    metrics = (*SMOOTHNESS, "mesh_dimension") if options.mesh_dimension else SMOOTHNESS
+    n_episodes = len(targets) * len(seeds) * n_conditions(with_noise=not options.no_noise)
+    with tqdm(total=n_episodes, disable=not options.progress, unit="episode", dynamic_ncols=True) as progress:
+        for target in targets.values():
+            target.evaluator.on_episode = progress.update
+        conditions = evaluate_all(targets, seeds, metrics, with_noise=not options.no_noise)
+        progress.total = progress.n  # fewer conditions where there can be no noise on observations
+    paired = all(target.is_seeded for target in targets.values())
     differences = {
         condition: paired_difference(by_name[OTHER], by_name[AGENT], options.alpha, paired)
         for condition, by_name in conditions.items()

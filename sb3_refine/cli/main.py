@@ -8,7 +8,8 @@ from collections.abc import Callable
 from sb3_refine.cli.evaluate import evaluate_agents, make_evaluate_parser
 from sb3_refine.cli.options import Parser, check_demo, given_options, is_code
 from sb3_refine.cli.push import make_push_parser, push_run
-from sb3_refine.cli.refine import make_parser, refine_agent
+from sb3_refine.cli.refine import refine_agent
+from sb3_refine.cli.refine_options import make_parser
 from sb3_refine.errors import EpisodeError, RefineError, printable_lines
 from sb3_refine.files import is_disk_full
 
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         _prepare_imports(options)
         return run(options)
     except (RefineError, EpisodeError) as error:
-        print(f"{parser.prog}: error: {printable_lines(str(error))}", file=sys.stderr)
+        print(f"{parser.prog}: error: {printable_lines(_with_flag(str(error), parser))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
@@ -52,14 +53,28 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
+def _with_flag(message: str, parser: Parser) -> str:
+    """Errors of the library begin with the name of an argument: name the flag instead."""
+    argument, colon, rest = message.partition(":")
+    flag = f"--{argument.replace('_', '-')}"
+    return f"{flag}{colon}{rest}" if flag in parser._option_string_actions else message
+
+
 def _prepare_imports(options: argparse.Namespace) -> None:
-    """Modules of the working directory are imported only where the user names a module."""
+    """
+    Import the modules that the user names, which may register environments, optimizers, objectives and backends. Only
+    where the user names one are modules of the working directory importable.
+    """
     named = vars(options)
-    has_module = ":" in (named.get("env") or "") or is_code(named.get("objective") or "return")
-    if named.get("gym_packages") or has_module:
+    packages = named.get("gym_packages") or ()
+    if packages or ":" in (named.get("env") or "") or is_code(named.get("objective") or "return"):
         from sb3_refine.agents.imports import add_working_directory
 
         add_working_directory()
+    for package in packages:
+        from sb3_refine.envs.spec import import_package
+
+        import_package(package, f"gym_packages: {package}")
 
 
 if __name__ == "__main__":

@@ -1,168 +1,26 @@
 """``sb3-refine``: refine an agent."""
 
 import argparse
-import json
 import logging
-import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sb3_refine import __version__
 from sb3_refine.cli.options import (
-    Parser,
-    add_agent_options,
-    count,
-    count_or_auto,
-    is_code,
-    is_scope,
     load_chosen_agent,
-    minutes,
     plural,
     say,
-    seconds,
     set_up_logging,
 )
 from sb3_refine.cli.push import destination_of, push_run
+from sb3_refine.cli.resume import csv_format, original_source, resume_command, resumed_settings, say_how_to_go_on
 from sb3_refine.errors import EpisodeError, RefineError, printable, printable_lines
-from sb3_refine.files import atomic_path, refuse_links
 
 if TYPE_CHECKING:
     from sb3_refine.refiner import Refiner
-
-
-_SOURCE = "source.json"
-
-
-def make_parser() -> Parser:
-    """:return: the parser of ``sb3-refine``"""
-    parser = Parser(
-        prog="sb3-refine",
-        description="Refine a trained Stable-Baselines3 agent by direct random search, and prove it on held-out seeds.",
-        epilog="example: sb3-refine --algo ddpg --env HopperBulletEnv-v0 -f rl-trained-agents -P; "
-        "`sb3-refine evaluate` runs an agent, or two side by side, `sb3-refine push` pushes the result of a run to the "
-        "Hub: see their own --help",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"sb3-refine {__version__}")
-    add_agent_options(parser)
-    search = parser.add_argument_group("the search")
-    search.add_argument(
-        "--preset",
-        choices=("default", "paper"),
-        default="default",
-        help="default: 16 directions, 80 updates; paper: 64 directions, 200 updates, its schedules, the last iterate",
-    )
-    search.add_argument("--optimizer", default="ars", help="search method (default: %(default)s)")
-    search.add_argument(
-        "--objective",
-        default="return",
-        metavar="NAME[:OPTION=VALUE,...]",
-        help="what is maximised: return, mesh-dimension, cvar, success, survival, smooth, or module:function "
-        "(default: %(default)s)",
-    )
-    length = search.add_mutually_exclusive_group()
-    length.add_argument("--n-updates", type=count, help="number of updates")
-    length.add_argument(
-        "--budget", type=count, metavar="ROLLOUTS", help="episodes of the search, instead of a number of updates"
-    )
-    search.add_argument("--n-delta", type=count, help="directions an update, two episodes each")
-    search.add_argument("--n-top", type=count, help="directions that enter the update (default: all)")
-    search.add_argument(
-        "--learning-rate", type=float, nargs="+", metavar=("A", "B"), help="step size, or its start and end"
-    )
-    search.add_argument(
-        "--delta-std", type=float, nargs="+", metavar=("A", "B"), help="std of the perturbation, or its start and end"
-    )
-    search.add_argument(
-        "--parameters",
-        default="actor",
-        metavar="SCOPE",
-        help="actor, head, or a regular expression over parameter names (default: %(default)s)",
-    )
-    search.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
-    search.add_argument("--n-workers", type=count, help="episodes run at a time (default: all processors)")
-    search.add_argument("--backend", default="process", help="process or serial (default: %(default)s)")
-    search.add_argument(
-        "--dry-run", action="store_true", help="load, check, run one pair, say what would run and how long"
-    )
-    search.add_argument(
-        "--episode-timeout",
-        type=seconds,
-        default=600.0,
-        metavar="S",
-        help="give an episode up as hanging (default: %(default)s)",
-    )
-    search.add_argument("--no-accelerator", action="store_true", help="use the stock step of the environment")
-    search.add_argument(
-        "--time-limit",
-        type=minutes,
-        metavar="MIN",
-        help="end the search in time, with --n-eval-episodes held-out ones set aside; the report comes on top",
-    )
-    search.add_argument(
-        "--checkpoint-interval",
-        type=count,
-        default=5,
-        metavar="N",
-        help="updates between checkpoints (default: %(default)s)",
-    )
-    search.add_argument("--resume", metavar="DIR", help="go on with an interrupted run, OUTPUT/ALGO/ENV_K")
-    verdict = parser.add_argument_group("the verdict")
-    verdict.add_argument(
-        "--n-eval-episodes",
-        type=count_or_auto,
-        default=100,
-        metavar="N",
-        help="held-out episodes; auto: 50 to 2000, as many as it takes to resolve --min-effect (default: %(default)s)",
-    )
-    verdict.add_argument(
-        "--min-effect",
-        type=float,
-        metavar="X",
-        help="a difference worth knowing of (default: 1%% of the original's mean)",
-    )
-    verdict.add_argument("--alpha", type=float, default=0.05, help="level of significance (default: %(default)s)")
-    verdict.add_argument(
-        "--max-return-loss",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help="share of the mean return that another objective may cost (default: %(default)s)",
-    )
-    verdict.add_argument(
-        "--no-selection", action="store_true", help="judge the last iterate instead of choosing on validation seeds"
-    )
-    verdict.add_argument("--no-acceptance", action="store_true", help="save the last iterate, untested")
-    output = parser.add_argument_group("the output")
-    output.add_argument("-o", "--output", default="refined-agents", help="output folder (default: %(default)s)")
-    output.add_argument(
-        "--push-to-hub",
-        metavar="ORG",
-        help="push the result to the Hub, to ORG/ALGO-ENV, or to the repo ORG/NAME; "
-        "`sb3-refine push DIR --organization ORG` does so later",
-    )
-    output.add_argument("--no-report", action="store_true", help="write no report.md and no plots")
-    output.add_argument(
-        "--video", action="store_true", help="record an episode of the original and of what was found, side by side"
-    )
-    output.add_argument(
-        "--phase-portrait",
-        type=int,
-        nargs=2,
-        metavar=("I", "J"),
-        help="observations, by index, to draw against each other in the report (default: the two that move most)",
-    )
-    output.add_argument("-P", "--progress", action="store_true", help="show a progress bar")
-    output.add_argument("--tensorboard-log", metavar="DIR", help="log for TensorBoard")
-    output.add_argument(
-        "--log-interval", type=count, default=10, help="updates between two log entries (default: %(default)s)"
-    )
-    output.add_argument("--verbose", type=int, help="0: the verdict only, 1: tables on the way (default: 1, with -P 0)")
-    return parser
 
 
 def refine_agent(options: argparse.Namespace) -> int:
@@ -184,13 +42,14 @@ def refine_agent(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _dry_run(refiner, n_updates)
     run_folder = Path(options.resume or new_run_folder(options.output, agent.algo, agent.env_name))
-    try:
-        _search(refiner, n_updates, run_folder, options)
-    except (RefineError, EpisodeError, OSError, KeyboardInterrupt) as stop:
-        if not (options.resume and isinstance(stop, RefineError)):  # other settings, mostly, and the way is known
-            _say_how_to_go_on(run_folder, stop, _resume_command(run_folder, options))
-        raise
-    reported = options.no_report or _report(refiner, run_folder, options)
+    with refiner:  # one pool of workers for the search, the test and the report
+        try:
+            _search(refiner, n_updates, run_folder, options)
+        except (RefineError, EpisodeError, OSError, KeyboardInterrupt) as stop:
+            if not (options.resume and isinstance(stop, RefineError)):  # mostly other settings, which the message names
+                say_how_to_go_on(run_folder, stop, resume_command(run_folder, options))
+            raise
+        reported = options.no_report or _report(refiner, run_folder, options)
     if destination is not None:
         push_run(argparse.Namespace(run_folder=run_folder, **destination))
     return 0 if reported else 1
@@ -205,7 +64,7 @@ def _search(refiner: "Refiner", n_updates: int, run_folder: Path, options: argpa
     try:
         if not options.resume:
             save_agent(refiner.agent, state_folder)  # the original, to resume from
-        refiner.agent.source = _original_source(refiner.agent.source, state_folder)
+        refiner.agent.source = original_source(refiner.agent.source, state_folder)
         refiner.set_logger(_make_logger(options, run_folder))
         _announce(refiner, n_updates)
         refiner.learn(
@@ -235,36 +94,6 @@ def _save(refiner: "Refiner", run_folder: Path) -> None:
             _print_result(refiner, "NOT SAVED, or not whole")
         raise
     _print_result(refiner, f"saved to {run_folder / f'{refiner.agent.env_name}.zip'}")
-
-
-def _resume_command(run_folder: Path, options: argparse.Namespace) -> str:
-    """What goes on with the run. Code that the user named is not run again unless it is named again."""
-    command = ["sb3-refine", "--resume", str(run_folder)]
-    if is_code(options.objective):
-        command += ["--objective", options.objective]
-    if not is_scope(options.parameters):
-        command += ["--parameters", options.parameters]
-    module = (options.env or "").rpartition(":")[0]
-    packages = list(dict.fromkeys(filter(None, [*options.gym_packages, module])))
-    if packages:
-        command += ["--gym-packages", *packages]
-    if options.env_kwargs:
-        command += ["--env-kwargs", *(f"{name}:{value}" for name, value in options.env_kwargs.items())]
-    if options.trust_remote_code:
-        command += ["--trust-remote-code"]
-    return shlex.join(command)
-
-
-def _say_how_to_go_on(run_folder: Path, stop: BaseException, command: str) -> None:
-    from sb3_refine.search.checkpoint import FILE_NAME as CHECKPOINT
-
-    if not (run_folder / "state" / CHECKPOINT).exists():
-        return
-    once = "" if isinstance(stop, KeyboardInterrupt) else ", once that is fixed"
-    line = f"to go on from here{once}: {command}"
-    if isinstance(stop, EpisodeError):  # the same episode would fail again
-        line += " (with --time-limit 0, to judge what there is)"
-    print(printable(line), file=sys.stderr)
 
 
 @contextmanager
@@ -304,49 +133,20 @@ def _report(refiner: "Refiner", run_folder: Path, options: argparse.Namespace) -
     return True
 
 
-def _original_source(source: dict[str, Any], state_folder: Path) -> dict[str, Any]:
-    """Where the agent came from in the first place, also when it is loaded from the state of an interrupted run."""
-    from sb3_refine.agents.decoding.schema import SchemaError, read_json
-    from sb3_refine.reporting.run_folder import SOURCE
-
-    path = state_folder / _SOURCE
-    if path.exists():
-        try:
-            stored = read_json(path)
-            SOURCE(stored)
-        except SchemaError as error:
-            raise RefineError(f"--resume: {path} is damaged ({error}); start the run anew") from None
-        return stored
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(source))
-    return source
-
-
 def _make_refiner(options: argparse.Namespace) -> tuple["Refiner", int]:
-    from sb3_refine.refiner import PRESETS, Refiner
+    from sb3_refine.refiner import Refiner, default_n_updates
 
-    settings = dict(PRESETS[options.preset])
-    if options.resume:
-        if "preset" in options.given:
-            raise RefineError("--resume: goes on with the settings of the interrupted run: leave --preset out")
-        settings = _resumed_settings(options)
-    for name in ("n_updates", "n_delta", "n_top", "learning_rate", "delta_std"):
-        value = getattr(options, name)
-        if value is not None:
-            settings[name] = _start_end(name, value) if isinstance(value, list) else value
-    n_updates = settings.pop("n_updates")
-    if options.budget is not None:
-        n_updates = options.budget // (2 * settings["n_delta"])
-        if n_updates == 0:
-            raise RefineError(f"--budget: one update takes {2 * settings['n_delta']} rollouts, got {options.budget}")
+    optimizer, settings = _optimizer_settings(options)
+    n_updates = settings.pop("n_updates", None) or default_n_updates(optimizer)
     refiner = Refiner(
         load_chosen_agent(options),
-        optimizer=options.optimizer,
+        optimizer=optimizer,
         parameters=options.parameters,
         n_workers=options.n_workers,
         backend=options.backend,
         seed=options.seed,
         objective=options.objective,
+        episodes_per_candidate=options.episodes_per_candidate,
         n_eval_episodes=options.n_eval_episodes,
         alpha=options.alpha,
         min_effect=options.min_effect,
@@ -357,53 +157,30 @@ def _make_refiner(options: argparse.Namespace) -> tuple["Refiner", int]:
         episode_timeout=options.episode_timeout,
         **settings,
     )
+    if options.budget is not None:
+        n_updates = options.budget // refiner.episodes_per_update
+        if n_updates == 0:
+            one = refiner.episodes_per_update
+            raise RefineError(f"--budget: one update takes {one} rollouts, got {options.budget}")
     return refiner, n_updates
 
 
-def _resumed_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """
-    Fill the options not given with those of the interrupted run. Those that are given are held against them later.
+def _optimizer_settings(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """The optimizer's name and its options: those given, over those of the preset or of the interrupted run."""
+    from sb3_refine.optimizers import OPTIMIZERS
+    from sb3_refine.parts import check_choice, parse_part
 
-    :return: arguments of the optimizer, and ``n_updates``
-    """
-    from sb3_refine.search.checkpoint import read_checkpoint
-
-    refuse_links(Path(options.resume))
-    state_folder = Path(options.resume) / "state"
-    settings, _ = read_checkpoint(state_folder)
-    _check_named_again(options, settings)
-    for name in (
-        "parameters", "seed", "n_eval_episodes", "alpha", "optimizer", "objective", "min_effect", "max_return_loss",
-    ):  # fmt: skip
-        if name not in options.given:
-            setattr(options, name, settings[name])
-    options.no_acceptance = options.no_acceptance or not settings["acceptance"]
-    options.no_end_at_success = options.no_end_at_success or not settings["end_at_success"]
-    if options.model is None and options.algo is None and options.env is None:
-        zips = sorted(state_folder.glob("*.zip"))
-        if len(zips) != 1:
-            raise RefineError(
-                f"--resume: expected one zip with the original agent in {state_folder}, found {len(zips)}"
-            )
-        options.model = zips[0]
-    try:
-        return {
-            name: settings[name]
-            for name in ("n_updates", "n_delta", "n_top", "learning_rate", "delta_std", "selection")
-        }
-    except KeyError as error:
-        raise RefineError(f"--resume: the checkpoint in {state_folder} has no {error.args[0]}") from None
-
-
-def _check_named_again(options: argparse.Namespace, settings: dict[str, Any]) -> None:
-    """A checkpoint may be a stranger's: the code and the regular expression that it names are not run unasked."""
-    unsafe = {"objective": is_code(settings["objective"]), "parameters": not is_scope(settings["parameters"])}
-    for name, is_unsafe in unsafe.items():
-        if is_unsafe and name not in options.given:
-            raise RefineError(
-                f"--resume: the interrupted run has --{name} {shlex.quote(settings[name])}, which is not taken from a "
-                f"file unasked; pass it again if it is yours"
-            )
+    stored: Mapping[str, Any] = resumed_settings(options) if options.resume else {}
+    name, given = parse_part("--optimizer", options.optimizer, OPTIMIZERS)
+    if not stored:
+        check_choice("--preset", options.preset, OPTIMIZERS[name].presets)
+        stored = OPTIMIZERS[name].presets[options.preset]
+    shorthand = {}
+    for option in ("n_updates", "n_delta", "n_top", "learning_rate", "delta_std"):
+        value = getattr(options, option)
+        if value is not None:
+            shorthand[option] = _start_end(option, value) if isinstance(value, list) else value
+    return name, {**stored, **given, **shorthand}
 
 
 def _start_end(name: str, values: list[float]) -> float | tuple[float, float]:
@@ -415,7 +192,7 @@ def _start_end(name: str, values: list[float]) -> float | tuple[float, float]:
 def _make_logger(options: argparse.Namespace, run_folder: Path) -> Any:
     from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
 
-    formats: list[Any] = [_csv_format(run_folder / "progress.csv")]
+    formats: list[Any] = [csv_format(run_folder / "progress.csv")]
     if options.verbose >= 1:
         formats.append(HumanOutputFormat(sys.stdout))
     if options.tensorboard_log is not None:
@@ -429,29 +206,14 @@ def _make_logger(options: argparse.Namespace, run_folder: Path) -> Any:
     return Logger(str(run_folder), formats)
 
 
-def _csv_format(path: Path) -> Any:
-    """SB3's format starts an empty file: a resumed run keeps the rows that it has."""
-    from stable_baselines3.common.logger import CSVOutputFormat
-
-    try:
-        before = path.read_text() if path.exists() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise RefineError(f"--resume: {path} cannot be read ({type(error).__name__}); remove it") from None
-    csv_format = CSVOutputFormat(str(path))
-    if before:
-        csv_format.file.write(before)
-        csv_format.keys = before.splitlines()[0].split(",")
-    return csv_format
-
-
 def _announce(refiner: "Refiner", n_updates: int) -> None:
     agent = refiner.agent
     normalised = "normalised observations" if agent.vec_normalize is not None else "raw observations"
     scope = refiner.parameters.scope
     say(f"{agent.algo} on {agent.env_name}: {refiner.parameters.size:,} parameters ({scope}), {normalised}")
     print(
-        f"{plural(n_updates, 'update')} of {refiner.population_size} rollouts: "
-        f"{plural(n_updates * refiner.population_size, 'rollout')}, "
+        f"{plural(n_updates, 'update')} of {refiner.episodes_per_update} rollouts: "
+        f"{plural(n_updates * refiner.episodes_per_update, 'rollout')}, "
         f"up to {plural(refiner.n_held_out, 'held-out episode')}, {plural(refiner.n_workers, 'worker')}",
         flush=True,
     )
@@ -459,12 +221,13 @@ def _announce(refiner: "Refiner", n_updates: int) -> None:
 
 def _dry_run(refiner: "Refiner", n_updates: int) -> int:
     _announce(refiner, n_updates)
-    episodes, seconds = refiner.try_pair()
-    n_episodes = n_updates * refiner.population_size + refiner.n_held_out
+    episodes, seconds = refiner.try_candidates()
+    n_episodes = n_updates * refiner.episodes_per_update + refiner.n_held_out
     returns = " and ".join(f"{episode.episode_return:.1f}" for episode in episodes)
     n_steps = sum(episode.length for episode in episodes)
-    print(f"one pair of perturbed policies: returns {returns}, {n_steps} steps, {seconds / 2:.2f} s an episode")
-    total = n_episodes * seconds / 2 / refiner.n_workers
+    seconds /= len(episodes)
+    print(f"two candidates of the first update: returns {returns}, {n_steps} steps, {seconds:.2f} s an episode")
+    total = n_episodes * seconds / refiner.n_workers
     duration = f"{total / 60:.0f} minutes" if total > 120 else f"{total:.0f} seconds"
     print(f"the whole run would take about {duration} at this pace; nothing was written")
     return 0

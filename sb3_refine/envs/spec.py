@@ -70,7 +70,7 @@ class EnvRecipe:
             if self._is_of_bullet():
                 import_env_package(self.env_id or "")  # quietly, before gymnasium does
             for package in self.gym_packages:
-                _import_package(package, f"gym_packages: {package}")
+                import_package(package, f"gym_packages: {package}")
             env = _call(self.make) if self.make is not None else _make(self.env_id or "", self.env_kwargs)
             if not self.end_at_success:
                 env = GoesOnAtSuccess(env)
@@ -102,7 +102,7 @@ def import_env_package(env_id: str) -> None:
     for pattern, packages, extra in FAMILIES:
         if re.fullmatch(pattern, env_id):
             for package in packages:
-                _import_package(package, env_id, extra)
+                import_package(package, env_id, extra)
     if ":" in env_id:  # gymnasium's own way to name the module to import
         return
     if env_id not in gym.registry:
@@ -148,7 +148,7 @@ def _extra_of(env_id: str) -> str | None:
     return next((extra for module, extra in ENTRY_POINTS if entry_point.startswith(module)), None)
 
 
-def _import_package(package: str, wanted_by: str, extra: str | None = None) -> None:
+def import_package(package: str, wanted_by: str, extra: str | None = None) -> None:
     try:
         with _quiet_native_output(2):
             importlib.import_module(package)

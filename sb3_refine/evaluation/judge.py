@@ -1,20 +1,21 @@
-"""What a search found, put to the choice on validation seeds, and to the test on seeds that nothing was chosen on."""
+"""Is one of some candidates better than the original? Choose on validation seeds, then test once on other seeds."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from sb3_refine.errors import RefineError, check_count, did_you_mean
 from sb3_refine.evaluation.acceptance import ORIGINAL, Decision, decide, loses_too_much
+from sb3_refine.evaluation.baseline import evaluate_baseline, is_number
 from sb3_refine.evaluation.evaluation import Evaluation, PairedDifference, paired_difference
-from sb3_refine.evaluation.selection import Iterate, episodes_to_resolve, sequential_halving
+from sb3_refine.evaluation.selection import Candidate, episodes_to_resolve, sequential_halving
 from sb3_refine.objectives import Objective
 from sb3_refine.objectives.episode_return import Return
 from sb3_refine.rollouts.episode import Episode
 from sb3_refine.rollouts.metrics import SMOOTHNESS
-from sb3_refine.search.state import SearchState
 from sb3_refine.seeding import EpisodeSeeds
 
 logger = logging.getLogger(__name__)
@@ -23,175 +24,212 @@ AUTO = "auto"
 AUTO_EPISODES = (50, 2000)
 """Fewest and most test episodes that ``n_eval_episodes="auto"`` settles on."""
 
-Run = Callable[..., list[Episode]]
-"""Runs parameters on seeds: ``run(theta, seeds, measures)``."""
-
 _VALIDATION_EPISODES = 50  # where the number of test episodes is not known beforehand
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """
+    How candidates are judged.
+
+    :param objective: what is maximised
+    :param objective_name: what reasons call the objective; by default its own name
+    :param n_eval_episodes: test episodes of the original and of the chosen candidate; ``"auto"`` for as many as it
+        takes to resolve ``min_effect``, within :data:`AUTO_EPISODES`
+    :param alpha: level of significance
+    :param min_effect: the difference to resolve, in units of the objective; None for a hundredth of the original's
+    :param max_return_loss: share of the original's mean return that may be lost where the objective is not the return;
+        from 0 to 1, or infinity for no limit
+    :param selection: whether to choose among the candidates on validation seeds; without, the first one is tested
+    :raises RefineError: when a setting is out of range
+    """
+
+    objective: Objective = field(default_factory=Return)
+    objective_name: str = ""
+    n_eval_episodes: int | str = 100
+    alpha: float = 0.05
+    min_effect: float | None = None
+    max_return_loss: float = 0.05
+    selection: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.n_eval_episodes, str):
+            check_count("n_eval_episodes", self.n_eval_episodes, 2, at_most=10**6)
+        elif self.n_eval_episodes != AUTO:
+            meant = did_you_mean(self.n_eval_episodes, (AUTO,))
+            raise RefineError(f"n_eval_episodes: unknown {self.n_eval_episodes!r}{meant}; choose a number or {AUTO}")
+        if not 0 < self.alpha < 1:
+            raise RefineError(f"alpha: expected a number between 0 and 1, got {self.alpha}")
+        if self.min_effect is not None and not self.min_effect > 0:
+            raise RefineError(f"min_effect: expected a positive number, got {self.min_effect}")
+        if self.min_effect is not None and self.n_eval_episodes != AUTO:
+            raise RefineError("min_effect: only used with n_eval_episodes='auto'; ask for that, or leave it out")
+        loss = self.max_return_loss
+        if not is_number(loss) or not (0 <= loss <= 1 or loss == np.inf):
+            raise RefineError(f"max_return_loss: expected a share from 0 to 1, or inf for any, got {loss!r}")
+
+    @property
+    def name(self) -> str:
+        """What reasons call the objective."""
+        return self.objective_name or ("return" if isinstance(self.objective, Return) else self.objective.name)
+
+    @property
+    def n_validation_episodes(self) -> int:
+        """Half as many as there are test episodes."""
+        n = self.n_eval_episodes
+        return max(2, int(n) // 2) if not isinstance(n, str) else _VALIDATION_EPISODES
+
+    @property
+    def return_loss_limit(self) -> float | None:
+        """``max_return_loss``; None for no limit, also where the return is what is maximised."""
+        is_free = isinstance(self.objective, Return) or self.max_return_loss == np.inf
+        return None if is_free else self.max_return_loss
+
+    def n_remaining_episodes(self, has_baseline: bool = False, paired: bool = True) -> int:
+        """
+        :param has_baseline: whether the original was already run on validation seeds
+        :param paired: whether the same seed means the same episode
+        :return: validation and test episodes at most, as far as this is known beforehand
+        """
+        n = self.n_eval_episodes
+        n_test = 2 * _VALIDATION_EPISODES if isinstance(n, str) else int(n)
+        n_rounds = 4 if self.selection else 0  # 8 on a quarter of the seeds, 4 on another quarter, 2 on the other half
+        n_validation = (n_rounds + (not has_baseline)) * self.n_validation_episodes
+        return n_validation + 2 * n_test * _factor(paired)
 
 
 @dataclass(frozen=True)
 class Verdict:
     """
-    What came of the held-out seeds.
+    The result of :func:`judge`.
 
     :param decision: refined or original
     :param baseline: the original on the test seeds
-    :param refined: the chosen iterate on the same seeds; None where some of its episodes were invalid
+    :param refined: the chosen candidate on the same seeds; None where some of its episodes were invalid
     :param paired_difference: of their returns; None where some episodes cannot be judged
-    :param chosen: the iterate
-    :param candidates: the original and what was chosen from, on validation seeds
+    :param chosen: the candidate that was tested; the original where there was none
+    :param candidates: the original and the candidates, on validation seeds
     """
 
     decision: Decision
     baseline: Evaluation
     refined: Evaluation | None
     paired_difference: PairedDifference | None
-    chosen: Iterate
+    chosen: Candidate
     candidates: tuple[dict[str, Any], ...]
 
 
-@dataclass(frozen=True)
-class HeldOut:
+def judge(
+    original: Candidate, candidates: Sequence[Candidate], settings: JudgeSettings, seeds: EpisodeSeeds
+) -> Verdict:
     """
-    The held-out part of a run: the arguments are those of :class:`~sb3_refine.refiner.Refiner`.
+    Choose one of some candidates on validation seeds, and test it once against the original on seeds that nothing was
+    chosen on. Where candidates come from does not matter: iterates of a search, checkpoints of a training run, another
+    agent for the same environment.
 
-    :param seeds: all episode seeds of the run
-    :param objective: what is maximised
-    :param objective_name: what to call it
-    :param n_eval_episodes: test episodes, or ``"auto"``
-    :param alpha: level of significance
-    :param min_effect: a difference worth knowing of, for ``"auto"``
-    :param max_return_loss: veto, where the objective is not the return
-    :param selection: whether there is a choice
+    :param original: what to keep unless a candidate is better
+    :param candidates: any number
+    :param settings: how to judge
+    :param seeds: the streams ``"validation"`` and ``"test"`` are used
+    :return: the verdict; at level ``alpha``, see :func:`~sb3_refine.evaluation.acceptance.decide`
+    :raises EpisodeError: when an episode fails
     """
+    if not original.episodes:
+        validation_seeds = seeds.take("validation", settings.n_validation_episodes)
+        evaluate_baseline(original, validation_seeds, settings.objective, settings.name)
+    paired = all(candidate.target.is_seeded for candidate in (original, *candidates))
+    candidates = candidates if settings.selection else candidates[:1]
+    chosen = _choose(original, candidates, settings, seeds)
+    test_seeds = seeds.take("test", _n_test_episodes(original, chosen, settings, seeds) * _factor(paired))
+    metrics = (*settings.objective.metrics, *SMOOTHNESS)
+    baseline = refined = original.target.run(test_seeds, metrics)
+    if not _is_same(original, chosen):
+        refined = chosen.target.run(test_seeds, metrics)
+    unjudged = _unjudged(baseline, refined, settings)
+    if not candidates:
+        unjudged = unjudged or Decision(ORIGINAL, "nothing was searched: there is no candidate but the original")
+    return Verdict(
+        decision=unjudged or _decide(baseline, refined, paired, settings),
+        baseline=baseline,
+        refined=None if refined.n_invalid else refined,
+        paired_difference=None if unjudged else paired_difference(baseline, refined, settings.alpha, paired),
+        chosen=chosen,
+        candidates=tuple(_figures(which, which is chosen, settings) for which in (original, *candidates)),
+    )
 
-    seeds: EpisodeSeeds
-    objective: Objective
-    objective_name: str
-    n_eval_episodes: int | str
-    alpha: float
-    min_effect: float | None
-    max_return_loss: float
-    selection: bool
 
-    @property
-    def validation_seeds(self) -> list[int]:
-        """Half as many as there are test seeds."""
-        n_episodes = self.n_eval_episodes
-        n_validation = max(2, n_episodes // 2) if isinstance(n_episodes, int) else _VALIDATION_EPISODES
-        return self.seeds.take("validation", n_validation)
+def _choose(
+    original: Candidate, candidates: Sequence[Candidate], settings: JudgeSettings, seeds: EpisodeSeeds
+) -> Candidate:
+    """The best on validation seeds; one that would be vetoed for its return only if all others would be, too."""
+    if not candidates:
+        return original
 
-    def n_to_come(self, search: SearchState, paired: bool = True) -> int:
-        """
-        :param search: a search
-        :param paired: whether the same seed means the same episode
-        :return: episodes of the original and of iterates, on validation and test seeds, at most; as far as is known
-        """
-        n_validation = len(self.validation_seeds)
-        n_test = self.n_eval_episodes if isinstance(self.n_eval_episodes, int) else 2 * _VALIDATION_EPISODES
-        n_choice = 4 if self.selection else 0  # 8 iterates on a quarter of the seeds, 4 on another, 2 on the other half
-        return (n_choice + (search.baseline is None)) * n_validation + 2 * n_test * (1 if paired else 2)
+    def keeps_the_return(episodes: Sequence[Episode]) -> bool:
+        same_seeds = original.episodes[: len(episodes)]
+        before, after = (np.mean([e.episode_return for e in which]) for which in (same_seeds, episodes))
+        return not loses_too_much(float(before), float(after), settings.return_loss_limit)
 
-    def judge(self, search: SearchState, run: Run, paired: bool) -> Verdict:
-        """
-        Choose among the iterates, and test the choice against the original.
+    validation_seeds = seeds.take("validation", settings.n_validation_episodes)
+    objective = settings.objective
+    return sequential_halving(candidates, validation_seeds, objective.metrics, objective.of_episodes, keeps_the_return)
 
-        :param search: a search that has ended
-        :param run: runs parameters on seeds
-        :param paired: whether the same seed means the same episode
-        :return: the verdict
-        """
-        iterates = search.iterates if self.selection else search.iterates[:1]
-        chosen = self._choose(search, iterates, run)
-        seeds = tuple(self.seeds.take("test", self._n_test_episodes(search, chosen, run, paired)))
-        baseline = Evaluation(seeds, tuple(run(search.start, seeds, SMOOTHNESS)))
-        refined = baseline  # a search that ended before its first update has nothing else
-        if not np.array_equal(chosen.vector, search.start):
-            refined = Evaluation(seeds, tuple(run(chosen.vector, seeds, SMOOTHNESS)))
-        unjudged = self._unjudged(search, baseline, refined)
-        return Verdict(
-            decision=unjudged or self._decide(baseline, refined, paired),
-            baseline=baseline,
-            refined=None if refined.n_invalid else refined,
-            paired_difference=None if unjudged else paired_difference(baseline, refined, self.alpha, paired),
-            chosen=chosen,
-            candidates=self._candidates(search, iterates, chosen),
-        )
 
-    def _choose(self, search: SearchState, iterates: Sequence[Iterate], run: Run) -> Iterate:
-        """The best on validation seeds; one that loses as much return as would be vetoed only if all others do, too."""
-        assert search.baseline is not None
-        original = search.baseline.returns
+def _is_same(one: Candidate, other: Candidate) -> bool:
+    """Whether both are the same policy in the same environment."""
+    same_task = one.target.task is other.target.task
+    return same_task and np.array_equal(one.target.theta, other.target.theta)
 
-        def keeps_the_return(episodes: Sequence[Episode]) -> bool:
-            return not loses_too_much(
-                original[: len(episodes)].mean(),
-                float(np.mean([episode.episode_return for episode in episodes])),
-                self._max_return_loss,
-            )
 
-        return sequential_halving(
-            iterates, self.validation_seeds, run, self.objective.of_episodes, is_eligible=keeps_the_return
-        )
+def _factor(paired: bool) -> int:
+    """Unpaired, it takes more episodes to show a difference."""
+    return 1 if paired else 2
 
-    @property
-    def _max_return_loss(self) -> float | None:
-        """None where any may be lost, or the return is what is maximised."""
-        is_free = isinstance(self.objective, Return) or self.max_return_loss == np.inf
-        return None if is_free else self.max_return_loss
 
-    def _unjudged(self, search: SearchState, baseline: Evaluation, refined: Evaluation) -> Decision | None:
-        """Where there is nothing to judge, or what there is cannot be: why."""
-        for whose, evaluation in (("the original's", baseline), ("its", refined)):
-            held_out = f"of {whose} {len(evaluation.seeds)} held-out episodes"
-            if evaluation.n_invalid:
-                return Decision(ORIGINAL, f"{evaluation.n_invalid} {held_out} had NaN or inf; the original is kept")
-            n_without = np.isnan([self.objective.fitness(episode) for episode in evaluation.episodes]).sum()
-            if n_without:
-                reason = f"{self.objective_name} gave NaN or inf for {n_without} {held_out}; the original is kept"
-                return Decision(ORIGINAL, reason)
-        return None if search.n_updates else Decision(ORIGINAL, "nothing was searched: no update was done")
+def _n_test_episodes(original: Candidate, chosen: Candidate, settings: JudgeSettings, seeds: EpisodeSeeds) -> int:
+    """As many as asked for, or as it takes to resolve the least difference of interest."""
+    if not isinstance(settings.n_eval_episodes, str):
+        return int(settings.n_eval_episodes)
+    objective = settings.objective
+    chosen.run_on(seeds.take("validation", settings.n_validation_episodes), objective.metrics)
+    effect = settings.min_effect or abs(objective.of_episodes(original.episodes)) / 100 or 1.0
+    before, after = (np.array([objective.fitness(e) for e in which.episodes]) for which in (original, chosen))
+    wanted = episodes_to_resolve(before, after, effect, settings.alpha)
+    n_episodes = int(np.clip(wanted, *AUTO_EPISODES))
+    logger.info(
+        "%d held-out episodes: to resolve a difference of %.3g takes %d; at least %d and at most %d are run",
+        *(n_episodes, effect, wanted, *AUTO_EPISODES),
+    )
+    return n_episodes
 
-    def _decide(self, baseline: Evaluation, refined: Evaluation, paired: bool) -> Decision:
-        name = self.objective_name + self.objective.verdict_note
-        return decide(baseline, refined, self.alpha, paired, self.objective.fitness, self._max_return_loss, name)
 
-    def _n_test_episodes(self, search: SearchState, chosen: Iterate, run: Run, paired: bool) -> int:
-        """As many as asked for, or as it takes to resolve the least difference of interest."""
-        if isinstance(self.n_eval_episodes, int):
-            return self.n_eval_episodes * (1 if paired else 2)  # unpaired, a difference shows later
-        assert search.baseline is not None
-        seeds = search.baseline.seeds
-        chosen.episodes += run(chosen.vector, seeds[len(chosen.episodes) :])
-        original = self.objective.of_episodes(search.baseline.episodes)
-        effect = self.min_effect or abs(original) / 100 or 1.0
-        before, after = (
-            np.array([self.objective.fitness(episode) for episode in episodes])
-            for episodes in (search.baseline.episodes, chosen.episodes)
-        )
-        wanted = episodes_to_resolve(before, after, effect, self.alpha)
-        n_episodes = int(np.clip(wanted, *AUTO_EPISODES))
-        logger.info(
-            "%d held-out episodes: to resolve a difference of %.3g takes %d; at least %d and at most %d are run",
-            *(n_episodes, effect, wanted, *AUTO_EPISODES),
-        )
-        return n_episodes
+def _unjudged(baseline: Evaluation, refined: Evaluation, settings: JudgeSettings) -> Decision | None:
+    """The decision where some episodes cannot be judged."""
+    for whose, evaluation in (("the original's", baseline), ("its", refined)):
+        held_out = f"of {whose} {len(evaluation.seeds)} held-out episodes"
+        if evaluation.n_invalid:
+            return Decision(ORIGINAL, f"{evaluation.n_invalid} {held_out} had NaN or inf; the original is kept")
+        n_without = np.isnan([settings.objective.fitness(episode) for episode in evaluation.episodes]).sum()
+        if n_without:
+            reason = f"{settings.name} gave NaN or inf for {n_without} {held_out}; the original is kept"
+            return Decision(ORIGINAL, reason)
+    return None
 
-    def _candidates(
-        self, search: SearchState, iterates: Sequence[Iterate], chosen: Iterate
-    ) -> tuple[dict[str, Any], ...]:
-        assert search.baseline is not None
-        original = Iterate("original", 0, search.start, list(search.baseline.episodes))
-        return tuple(self._figures(iterate, iterate is chosen) for iterate in (original, *iterates))
 
-    def _figures(self, iterate: Iterate, is_chosen: bool) -> dict[str, Any]:
-        """How an iterate did on validation seeds; without a choice, it was not run on any."""
-        returns = [episode.episode_return for episode in iterate.episodes]
-        return {
-            "name": iterate.name,
-            "update": iterate.update,
-            "n_episodes": len(returns),
-            "mean_return": float(np.mean(returns)) if returns else None,
-            "mean_fitness": self.objective.of_episodes(iterate.episodes) if returns else None,
-            "chosen": is_chosen,
-        }
+def _decide(baseline: Evaluation, refined: Evaluation, paired: bool, settings: JudgeSettings) -> Decision:
+    objective = settings.objective
+    name = settings.name + objective.verdict_note
+    return decide(baseline, refined, settings.alpha, paired, objective.fitness, settings.return_loss_limit, name)
+
+
+def _figures(candidate: Candidate, is_chosen: bool, settings: JudgeSettings) -> dict[str, Any]:
+    """The result on validation seeds; without a choice, a candidate was not run on any."""
+    returns = [episode.episode_return for episode in candidate.episodes]
+    return {
+        "name": candidate.name,
+        "update": candidate.update,
+        "n_episodes": len(returns),
+        "mean_return": float(np.mean(returns)) if returns else None,
+        "mean_fitness": settings.objective.of_episodes(candidate.episodes) if returns else None,
+        "chosen": is_chosen,
+    }

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from sb3_refine.errors import RefineError
-from sb3_refine.evaluation.comparison import UNDISTURBED, Contestant, check_valid, evaluate, evaluate_all
+from sb3_refine.evaluation.comparison import UNDISTURBED, evaluate_all
 from sb3_refine.evaluation.evaluation import Evaluation
+from sb3_refine.evaluation.target import EvaluationTarget, check_valid
 from sb3_refine.rollouts.episode import Trajectory
 from sb3_refine.rollouts.mesh_dimension import mesh_dimension
 from sb3_refine.rollouts.metrics import SMOOTHNESS
@@ -55,35 +56,31 @@ class Examination:
 
 
 def examine(
-    baseline: Contestant,
-    refined: Contestant,
+    original: EvaluationTarget,
+    refined: EvaluationTarget,
     seeds: Sequence[int],
-    n_workers: int = 1,
-    backend: str = "process",
     n_seeds: int = N_SEEDS,
     entries: tuple[int, int] | None = None,
 ) -> Examination:
     """
     Run both under noise, and record what they do on the seed on which their difference is the median one.
 
-    :param baseline: the original
+    :param original: the original
     :param refined: the result of the search
     :param seeds: of held-out episodes
-    :param n_workers: episodes run at a time
-    :param backend: who runs them
     :param n_seeds: how many of the seeds to take, from the first
     :param entries: two observations, by index, for the phase portrait; by default the two that move most
     :return: what was found
     :raises RefineError: when there are no such entries
     :raises EpisodeError: when an episode fails, or an undisturbed one has NaN or infinite rewards or observations
     """
-    contestants = dict(zip(BOTH, (baseline, refined), strict=True))
+    targets = dict(zip(BOTH, (original, refined), strict=True))
     seeds = list(seeds[:n_seeds])
-    conditions = evaluate_all(contestants, seeds, SMOOTHNESS, backend=backend, n_workers=n_workers)
+    conditions = evaluate_all(targets, seeds)
     undisturbed = conditions[UNDISTURBED]
     differences = undisturbed["refined"].returns - undisturbed["original"].returns
     seed = seeds[int(np.argsort(differences, kind="stable")[(len(seeds) - 1) // 2])]
-    traced = {name: evaluate(who, [seed], ["trajectory"], backend="serial") for name, who in contestants.items()}
+    traced = {name: target.run([seed], ["trajectory"]) for name, target in targets.items()}
     for name, evaluation in traced.items():
         check_valid(evaluation, f"the {name}")
     ran = [evaluation for condition in (*conditions.values(), traced) for evaluation in condition.values()]
@@ -97,10 +94,10 @@ def examine(
             for measure in SMOOTHNESS
         },
         traces={"seed": seed, **_traces(traced)},
-        paired=baseline.is_seeded and refined.is_seeded,
+        paired=original.is_seeded and refined.is_seeded,
         n_episodes=sum(len(evaluation.episodes) for evaluation in ran),
         n_env_steps=int(sum(evaluation.lengths.sum() for evaluation in ran)),
-        motion=motion_of(_trajectories(traced), baseline.task.recipe.env_id, entries),
+        motion=motion_of(_trajectories(traced), original.task.recipe.env_id, entries),
     )
 
 

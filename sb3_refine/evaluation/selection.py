@@ -1,4 +1,4 @@
-"""Which of the iterates of a search is put to the test: sequential halving on validation seeds."""
+"""Which candidate is tested: sequential halving on validation seeds."""
 
 import math
 import sys
@@ -9,68 +9,68 @@ import numpy as np
 from scipy import stats
 
 from sb3_refine.evaluation.statistics import least_difference
+from sb3_refine.evaluation.target import EvaluationTarget
 from sb3_refine.rollouts.episode import Episode
 
 
-@dataclass
-class Iterate:
+@dataclass(eq=False)
+class Candidate:
     """
-    One point that a search has come by.
+    A policy that is judged.
 
-    :param name: what to call it
-    :param update: number of updates that led to it
-    :param vector: its parameters
+    :param name: what tables call the policy
+    :param target: the policy, fit to be evaluated
+    :param update: number of updates that led to the policy, where it comes from a search
     :param episodes: on the first of the validation seeds
     """
 
     name: str
-    update: int
-    vector: np.ndarray
+    target: EvaluationTarget
+    update: int | None = None
     episodes: list[Episode] = field(default_factory=list)
 
+    def run_on(self, seeds: Sequence[int], metrics: Sequence[str] = ()) -> None:
+        """
+        Run the episodes that are still missing.
 
-def distinct(iterates: Sequence[Iterate]) -> list[Iterate]:
-    """
-    :param iterates: any iterates
-    :return: the first of each that have the same parameters
-    """
-    first: dict[bytes, Iterate] = {}
-    for iterate in iterates:
-        first.setdefault(iterate.vector.tobytes(), iterate)
-    return list(first.values())
+        :param seeds: validation seeds, those of :attr:`episodes` first
+        :param metrics: of each episode
+        """
+        missing = seeds[len(self.episodes) :]
+        if missing:
+            self.episodes += self.target.run(missing, metrics).episodes
 
 
 def sequential_halving(
-    iterates: Sequence[Iterate],
+    candidates: Sequence[Candidate],
     seeds: Sequence[int],
-    evaluate: Callable[[np.ndarray, Sequence[int]], list[Episode]],
+    metrics: Sequence[str],
     score: Callable[[Sequence[Episode]], float],
     is_eligible: Callable[[Sequence[Episode]], bool] = lambda episodes: True,
-) -> Iterate:
+) -> Candidate:
     """
-    Find the best of some iterates: run all on a few seeds, the better half of them on as many more, and so on, so that
-    the last two have been run on all (Karnin, Koren and Somekh, 2013, "Almost optimal exploration in multi-armed
-    bandits", http://proceedings.mlr.press/v28/karnin13.html; here all rounds of an iterate count, on common seeds).
+    Find the best of some candidates: run all on a few seeds, the better half of them on as many more, and so on, so
+    that the last two have been run on all (Karnin, Koren and Somekh, 2013, "Almost optimal exploration in multi-armed
+    bandits", http://proceedings.mlr.press/v28/karnin13.html; here all rounds of a candidate count, on common seeds).
 
-    :param iterates: at least one; their episodes are noted in them
+    :param candidates: at least one; their episodes are noted in them
     :param seeds: validation seeds
-    :param evaluate: runs parameters on seeds
-    :param score: of the episodes of an iterate; NaN where one is invalid
-    :param is_eligible: whether, by its episodes, an iterate is fit to be chosen; those that are not come after all
-        others
+    :param metrics: of each episode
+    :param score: of the episodes of a candidate; NaN where one is invalid
+    :param is_eligible: whether, by its episodes, a candidate may be chosen; those that may not come after all others
     :return: the one with the highest score
     """
 
-    def rank(iterate: Iterate) -> tuple[bool, float]:
-        value = score(iterate.episodes)
-        return (False, -math.inf) if math.isnan(value) else (is_eligible(iterate.episodes), value)
+    def rank(candidate: Candidate) -> tuple[bool, float]:
+        value = score(candidate.episodes)
+        return (False, -math.inf) if math.isnan(value) else (is_eligible(candidate.episodes), value)
 
-    remaining = list(iterates)
+    remaining = list(candidates)
     n_rounds = math.ceil(math.log2(len(remaining)))
     for n_left in reversed(range(n_rounds)):
         n_seeds = max(1, len(seeds) >> n_left)
-        for iterate in remaining:
-            iterate.episodes += evaluate(iterate.vector, seeds[len(iterate.episodes) : n_seeds])
+        for candidate in remaining:
+            candidate.run_on(seeds[:n_seeds], metrics)
         remaining.sort(key=rank, reverse=True)
         del remaining[math.ceil(len(remaining) / 2) :]
     return remaining[0]

@@ -6,24 +6,21 @@ import multiprocessing as mp
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import cloudpickle
-import numpy as np
 import torch as th
 from typing_extensions import Self
 
 from sb3_refine.errors import EpisodeError, RefineError
-from sb3_refine.evaluators.base import Evaluator, RolloutTask, RolloutWorker
-from sb3_refine.optimizers.candidates import Candidate
+from sb3_refine.evaluators.base import Evaluator
+from sb3_refine.evaluators.worker import Batch, Job, RolloutTask, RolloutWorker
 from sb3_refine.rollouts.episode import Episode
 from sb3_refine.rollouts.reproducibility import FRESH_ENV
 
@@ -47,8 +44,8 @@ class ProcessEvaluator(Evaluator):
     A pool of worker processes, each handed one episode at a time: episodes differ in length.
 
     Workers are forked from a clean server process, as Stable-Baselines3's ``SubprocVecEnv`` does it, so no thread or
-    lock of the caller reaches them. The mean lies in anonymous shared memory, which nothing can leave behind. A worker
-    that dies or hangs is replaced, and its episode run again with the same result.
+    lock of the caller reaches them. A worker that dies or hangs is replaced, and its episode run again with the same
+    result.
 
     :param task: what to roll out
     :param n_workers: number of processes
@@ -60,7 +57,6 @@ class ProcessEvaluator(Evaluator):
         self._context: Any = mp.get_context("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
         self._context.set_forkserver_preload([__name__])
         self._payload = _pickled(task)
-        self._shared = self._context.RawArray("f", task.policy.n_parameters)
         self._workers: list[_Worker] = []
         self._max_episodes = _MAX_FRESH_ENVS if task.recipe.remedy == FRESH_ENV else None
 
@@ -76,7 +72,7 @@ class ProcessEvaluator(Evaluator):
         return self
 
     def _start_worker(self) -> "_Worker":
-        return _Worker(self._context, self._payload, self._shared)
+        return _Worker(self._context, self._payload)
 
     def _ready(self, worker: "_Worker") -> "_Worker":
         """The worker once it is ready, or another in its place if it dies or hangs on the way."""
@@ -96,43 +92,44 @@ class ProcessEvaluator(Evaluator):
                 worker.kill()
                 raise
 
-    def _evaluate(
-        self, mean: np.ndarray, candidates: Sequence[Candidate], episode_seeds: Sequence[int], measures: Sequence[str]
-    ) -> list[Episode]:
-        assert self._workers, "use the evaluator as a context manager"
-        np.frombuffer(self._shared, dtype=np.float32)[:] = mean
-        episodes: dict[int, Episode] = {}
-        waiting = deque(range(len(candidates)))
-        tries = [0] * len(candidates)
+    def _run(self, batch: Batch, jobs: Sequence[Job]) -> Iterator[tuple[int, Episode]]:
+        if not self._workers:  # an error ended them
+            self.__enter__()
+        payload = cloudpickle.dumps(batch)
+        waiting, tries = deque(range(len(jobs))), [0] * len(jobs)
         running: dict[_Worker, int] = {}
         try:
             while waiting or running:
                 for worker in [w for w in self._workers if w not in running][: len(waiting)]:
-                    index = waiting.popleft()
-                    tries[index] += 1
-                    running[worker] = index
-                    worker.send((candidates[index], episode_seeds[index], measures))
+                    running[worker] = number = waiting.popleft()
+                    tries[number] += 1
+                    worker.send_job(payload, jobs[number])
                 for worker in _readable_or_overdue(running, self.episode_timeout):
-                    index = running.pop(worker)
+                    number = running.pop(worker)
                     try:
-                        episodes[index] = worker.receive()
+                        episode = worker.receive()
                     except _WorkerLostError as lost:
-                        what = f"the episode with seed {episode_seeds[index]} of {candidates[index]}"
-                        if tries[index] >= _MAX_TRIES:
-                            raise EpisodeError(f"{what}: its worker {lost} {_MAX_TRIES} times") from None
-                        logger.warning("a worker %s in %s: replaced, and the episode run again", lost, what)
-                        worker.kill()
-                        self._replace(worker)
-                        waiting.appendleft(index)
+                        self._replace_lost(worker, lost, batch.describe(*jobs[number]), tries[number])
+                        waiting.appendleft(number)
                     else:
-                        if worker.n_episodes == self._max_episodes:
-                            worker.send(None)
-                            worker.retire(_SECONDS_TO_CLOSE)
-                            self._replace(worker)
+                        self._retire_if_worn(worker)
+                        yield number, episode
         except BaseException:
-            self._kill()  # workers are in the middle of episodes that nobody will ask for
+            self._kill()  # workers are in the middle of episodes that nobody waits for
             raise
-        return [episodes[index] for index in range(len(candidates))]
+
+    def _replace_lost(self, worker: "_Worker", lost: "_WorkerLostError", what: str, n_tries: int) -> None:
+        if n_tries >= _MAX_TRIES:
+            raise EpisodeError(f"{what}: its worker {lost} {_MAX_TRIES} times") from None
+        logger.warning("a worker %s in %s: replaced, and the episode run again", lost, what)
+        worker.kill()
+        self._replace(worker)
+
+    def _retire_if_worn(self, worker: "_Worker") -> None:
+        if worker.n_episodes == self._max_episodes:
+            worker.send(None)
+            worker.retire(_SECONDS_TO_CLOSE)
+            self._replace(worker)
 
     def _replace(self, worker: "_Worker") -> None:
         place = self._workers.index(worker)
@@ -159,13 +156,14 @@ class _WorkerLostError(Exception):
 class _Worker:
     """The caller's end of a worker process."""
 
-    def __init__(self, context: Any, payload: bytes, shared: Any):
+    def __init__(self, context: Any, payload: bytes):
         self.n_episodes = 0
+        self._batch = b""
         self.busy_since = 0.0
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, payload, shared), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, payload), daemon=True)
         try:
-            with _main_module_hidden(), _interrupt_held_back():
+            with _main_module_hidden():
                 self.process.start()
         except BaseException:
             if self.process.pid is not None:  # it is in nobody's list yet
@@ -179,6 +177,11 @@ class _Worker:
         self.connection.poll(timeout)
         self.receive()
         self.n_episodes = 0
+
+    def send_job(self, batch: bytes, job: Job) -> None:
+        """Send an episode to run; with the first of a batch, the batch."""
+        self.send((None if batch is self._batch else batch, job))
+        self._batch = batch
 
     def send(self, message: Any) -> None:
         self.busy_since = time.monotonic()
@@ -236,29 +239,6 @@ def _main_module_hidden() -> Iterator[None]:
         main.__dict__.update(hidden)
 
 
-@contextmanager
-def _interrupt_held_back() -> Iterator[None]:
-    """
-    What is started meanwhile is deaf to Ctrl-C, which is the caller's to handle, from its first instruction on. The
-    caller hears it afterwards: starting the first worker takes a second or two.
-    """
-    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    resource_tracker.ensure_running()  # or it would lift the mask when it starts
-    heard: list[int] = []
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))  # other threads are not masked
-    try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which children inherit
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.signal(signal.SIGINT, handler)
-        if heard:
-            signal.raise_signal(signal.SIGINT)
-
-
 def _pickled(task: RolloutTask) -> bytes:
     try:
         return cloudpickle.dumps(task)
@@ -276,14 +256,11 @@ def _how(exit_code: int) -> str:
     return f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}: something called exit()"
 
 
-def _serve(connection: Connection, payload: bytes, shared: Any) -> None:
+def _serve(connection: Connection, payload: bytes) -> None:
     """Life of a worker process: build, then run episodes until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
-    if hasattr(signal, "pthread_sigmask"):  # what an environment starts may want to be stopped by it
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _die_with_parent()
     th.set_num_threads(1)
-    mean = np.frombuffer(shared, dtype=np.float32)
     with suppress(EOFError, ConnectionError):  # the caller has gone
         try:
             worker = RolloutWorker(cloudpickle.loads(payload))
@@ -291,15 +268,17 @@ def _serve(connection: Connection, payload: bytes, shared: Any) -> None:
             connection.send(("error", _portable(error)))
             return
         connection.send(("ready", None))
+        batch: Any = None
         while True:
             message = connection.recv()
             if message is None:
                 with suppress(Exception):
                     worker.close()
                 os._exit(0)  # whatever threads the environment has
-            candidate, episode_seed, measures = message
+            new_batch, job = message
+            batch = batch if new_batch is None else cloudpickle.loads(new_batch)
             try:
-                reply: tuple[str, Any] = ("episode", worker.run(mean, candidate, episode_seed, measures))
+                reply: tuple[str, Any] = ("episode", worker.run(batch, job))
             except Exception as error:
                 reply = ("error", _portable(error))
             connection.send(reply)

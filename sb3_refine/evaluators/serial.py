@@ -1,12 +1,11 @@
 """Episodes one after the other, in this process."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 from typing_extensions import Self
 
-from sb3_refine.evaluators.base import Evaluator, RolloutWorker
-from sb3_refine.optimizers.candidates import Candidate
+from sb3_refine.evaluators.base import Evaluator
+from sb3_refine.evaluators.worker import Batch, Job, RolloutWorker
 from sb3_refine.policies.base import one_thread
 from sb3_refine.rollouts.episode import Episode
 from sb3_refine.seeding import globals_restored
@@ -22,15 +21,12 @@ class SerialEvaluator(Evaluator):
             self._worker = RolloutWorker(self.task)
         return self
 
-    def _evaluate(
-        self, mean: np.ndarray, candidates: Sequence[Candidate], episode_seeds: Sequence[int], measures: Sequence[str]
-    ) -> list[Episode]:
+    def _run(self, batch: Batch, jobs: Sequence[Job]) -> Iterator[tuple[int, Episode]]:
         assert self._worker is not None, "use the evaluator as a context manager"
-        with one_thread(), globals_restored():
-            return [
-                self._worker.run(mean, candidate, seed, measures)
-                for candidate, seed in zip(candidates, episode_seeds, strict=True)
-            ]
+        for number, job in enumerate(jobs):
+            with one_thread(), globals_restored():
+                episode = self._worker.run(batch, job)
+            yield number, episode
 
     def close(self) -> None:
         if self._worker is not None:

@@ -1,11 +1,7 @@
 """What is maximised. A new objective is a file here and a line in the registry."""
 
-import inspect
 from collections.abc import Callable
-from typing import Any
 
-from sb3_refine.agents.decoding.literals import literal
-from sb3_refine.agents.decoding.pickle_tree import DecodingError
 from sb3_refine.errors import RefineError, did_you_mean
 from sb3_refine.objectives.base import MEASURE, Objective
 from sb3_refine.objectives.custom import Custom, find_function
@@ -15,6 +11,7 @@ from sb3_refine.objectives.mesh_dimension import MeshDimensionShaped
 from sb3_refine.objectives.smooth import Smooth
 from sb3_refine.objectives.success import Success
 from sb3_refine.objectives.survival import Survival
+from sb3_refine.parts import check_options, options_of, parse_part
 from sb3_refine.rollouts.episode import Trajectory
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -40,33 +37,15 @@ def make_objective(objective: str | Objective | Callable[[Trajectory], float]) -
         if not callable(objective) or isinstance(objective, type):
             raise RefineError(f"objective: expected a name, a function or an instance of Objective, got {objective!r}")
         return Custom(objective)
-    name, colon, rest = objective.partition(":")
-    if name in OBJECTIVES:
-        return _with_options(name, rest)
-    if colon:
+    if objective.partition(":")[0] in OBJECTIVES:
+        name, options = parse_part("objective", objective, OBJECTIVES)
+        check_options("objective", name, options, options_of(OBJECTIVES[name]))
+        return OBJECTIVES[name](**options)
+    if ":" in objective:
         return Custom(find_function(objective))
     known = ", ".join(OBJECTIVES)
-    raise RefineError(
-        f"objective: unknown {name!r}{did_you_mean(name, OBJECTIVES)}; choose from {known}, or name a module:function"
-    )
-
-
-def _with_options(name: str, text: str) -> Objective:
-    cls = OBJECTIVES[name]
-    known = [] if cls.__init__ is object.__init__ else list(inspect.signature(cls).parameters)
-    options: dict[str, Any] = {}
-    for pair in text.split(",") if text else []:
-        option, separator, value = pair.partition("=")
-        if not separator or option not in known:
-            takes = f"takes {', '.join(known)}" if known else "takes no options"
-            raise RefineError(f"objective: {name}:{pair}: {name} {takes}, as in {name}:option=value")
-        if option in options:
-            raise RefineError(f"objective: {name}:{text}: {option} is given twice")
-        try:
-            options[option] = literal(value)
-        except DecodingError:
-            options[option] = value
-    return cls(**options)
+    meant = did_you_mean(objective, OBJECTIVES)
+    raise RefineError(f"objective: unknown {objective!r}{meant}; choose from {known}, or name a module:function")
 
 
 __all__ = ["MEASURE", "OBJECTIVES", "Objective", "make_objective"]

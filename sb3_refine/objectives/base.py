@@ -34,6 +34,11 @@ class Objective(ABC):
     """What a reader of the verdict has to know of the mean fitness, put behind the name."""
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that episodes must have."""
+        return (MEASURE,) if self.needs_trajectory else ()
+
+    @property
     def name(self) -> str:
         """What to call it: also that by which an interrupted search knows its objective again."""
         options = {} if type(self).__init__ is object.__init__ else inspect.signature(type(self)).parameters
@@ -82,12 +87,12 @@ class Objective(ABC):
         :return: higher is better; NaN for an invalid episode
         """
 
-    def of_population(self, episodes: Sequence[Episode]) -> np.ndarray:
+    def of_population(self, episodes: Sequence[Sequence[Episode]]) -> np.ndarray:
         """
-        :param episodes: of the candidates of one update
-        :return: what the search goes by; each one's fitness, unless an objective is one of several episodes
+        :param episodes: of each candidate of one update
+        :return: what the search maximises: the mean fitness of each candidate, NaN where it has an invalid episode
         """
-        return np.array([self.fitness(episode) for episode in episodes])
+        return np.array([np.mean([self.fitness(episode) for episode in own]) for own in episodes])
 
     def of_episodes(self, episodes: Sequence[Episode]) -> float:
         """

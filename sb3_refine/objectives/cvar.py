@@ -39,10 +39,10 @@ class CVaR(Objective):
             self.quantile - max(0.0, self.quantile - episode.episode_return) / self.share + 0 * episode.episode_return
         )
 
-    def of_population(self, episodes: Sequence[Episode]) -> np.ndarray:
-        """:return: the returns, none above their median"""
-        returns = returns_of(episodes)
-        return np.minimum(returns, np.nanmedian(returns))
+    def of_population(self, episodes: Sequence[Sequence[Episode]]) -> np.ndarray:
+        """:return: the mean returns, where no return counts more than the median of the population"""
+        median = np.nanmedian(np.concatenate([returns_of(own) for own in episodes]))
+        return np.array([np.minimum(returns_of(own), median).mean() for own in episodes])
 
     def of_episodes(self, episodes: Sequence[Episode]) -> float:
         """:return: mean of the worst"""

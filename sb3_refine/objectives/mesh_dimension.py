@@ -18,7 +18,7 @@ BOUNDS = ("mean", "lower", "upper")
 class MeshDimensionShaped(Objective):
     r"""
     Return per dimension: :math:`R / D` where returns are positive, :math:`R \cdot D` where they are negative ("Direct
-    Random Search for Fine Tuning of Deep RL Policies", https://arxiv.org/abs/2109.04604, Eq. 2 and 3).
+    Random Search for Fine Tuning of Deep RL Policies", https://arxiv.org/abs/2109.05604, Eq. 2 and 3).
 
     :math:`D` is the mesh dimension of the observations as the policy sees them; of ``Dict`` observations, of the
     ``observation`` entry. Both bounds are clipped to at most ``n_dims / 2``, the value of an episode that fails. Unlike

@@ -2,9 +2,10 @@
 
 from sb3_refine.optimizers.ars import ARS
 from sb3_refine.optimizers.base import Optimizer
+from sb3_refine.optimizers.population import ExplicitPopulation, NoisePopulation, Population
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "ars": ARS,
 }
 
-__all__ = ["ARS", "OPTIMIZERS", "Optimizer"]
+__all__ = ["ARS", "OPTIMIZERS", "ExplicitPopulation", "NoisePopulation", "Optimizer", "Population"]

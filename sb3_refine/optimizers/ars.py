@@ -1,23 +1,26 @@
 """Augmented Random Search."""
 
+from typing import ClassVar
+
 import numpy as np
 
 from sb3_refine.errors import RefineError, check_count
 from sb3_refine.optimizers.base import Optimizer, linear_schedule
-from sb3_refine.optimizers.candidates import Candidate, direction
+from sb3_refine.optimizers.noise_table import direction, noise_key
+from sb3_refine.optimizers.population import NoisePopulation, Population
 
 
 class ARS(Optimizer):
     r"""
     Augmented Random Search as "Direct Random Search for Fine Tuning of Deep RL Policies" uses it
-    (https://arxiv.org/abs/2109.04604, Algorithm 1, after https://arxiv.org/abs/1803.07055, V1):
+    (https://arxiv.org/abs/2109.05604, Algorithm 1, after https://arxiv.org/abs/1803.07055, V1):
 
     .. math:: \theta \leftarrow \theta + \frac{\alpha}{n \sigma_R} \sum_{i=1}^{n} (R_i^+ - R_i^-) \, \delta_i
 
     with unit-normal directions and candidates :math:`\theta \pm \sigma \delta_i`. The two candidates of a pair share
     their episode seed. (The paper prints the difference the other way round; its code has it as here.)
 
-    :param mean: start point, shape ``(n_parameters,)``
+    :param theta: start point, shape ``(n_parameters,)``
     :param seed: seed of every direction drawn
     :param n_updates: length of the search, for the schedules
     :param n_delta: number of directions an update; each costs two episodes
@@ -27,9 +30,14 @@ class ARS(Optimizer):
     :raises RefineError: when an argument is out of range
     """
 
+    presets: ClassVar = {
+        "default": {"n_updates": 80},
+        "paper": {"n_updates": 200, "n_delta": 64, "selection": False},  # section II-B: one setting for every result
+    }
+
     def __init__(
         self,
-        mean: np.ndarray,
+        theta: np.ndarray,
         seed: int,
         n_updates: int,
         n_delta: int = 16,
@@ -37,7 +45,7 @@ class ARS(Optimizer):
         learning_rate: float | tuple[float, float] = (0.02, 0.002),
         delta_std: float | tuple[float, float] = (0.025, 0.0025),
     ):
-        super().__init__(mean, seed, n_updates)
+        super().__init__(theta, seed, n_updates)
         check_count("n_delta", n_delta, 1, at_most=10**6)
         check_count("n_top", 1 if n_top is None else n_top, 1)
         if n_top is not None and n_top > n_delta:
@@ -60,13 +68,12 @@ class ARS(Optimizer):
     def population_size(self) -> int:
         return 2 * self.n_delta
 
-    def _ask(self) -> list[Candidate]:
+    def _ask(self) -> Population:
         std = linear_schedule(self.delta_std, self.n_updates_done / self.n_updates)
-        return [
-            Candidate(self.n_updates_done, index, sign * std) for index in range(self.n_delta) for sign in (1.0, -1.0)
-        ]
+        keys = [noise_key(self.seed, self.n_updates_done, number) for number in range(self.n_delta)]
+        return NoisePopulation(self.theta, std, np.repeat(keys, 2).tolist(), [1.0, -1.0] * self.n_delta, self.seed)
 
-    def _tell(self, candidates: list[Candidate], fitness: np.ndarray) -> None:
+    def _tell(self, population: Population, fitness: np.ndarray) -> None:
         step = linear_schedule(self.learning_rate, self.n_updates_done / self.n_updates)
         plus, minus = fitness[0::2], fitness[1::2]
         whole = np.isfinite(plus + minus)  # a pair that lost a candidate is dropped
@@ -77,6 +84,6 @@ class ARS(Optimizer):
         # Algorithm 1's alpha / (n sigma_R); the code's 1e-6 keeps it finite when all returns are equal
         weights = step / (self.n_delta * sigma + 1e-6) * np.where(whole, plus - minus, 0.0)
         with np.errstate(over="ignore", invalid="ignore"):  # the search checks its iterates
-            for index in sorted(top):
-                delta = direction(self.seed, self.n_updates_done, int(index), self.mean.size)
-                self.mean += np.float32(weights[index]) * delta
+            for number in sorted(top):
+                key = noise_key(self.seed, self.n_updates_done, int(number))
+                self.theta += np.float32(weights[number]) * direction(self.seed, key, self.theta.size)

@@ -1,39 +1,56 @@
-"""What every search method has in common."""
+"""The interface of every search method."""
 
+import inspect
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
 from sb3_refine.errors import check_count
-from sb3_refine.optimizers.candidates import Candidate
+from sb3_refine.optimizers.population import Population
 
 
 class Optimizer(ABC):
     """
     Ask for candidates, evaluate them, tell their fitness. Always maximises.
 
-    :param mean: start point, shape ``(n_parameters,)``
-    :param seed: seed of every direction drawn
+    A search method is a subclass with :attr:`population_size`, ``_ask`` and ``_tell``; what changes beside ``theta``
+    goes into :meth:`state_dict`. The arguments of its constructor, except the first three, are its options.
+
+    :param theta: start point, shape ``(n_parameters,)``
+    :param seed: seed of everything random
     :param n_updates: length of the search, for schedules
     :raises RefineError: when an argument is out of range
     """
 
-    def __init__(self, mean: np.ndarray, seed: int, n_updates: int):
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
+    """Sets of options by name. What a preset leaves out has the default of its argument; beside the options of the
+    optimizer, a preset may hold ``n_updates`` and arguments of :class:`~sb3_refine.refiner.Refiner`."""
+
+    episodes_per_candidate: int = 1
+    """Episodes that the fitness of a candidate is the mean of, each on another seed."""
+
+    def __init__(self, theta: np.ndarray, seed: int, n_updates: int):
         check_count("n_updates", n_updates, 1)
-        self.mean = np.array(mean, dtype=np.float32)
+        self.theta = np.array(theta, dtype=np.float32)
         self.seed = seed
         self.n_updates = n_updates
         self.n_updates_done = 0
-        self._asked: list[Candidate] | None = None
+        self._asked: Population | None = None
+
+    @classmethod
+    def options(cls) -> list[str]:
+        """:return: names of the arguments that are the optimizer's own"""
+        return [name for name in inspect.signature(cls).parameters if name not in ("theta", "seed", "n_updates")]
 
     @property
     @abstractmethod
     def population_size(self) -> int:
-        """Number of candidates an update."""
+        """Number of candidates in the next update."""
 
-    def ask(self) -> list[Candidate]:
-        """:return: the candidates of this update, around ``mean``"""
+    def ask(self) -> Population:
+        """:return: the candidates of this update"""
         if self._asked is not None:
             raise RuntimeError("ask() was called twice: call tell() with the fitness of the candidates in between")
         self._asked = self._ask()
@@ -41,7 +58,7 @@ class Optimizer(ABC):
 
     def tell(self, fitness: np.ndarray) -> None:
         """
-        Move ``mean``.
+        Move ``theta``.
 
         :param fitness: of the candidates, in the order of :meth:`ask`; higher is better; NaN drops a candidate
         """
@@ -57,19 +74,19 @@ class Optimizer(ABC):
         self._asked = None
 
     def state_dict(self) -> dict[str, Any]:
-        """:return: all that changes, to go on from later; subclasses add theirs"""
-        return {"mean": self.mean.copy(), "n_updates_done": self.n_updates_done}
+        """:return: a copy of everything that changes; nested dicts and lists of arrays, numbers and strings"""
+        return {"theta": self.theta.copy(), "n_updates_done": self.n_updates_done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """:param state: what :meth:`state_dict` gave"""
-        self.mean, self.n_updates_done = state["mean"].copy(), state["n_updates_done"]
+        self.theta, self.n_updates_done = state["theta"].copy(), state["n_updates_done"]
         self._asked = None
 
     @abstractmethod
-    def _ask(self) -> list[Candidate]: ...
+    def _ask(self) -> Population: ...
 
     @abstractmethod
-    def _tell(self, candidates: list[Candidate], fitness: np.ndarray) -> None: ...
+    def _tell(self, population: Population, fitness: np.ndarray) -> None: ...
 
 
 def linear_schedule(start_end: float | tuple[float, float], progress: float) -> float:

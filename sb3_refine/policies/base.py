@@ -53,17 +53,11 @@ class DeterministicPolicy(ABC):
         :param env: the raw environment
         """
 
-    def set_parameters(self, mean: np.ndarray, direction: np.ndarray | None = None, scale: float = 0.0) -> None:
+    def set_theta(self, theta: np.ndarray) -> None:
         """
-        Write ``mean + scale * direction`` into the policy, in place.
+        Write parameters into the policy, in place.
 
-        :param mean: float32 vector of the searched parameters
-        :param direction: vector of the same shape, or None for the mean itself
-        :param scale: signed standard deviation
+        :param theta: float32 vector of the searched parameters
         """
         for target, where in self._targets:
-            if direction is None:
-                target[:] = mean[where]
-            else:
-                np.multiply(direction[where], np.float32(scale), out=target)
-                np.add(target, mean[where], out=target)
+            target[:] = theta[where]

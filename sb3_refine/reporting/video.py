@@ -17,7 +17,7 @@ import torch as th
 
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import RefineError
-from sb3_refine.evaluation.comparison import Contestant
+from sb3_refine.evaluation.target import EvaluationTarget
 from sb3_refine.files import atomic_path
 from sb3_refine.policies.base import one_thread
 from sb3_refine.rollouts.episode import Episode
@@ -79,12 +79,12 @@ class Film:
         return self.captions[min(index, len(self.captions) - 1)]
 
 
-def record_video(contestants: Mapping[str, Contestant], seed: int, path: str | Path) -> Path:
+def record_video(targets: Mapping[str, EvaluationTarget], seed: int, path: str | Path) -> Path:
     """
     Record one episode of each on the same seed, side by side. Rendering changes nothing: these are the episodes that
     the same seed gives without it.
 
-    :param contestants: by the name to write above the pictures, from left to right
+    :param targets: the policies, by the name to write above the pictures, from left to right
     :param seed: of the episode
     :param path: where to, with the suffix ``.mp4``
     :return: the path
@@ -92,7 +92,7 @@ def record_video(contestants: Mapping[str, Contestant], seed: int, path: str | P
     """
     path = Path(path)
     encode = encoder()
-    films = {name: film(contestant, seed) for name, contestant in contestants.items()}
+    films = {name: film(target, seed) for name, target in targets.items()}
     fps = next(iter(films.values())).fps
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,16 +103,16 @@ def record_video(contestants: Mapping[str, Contestant], seed: int, path: str | P
     return path
 
 
-def film(contestant: Contestant, seed: int) -> Film:
+def film(target: EvaluationTarget, seed: int) -> Film:
     """
-    :param contestant: the policy
+    :param target: the policy
     :param seed: of the episode
     :return: pictures of the episode
     :raises RefineError: when the environment gives no pictures
     """
-    recipe = _rendering(contestant.task.recipe)
-    policy = contestant.task.policy
-    policy.set_parameters(contestant.vector)
+    recipe = _rendering(target.task.recipe)
+    policy = target.task.policy
+    policy.set_theta(target.theta)
     film = Film()
     with _off_screen(), one_thread(), globals_restored():
         episodes = Episodes(recipe)

@@ -5,8 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sb3_refine.envs.observations import Normalisation
-
 
 class Episode(NamedTuple):
     """
@@ -35,21 +33,16 @@ class Trajectory:
 
     :param observations: raw, with that of the reset, shape ``(n_steps + 1, n_observed)``. Of ``Dict`` observations, the
         ``observation`` entry, or all entries one after the other; nothing of images
+    :param seen: the observations as the policy sees them: normalised where it normalises
     :param actions: as the policy gave them, shape ``(n_steps, n_actions)``
     :param rewards: the environment's own, whatever wrappers of the agent make of them, shape ``(n_steps,)``
     :param action_range: ``high - low`` of each action, or None where actions are not continuous
     :param failed: whether the episode ended by a failure
-    :param normalisation: of the observations, or None
     """
 
     observations: np.ndarray
+    seen: np.ndarray
     actions: np.ndarray
     rewards: np.ndarray
     action_range: np.ndarray | None
     failed: bool = False
-    normalisation: Normalisation | None = None
-
-    @property
-    def seen(self) -> np.ndarray:
-        """The observations as the policy sees them: normalised where it normalises."""
-        return self.observations if self.normalisation is None else self.normalisation(self.observations)

@@ -38,7 +38,7 @@ class MeshDimension(NamedTuple):
 def mesh_dimension(observations: np.ndarray) -> MeshDimension:
     """
     Count the boxes that a trajectory visits, on meshes from one box for each point up to one box for all, as "Direct
-    Random Search for Fine Tuning of Deep RL Policies" does (https://arxiv.org/abs/2109.04604, section IV). On clean
+    Random Search for Fine Tuning of Deep RL Policies" does (https://arxiv.org/abs/2109.05604, section IV). On clean
     trajectories this is the value of the paper's code.
 
     That divides returns by the dimension, which must not reward standing still. So where there is no motion to measure,

@@ -50,13 +50,14 @@ class Recording(gym.Wrapper):
         """
         space = self.action_space
         observations, actions, rewards = map(np.array, (self.observations, self.actions, self.rewards))
-        for array in (observations, actions, rewards):
+        seen = observations if normalisation is None else normalisation(observations)
+        for array in (observations, seen, actions, rewards):
             array.setflags(write=False)  # all measures of an episode are of the same trajectory
         return Trajectory(
             observations=observations,
+            seen=seen,
             actions=actions,
             rewards=rewards,
             action_range=(space.high - space.low).ravel() if isinstance(space, spaces.Box) else None,
             failed=failed,
-            normalisation=normalisation,
         )

@@ -10,7 +10,6 @@ import math
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +23,6 @@ from sb3_refine.envs.accelerators import accelerate
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.envs.wrappers import true_return_of
 from sb3_refine.errors import EpisodeError, told_of_episode
-from sb3_refine.optimizers.candidates import direction
 from sb3_refine.policies.base import DeterministicPolicy, one_thread
 from sb3_refine.rollouts.rollout import rollout
 from sb3_refine.seeding import globals_restored, seed_globals
@@ -134,15 +132,12 @@ def _at_most(seconds: float, what: str) -> Iterator[None]:
         raise EpisodeError(f"{what} hung (longer than episode_timeout, {seconds:g} s)")
 
     before = signal.signal(signal.SIGALRM, give_up)
-    start = time.monotonic()
-    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-        if left > 0:  # the caller's own alarm
-            signal.setitimer(signal.ITIMER_REAL, max(1e-3, left - (time.monotonic() - start)), interval)
 
 
 def probe(
@@ -222,10 +217,10 @@ def _fingerprints(
 ) -> list[str]:
     """Run episodes (scale of the perturbation, seed) in one environment; hash the observations and rewards of each."""
     episodes, found = Episodes(recipe), []
-    delta = direction(0, 0, 0, mean.size)
+    delta = np.random.default_rng(0).standard_normal(mean.size, dtype=np.float32)
     try:
         for scale, seed in plan:
-            policy.set_parameters(mean, delta, scale)
+            policy.set_theta(mean + np.float32(scale) * delta)
             what = f"the episode with seed {seed} that probes the environment"
             with told_of_episode(what), _at_most(episode_timeout, what):
                 hashing = _Hashing(episodes.next_env(seed))

@@ -1,4 +1,4 @@
-"""Stable-Baselines3's callbacks on a refiner: a model lent to them as they know it from training."""
+"""Stable-Baselines3's callbacks in a search."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,24 +24,26 @@ def as_callback(callback: MaybeCallback) -> BaseCallback:
 
 
 @contextmanager
-def lent(agent: Agent, logger: Logger, with_env: bool) -> Iterator[None]:
+def callback_context(agent: Agent, logger: Logger, callback: MaybeCallback) -> Iterator[BaseCallback]:
     """
-    Lend an agent's model to callbacks: with our logger, our count of time steps, and an environment, which it has no
-    longer afterwards.
+    Initialise callbacks with an agent's model, which meanwhile has our logger, our count of time steps and an
+    environment, as callbacks know it from training.
 
     :param agent: whose model
     :param logger: of the search
-    :param with_env: whether callbacks will look for an environment (``training_env``), as those that evaluate do
+    :param callback: what the user gave
+    :return: one callback
     """
-    model = agent.model
+    model, given = agent.model, as_callback(callback)
     names = ("_logger", "_custom_logger", "num_timesteps", "env", "_vec_normalize_env")
     own = {name: vars(model)[name] for name in names if name in vars(model)}
-    env = _training_env(agent) if with_env and model.get_env() is None else None
+    env = _training_env(agent) if callback and model.get_env() is None else None
     try:
         model.set_logger(logger)
         if env is not None:
             model.env, model._vec_normalize_env = env, unwrap_vec_normalize(env)
-        yield
+        given.init_callback(model)
+        yield given
     finally:
         if env is not None:
             env.close()

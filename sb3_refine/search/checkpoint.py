@@ -26,7 +26,7 @@ from sb3_refine.agents.decoding.schema import (
     whole,
 )
 from sb3_refine.agents.decoding.torch_files import read_torch_file
-from sb3_refine.errors import RefineError
+from sb3_refine.errors import RefineError, one_line
 from sb3_refine.files import atomic_path, refuse_links, told_if_unwritable
 from sb3_refine.search.state import SearchState, Update
 
@@ -106,7 +106,11 @@ class Checkpoint:
         ]
         if differences:
             raise RefineError(f"--resume: other settings than those of the interrupted run: {'; '.join(differences)}")
-        search.load_state_dict(state)
+        try:
+            search.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:  # the optimizer's own state
+            path = self._existing_folder() / FILE_NAME
+            raise RefineError(f"--resume: {path} is damaged ({one_line(error)}); start the run anew") from error
 
 
 def _plain(value: Any) -> Any:
@@ -170,10 +174,10 @@ def _check_state(state: Any, n_parameters: int, n_updates: int) -> None:
     :raises SchemaError: when it is not what a search can have left
     """
     theta, done = vector(n_parameters, np.float32), whole(0, n_updates)
-    counts = dict.fromkeys(("run_number", "n_episodes", "n_env_steps", "n_invalid"), whole(0))
+    counts = dict.fromkeys(("run_number", "n_search_seeds", "n_episodes", "n_env_steps", "n_invalid"), whole(0))
     record(
         {
-            "optimizer": record({"mean": theta, "n_updates_done": done}),
+            "optimizer": record({"theta": theta, "n_updates_done": done}, others=_optimizer_state),
             "start": theta,
             "average": either(vector(0, np.float64), vector(n_parameters, np.float64)),
             "milestones": mapping_of(_milestone(number(), done, theta), r"\d"),
@@ -187,6 +191,17 @@ def _check_state(state: Any, n_parameters: int, n_updates: int) -> None:
         raise SchemaError("history: not as long as there were updates")
     if state["baseline"] is not None and not 0 < len(state["baseline"][0]) == len(state["baseline"][1]):
         raise SchemaError("baseline: not an episode for each seed")
+
+
+def _optimizer_state(value: Any, depth: int = 0) -> None:
+    """Further entries of an optimizer's state: arrays, numbers and text, in dicts and lists."""
+    if isinstance(value, np.ndarray):
+        return
+    if depth < 10 and isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            _optimizer_state(item, depth + 1)
+        return
+    plain(value)
 
 
 def _milestone(*checks: Check) -> Check:
@@ -203,10 +218,16 @@ def _milestone(*checks: Check) -> Check:
 def _with_tensors(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _with_tensors(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_with_tensors, value))
+    if isinstance(value, np.generic):
+        return value.item()
     return th.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def _with_arrays(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _with_arrays(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_with_arrays, value))
     return value.numpy() if isinstance(value, th.Tensor) else value

@@ -1,6 +1,7 @@
 """The state of a search."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -8,10 +9,10 @@ import numpy as np
 
 from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluation.evaluation import Evaluation
-from sb3_refine.evaluation.selection import Iterate, distinct
 from sb3_refine.evaluators import Evaluator
 from sb3_refine.optimizers import Optimizer
 from sb3_refine.rollouts.episode import Episode
+from sb3_refine.seeding import EpisodeSeeds
 
 N_MILESTONES = 6  # parts of a search, each of which offers its best iterate
 MAX_INVALID_SHARE = 0.2  # of all episodes; more, and the search is not worth going on with
@@ -43,19 +44,34 @@ class Update(NamedTuple):
     failure_rate: float
 
 
+class Iterate(NamedTuple):
+    """
+    A point that a search has passed.
+
+    :param name: what tables call the point
+    :param update: number of updates that led to the point
+    :param theta: its parameters
+    """
+
+    name: str
+    update: int
+    theta: np.ndarray
+
+
 @dataclass
 class SearchState:
     """
-    All that changes during a search.
+    Everything that changes during a search.
 
-    :param optimizer: has the current mean
+    :param optimizer: has the current iterate
     :param start: parameters that the search started from
     :param baseline: the original on validation seeds, once evaluated
     :param average: running average of the iterates, later ones weighing more
-    :param milestones: of each part of the search, the iterate that its population did best around: mean fitness of the
+    :param milestones: of each part of the search, the iterate whose population did best: mean fitness of the
         population, number of updates, parameters
-    :param history: what each update came to
+    :param history: the result of each update
     :param run_number: number of searches that the refiner has done before
+    :param n_search_seeds: seeds taken from the search stream so far
     """
 
     optimizer: Optimizer
@@ -65,6 +81,7 @@ class SearchState:
     milestones: dict[int, tuple[float, int, np.ndarray]] = field(default_factory=dict)
     history: list[Update] = field(default_factory=list)
     run_number: int = 0
+    n_search_seeds: int = 0
     n_episodes: int = 0
     n_env_steps: int = 0
     n_invalid: int = 0
@@ -82,7 +99,7 @@ class SearchState:
 
     @property
     def best(self) -> tuple[int, np.ndarray]:
-        """The iterate that its population did best around: number of updates, parameters."""
+        """The iterate whose population did best: number of updates, parameters."""
         if not self.milestones:
             return 0, self.start
         _, update, vector = max(self.milestones.values(), key=lambda milestone: milestone[0])
@@ -90,36 +107,59 @@ class SearchState:
 
     @property
     def iterates(self) -> list[Iterate]:
-        """What a search has to offer: the last iterate, the running average, and the best of each part."""
-        found = [Iterate("last iterate", self.n_updates, self.optimizer.mean)]
+        """The candidates that a search found: the last iterate, the running average, and the best of each part."""
+        found = [Iterate("last iterate", self.n_updates, self.optimizer.theta)]
         if self.average.size:
             found.append(Iterate("running average", self.n_updates, self.average.astype(np.float32)))
         milestones = [Iterate(f"iterate {u}", u, vector) for _, u, vector in self.milestones.values() if u > 0]
-        return distinct([*found, *milestones])
+        distinct: dict[bytes, Iterate] = {}
+        for iterate in (*found, *milestones):
+            distinct.setdefault(iterate.theta.tobytes(), iterate)
+        return list(distinct.values())
+
+    def take_seeds(self, seeds: EpisodeSeeds, groups: Sequence[int], episodes_per_candidate: int) -> list[list[int]]:
+        """
+        Take new seeds from the search stream, for a population. No seed is taken twice in a search, whatever the sizes
+        of its populations.
+
+        :param seeds: of the run
+        :param groups: of each candidate, the number of its group, whose candidates share their seeds
+        :param episodes_per_candidate: seeds of each candidate
+        :return: the seeds of each candidate
+        """
+        places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+        n = episodes_per_candidate
+        taken = seeds.take("search", len(places) * n, start=self.n_search_seeds)
+        self.n_search_seeds += len(taken)
+        return [taken[places[group] * n : (places[group] + 1) * n] for group in groups]
 
     def count(self, evaluator: Evaluator) -> None:
         """:param evaluator: has the counts of all episodes so far"""
         self.n_episodes, self.n_env_steps = evaluator.n_episodes, evaluator.n_env_steps
 
-    def record(self, mean: np.ndarray, episodes: list[Episode], fitness: np.ndarray) -> None:
+    def record(self, theta: np.ndarray, episodes: Sequence[Sequence[Episode]], fitness: np.ndarray) -> None:
         """
-        Note an update. The mean fitness of the population around an iterate says how good it is, at no further cost.
+        Note an update. The mean fitness of the population says how good the iterate is, at no further cost.
 
-        :param mean: the iterate that the episodes were perturbations of; the optimizer has moved on from it
-        :param episodes: of its population
-        :param fitness: of each
-        :raises EpisodeError: when too many episodes returned NaN
+        :param theta: the iterate that the population belongs to; the optimizer has moved on from it
+        :param episodes: of each candidate
+        :param fitness: of each candidate
+        :raises EpisodeError: when too many candidates have no fitness
         """
-        returns = np.array([episode.episode_return for episode in episodes])
+        flat = [episode for own in episodes for episode in own]
+        returns = np.array([episode.episode_return for episode in flat])
         self.n_invalid += int(np.isnan(fitness).sum())
         if self.n_invalid > MAX_INVALID_SHARE * self.n_episodes or np.isnan(fitness).all():
             whose = "rewards or observations; fix the environment" if np.isnan(returns).any() else "fitness; fix it"
             many = f"{self.n_invalid} of {self.n_episodes} episodes"
             raise EpisodeError(f"{many} had NaN or infinite {whose}, or perturb less (delta_std)")
+        if not np.isfinite(self.optimizer.theta).all():
+            update = self.n_updates - 1
+            raise EpisodeError(f"the search left the finite numbers in update {update}; lower its step (learning_rate)")
         score, before = float(np.nanmean(fitness)), self.n_updates - 1
         part = N_MILESTONES * before // self.optimizer.n_updates
         if part not in self.milestones or score > self.milestones[part][0]:
-            self.milestones[part] = score, before, mean.copy()
+            self.milestones[part] = score, before, theta.copy()
         self._average()
         returns = returns[np.isfinite(returns)]
         self.history.append(
@@ -132,15 +172,15 @@ class SearchState:
                 min_return=float(returns.min()),
                 max_return=float(returns.max()),
                 mean_fitness=score,
-                failure_rate=float(np.mean([episode.failed for episode in episodes])),
+                failure_rate=float(np.mean([episode.failed for episode in flat])),
             )
         )
 
     def _average(self) -> None:
         """Polynomial-decay averaging, each iterate weighing as its number (Shamir and Zhang, 2013, eta = 1)."""
         if not self.average.size:
-            self.average = self.optimizer.mean.astype(np.float64)
-        self.average += 2 / (self.n_updates + 1) * (self.optimizer.mean - self.average)
+            self.average = self.optimizer.theta.astype(np.float64)
+        self.average += 2 / (self.n_updates + 1) * (self.optimizer.theta - self.average)
 
     def state_dict(self) -> dict[str, Any]:
         """:return: a copy of everything, in types that :func:`read_checkpoint` reads"""
@@ -151,6 +191,7 @@ class SearchState:
             "milestones": {str(part): dict(enumerate(milestone)) for part, milestone in self.milestones.items()},
             "history": np.array(self.history, dtype=np.float64).reshape(-1, len(Update._fields)),
             "run_number": self.run_number,
+            "n_search_seeds": self.n_search_seeds,
             "n_episodes": self.n_episodes,
             "n_env_steps": self.n_env_steps,
             "n_invalid": self.n_invalid,
@@ -161,7 +202,7 @@ class SearchState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """:param state: what :meth:`state_dict` gave"""
         self.optimizer.load_state_dict(state["optimizer"])
-        for name in ("start", "average", "run_number", "n_episodes", "n_env_steps", "n_invalid"):
+        for name in ("start", "average", "run_number", "n_search_seeds", "n_episodes", "n_env_steps", "n_invalid"):
             setattr(self, name, state[name])
         self.milestones = {int(part): (m[0], m[1], m[2]) for part, m in state["milestones"].items()}
         self.history = [Update(*map(int, update[:3]), *map(float, update[3:])) for update in state["history"]]

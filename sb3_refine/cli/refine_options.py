@@ -1,0 +1,166 @@
+"""The options of ``sb3-refine`` itself."""
+
+from sb3_refine import __version__
+from sb3_refine.cli.options import Parser, add_agent_options, count, count_or_auto, minutes, seconds
+
+
+def make_parser() -> Parser:
+    """:return: the parser of ``sb3-refine``"""
+    parser = Parser(
+        prog="sb3-refine",
+        description="Refine a trained Stable-Baselines3 agent by direct random search, and prove it on held-out seeds.",
+        epilog="example: sb3-refine --algo ddpg --env HopperBulletEnv-v0 -f rl-trained-agents -P; "
+        "`sb3-refine evaluate` runs an agent, or two side by side, `sb3-refine push` pushes the result of a run to the "
+        "Hub: see their own --help",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sb3-refine {__version__}")
+    add_agent_options(parser)
+    _add_search_options(parser)
+    _add_run_options(parser)
+    _add_verdict_options(parser)
+    _add_output_options(parser)
+    return parser
+
+
+def _add_search_options(parser: Parser) -> None:
+    search = parser.add_argument_group("the search")
+    search.add_argument(
+        "--preset",
+        default="default",
+        metavar="NAME",
+        help="settings of the optimizer. For ars: default, or paper: 64 directions, 200 updates, the last iterate",
+    )
+    search.add_argument(
+        "--optimizer", default="ars", metavar="NAME[:OPTION=VALUE,...]", help="search method (default: %(default)s)"
+    )
+    search.add_argument(
+        "--objective",
+        default="return",
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="what is maximised: return, mesh-dimension, cvar, success, survival, smooth, or module:function "
+        "(default: %(default)s)",
+    )
+    length = search.add_mutually_exclusive_group()
+    length.add_argument("--n-updates", type=count, help="number of updates")
+    length.add_argument(
+        "--budget", type=count, metavar="ROLLOUTS", help="episodes of the search, instead of a number of updates"
+    )
+    search.add_argument("--n-delta", type=count, help="of ars: directions an update, two candidates each")
+    search.add_argument("--n-top", type=count, help="of ars: directions that enter the update (default: all)")
+    search.add_argument(
+        "--learning-rate", type=float, nargs="+", metavar=("A", "B"), help="of ars: step size, or its start and end"
+    )
+    search.add_argument(
+        "--delta-std",
+        type=float,
+        nargs="+",
+        metavar=("A", "B"),
+        help="of ars: std of the perturbation, or its start and end",
+    )
+    search.add_argument(
+        "--episodes-per-candidate",
+        type=count,
+        metavar="N",
+        help="episodes of each candidate (default: as the optimizer has it)",
+    )
+    search.add_argument(
+        "--parameters",
+        default="actor",
+        metavar="SCOPE",
+        help="actor, head, or a regular expression over parameter names (default: %(default)s)",
+    )
+
+
+def _add_run_options(parser: Parser) -> None:
+    run = parser.add_argument_group("the run")
+    run.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
+    run.add_argument("--n-workers", type=count, help="episodes run at a time (default: all processors)")
+    run.add_argument(
+        "--backend",
+        default="process",
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="process or serial (default: %(default)s)",
+    )
+    run.add_argument(
+        "--dry-run", action="store_true", help="load, check, run two candidates, say what would run and how long"
+    )
+    run.add_argument(
+        "--episode-timeout",
+        type=seconds,
+        default=600.0,
+        metavar="S",
+        help="give an episode up as hanging (default: %(default)s)",
+    )
+    run.add_argument("--no-accelerator", action="store_true", help="use the stock step of the environment")
+    run.add_argument(
+        "--time-limit",
+        type=minutes,
+        metavar="MIN",
+        help="end the search in time, with --n-eval-episodes held-out ones set aside; the report comes on top",
+    )
+    run.add_argument(
+        "--checkpoint-interval",
+        type=count,
+        default=5,
+        metavar="N",
+        help="updates between checkpoints (default: %(default)s)",
+    )
+    run.add_argument("--resume", metavar="DIR", help="go on with an interrupted run, OUTPUT/ALGO/ENV_K")
+
+
+def _add_verdict_options(parser: Parser) -> None:
+    verdict = parser.add_argument_group("the verdict")
+    verdict.add_argument(
+        "--n-eval-episodes",
+        type=count_or_auto,
+        default=100,
+        metavar="N",
+        help="held-out episodes; auto: 50 to 2000, as many as it takes to resolve --min-effect (default: %(default)s)",
+    )
+    verdict.add_argument(
+        "--min-effect",
+        type=float,
+        metavar="X",
+        help="a difference worth knowing of (default: 1%% of the original's mean)",
+    )
+    verdict.add_argument("--alpha", type=float, default=0.05, help="level of significance (default: %(default)s)")
+    verdict.add_argument(
+        "--max-return-loss",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="share of the mean return that another objective may cost (default: %(default)s)",
+    )
+    verdict.add_argument(
+        "--no-selection", action="store_true", help="judge the last iterate instead of choosing on validation seeds"
+    )
+    verdict.add_argument("--no-acceptance", action="store_true", help="save the last iterate, untested")
+
+
+def _add_output_options(parser: Parser) -> None:
+    output = parser.add_argument_group("the output")
+    output.add_argument("-o", "--output", default="refined-agents", help="output folder (default: %(default)s)")
+    output.add_argument(
+        "--push-to-hub",
+        metavar="ORG",
+        help="push the result to the Hub, to ORG/ALGO-ENV, or to the repo ORG/NAME; "
+        "`sb3-refine push DIR --organization ORG` does so later",
+    )
+    output.add_argument("--no-report", action="store_true", help="write no report.md and no plots")
+    output.add_argument(
+        "--video", action="store_true", help="record an episode of the original and of what was found, side by side"
+    )
+    output.add_argument(
+        "--phase-portrait",
+        type=int,
+        nargs=2,
+        metavar=("I", "J"),
+        help="observations, by index, to draw against each other in the report (default: the two that move most)",
+    )
+    output.add_argument("-P", "--progress", action="store_true", help="show a progress bar")
+    output.add_argument("--tensorboard-log", metavar="DIR", help="log for TensorBoard")
+    output.add_argument(
+        "--log-interval", type=count, default=10, help="updates between two log entries (default: %(default)s)"
+    )
+    output.add_argument("--verbose", type=int, help="0: the verdict only, 1: tables on the way (default: 1, with -P 0)")

@@ -1,0 +1,127 @@
+"""``--resume``: going on with an interrupted run."""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from sb3_refine.cli.options import is_code, is_scope
+from sb3_refine.errors import EpisodeError, RefineError, printable
+from sb3_refine.files import atomic_path, refuse_links
+
+_SOURCE = "source.json"
+
+
+def resumed_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """
+    Fill the options not given with those of the interrupted run. Those that are given are compared with it later.
+
+    :return: options of the optimizer, ``n_updates`` and ``selection``
+    """
+    from sb3_refine.optimizers import OPTIMIZERS
+    from sb3_refine.parts import check_choice
+    from sb3_refine.search.checkpoint import read_checkpoint
+
+    if "preset" in options.given:
+        raise RefineError("--resume: goes on with the settings of the interrupted run: leave --preset out")
+    refuse_links(Path(options.resume))
+    state_folder = Path(options.resume) / "state"
+    settings, _ = read_checkpoint(state_folder)
+    _check_named_again(options, settings)
+    for name in (
+        "parameters", "seed", "n_eval_episodes", "alpha", "optimizer", "objective", "min_effect", "max_return_loss",
+        "episodes_per_candidate",
+    ):  # fmt: skip
+        if name not in options.given:
+            setattr(options, name, settings[name])
+    options.no_acceptance = options.no_acceptance or not settings["acceptance"]
+    options.no_end_at_success = options.no_end_at_success or not settings["end_at_success"]
+    if options.model is None and options.algo is None and options.env is None:
+        zips = sorted(state_folder.glob("*.zip"))
+        if len(zips) != 1:
+            raise RefineError(
+                f"--resume: expected one zip with the original agent in {state_folder}, found {len(zips)}"
+            )
+        options.model = zips[0]
+    check_choice("--resume: optimizer", settings["optimizer"], OPTIMIZERS)
+    names = ("n_updates", "selection", *OPTIMIZERS[settings["optimizer"]].options())
+    try:
+        return {name: settings[name] for name in names}
+    except KeyError as error:
+        raise RefineError(f"--resume: the checkpoint in {state_folder} has no {error.args[0]}") from None
+
+
+def _check_named_again(options: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """A checkpoint may be a stranger's: the code and the regular expression that it names are not run unasked."""
+    unsafe = {"objective": is_code(settings["objective"]), "parameters": not is_scope(settings["parameters"])}
+    for name, is_unsafe in unsafe.items():
+        if is_unsafe and name not in options.given:
+            raise RefineError(
+                f"--resume: the interrupted run has --{name} {shlex.quote(settings[name])}, which is not taken from a "
+                f"file unasked; pass it again if it is yours"
+            )
+
+
+def resume_command(run_folder: Path, options: argparse.Namespace) -> str:
+    """What goes on with the run. Code that the user named is not run again unless it is named again."""
+    command = ["sb3-refine", "--resume", str(run_folder)]
+    if is_code(options.objective):
+        command += ["--objective", options.objective]
+    if not is_scope(options.parameters):
+        command += ["--parameters", options.parameters]
+    module = (options.env or "").rpartition(":")[0]
+    packages = list(dict.fromkeys(filter(None, [*options.gym_packages, module])))
+    if packages:
+        command += ["--gym-packages", *packages]
+    if options.env_kwargs:
+        command += ["--env-kwargs", *(f"{name}:{value}" for name, value in options.env_kwargs.items())]
+    if options.trust_remote_code:
+        command += ["--trust-remote-code"]
+    return shlex.join(command)
+
+
+def say_how_to_go_on(run_folder: Path, stop: BaseException, command: str) -> None:
+    from sb3_refine.search.checkpoint import FILE_NAME as CHECKPOINT
+
+    if not (run_folder / "state" / CHECKPOINT).exists():
+        return
+    once = "" if isinstance(stop, KeyboardInterrupt) else ", once that is fixed"
+    line = f"to go on from here{once}: {command}"
+    if isinstance(stop, EpisodeError):  # the same episode would fail again
+        line += " (with --time-limit 0, to judge what there is)"
+    print(printable(line), file=sys.stderr)
+
+
+def original_source(source: dict[str, Any], state_folder: Path) -> dict[str, Any]:
+    """Where the agent came from in the first place, also when it is loaded from the state of an interrupted run."""
+    from sb3_refine.agents.decoding.schema import SchemaError, read_json
+    from sb3_refine.reporting.run_folder import SOURCE
+
+    path = state_folder / _SOURCE
+    if path.exists():
+        try:
+            stored = read_json(path)
+            SOURCE(stored)
+        except SchemaError as error:
+            raise RefineError(f"--resume: {path} is damaged ({error}); start the run anew") from None
+        return stored
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(source))
+    return source
+
+
+def csv_format(path: Path) -> Any:
+    """SB3's format starts an empty file: a resumed run keeps the rows that it has."""
+    from stable_baselines3.common.logger import CSVOutputFormat
+
+    try:
+        before = path.read_text() if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise RefineError(f"--resume: {path} cannot be read ({type(error).__name__}); remove it") from None
+    csv_format = CSVOutputFormat(str(path))
+    if before:
+        csv_format.file.write(before)
+        csv_format.keys = before.splitlines()[0].split(",")
+    return csv_format

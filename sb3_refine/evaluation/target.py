@@ -1,0 +1,122 @@
+"""A policy on a pool of workers: what comparisons, selection and the test evaluate."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sb3_refine.agents.agent import Agent
+from sb3_refine.envs.observations import normalisation_of
+from sb3_refine.envs.wrappers import Noise
+from sb3_refine.errors import EpisodeError
+from sb3_refine.evaluation.evaluation import Evaluation
+from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask
+from sb3_refine.objectives import Objective
+from sb3_refine.optimizers.population import ExplicitPopulation
+from sb3_refine.policies.choice import rollout_policy
+from sb3_refine.policies.parameters import PolicyParameters
+from sb3_refine.rollouts.reproducibility import probe
+
+
+@dataclass(frozen=True)
+class EvaluationTarget:
+    """
+    A policy to evaluate.
+
+    :param evaluator: an open pool of workers, with the policy's network and environment
+    :param theta: the policy's parameters
+    """
+
+    evaluator: Evaluator
+    theta: np.ndarray
+
+    @property
+    def task(self) -> RolloutTask:
+        """The policy's network and environment."""
+        return self.evaluator.task
+
+    @property
+    def is_seeded(self) -> bool:
+        """Whether the seed decides the episode; if not, episodes cannot be paired by their seeds."""
+        return self.task.is_seeded
+
+    def run(self, seeds: Sequence[int], metrics: Sequence[str] = (), noise: Noise | None = None) -> Evaluation:
+        """
+        :param seeds: one for each episode
+        :param metrics: names of the metrics of each episode, see :mod:`sb3_refine.rollouts.metrics`
+        :param noise: on actions and observations, or None
+        :return: the episodes
+        """
+        population = ExplicitPopulation([self.theta], names=["the unperturbed policy"])
+        (episodes,) = self.evaluator.evaluate(population, [seeds], metrics, noise)
+        return Evaluation(tuple(seeds), tuple(episodes))
+
+
+def rollout_task(
+    agent: Agent,
+    parameters: PolicyParameters | None = None,
+    accelerator: bool = True,
+    objective: Objective | None = None,
+    episode_timeout: float = 600.0,
+) -> RolloutTask:
+    """
+    What workers need to run an agent: the environment in the form that the probe finds to be reproducible.
+
+    :param agent: the agent
+    :param parameters: the parameters that are set for each candidate; by default all that the action depends on
+    :param accelerator: whether to use a faster, bit-identical ``step`` where there is one
+    :param objective: what is maximised, where workers have to compute a metric for it
+    :param episode_timeout: seconds after which an episode of the probe counts as hanging
+    :return: the task
+    """
+    parameters = parameters or PolicyParameters(agent.model.policy, "actor")
+    policy = rollout_policy(agent.model, parameters, agent.statistics, agent.observation_space)
+    found = probe(agent.recipe, policy, parameters.get_vector(), accelerator, episode_timeout)
+    normalisation = normalisation_of(agent.statistics, agent.observation_space)
+    metrics = {} if objective is None else dict.fromkeys(objective.metrics, objective.checked_measure)
+    return RolloutTask(found.recipe, policy, normalisation, metrics, found.seeded, found.replays)
+
+
+@contextmanager
+def open_target(
+    agent: Agent,
+    backend: str = "process",
+    n_workers: int = 1,
+    accelerator: bool = True,
+    objective: Objective | None = None,
+    episode_timeout: float = 600.0,
+    **backend_kwargs: Any,
+) -> Iterator[EvaluationTarget]:
+    """
+    Start workers for an agent as it is.
+
+    :param agent: the agent
+    :param backend: who runs the episodes, see :data:`~sb3_refine.evaluators.EVALUATORS`
+    :param n_workers: episodes run at a time
+    :param accelerator: whether to use a faster, bit-identical ``step`` where there is one
+    :param objective: what is maximised, where workers have to compute a metric for it
+    :param episode_timeout: seconds after which an episode counts as hanging
+    :param backend_kwargs: options of the backend
+    :return: the agent, fit to be evaluated
+    """
+    parameters = PolicyParameters(agent.model.policy, "actor")
+    task = rollout_task(agent, parameters, accelerator, objective, episode_timeout)
+    with EVALUATORS[backend](task, n_workers, episode_timeout, **backend_kwargs) as evaluator:
+        yield EvaluationTarget(evaluator, parameters.get_vector())
+
+
+def check_valid(evaluation: Evaluation, whose: str) -> None:
+    """
+    :param evaluation: of some episodes
+    :param whose: what they are called in the message
+    :raises EpisodeError: when any had NaN or infinite rewards or observations, naming their seeds
+    """
+    seeds = [seed for seed, value in zip(evaluation.seeds, evaluation.returns, strict=True) if np.isnan(value)]
+    if seeds:
+        shown = ", ".join(map(str, seeds[:3])) + (" and others" if len(seeds) > 3 else "")
+        raise EpisodeError(
+            f"{len(seeds)} of the {len(evaluation.seeds)} episodes of {whose} had NaN or infinite rewards or "
+            f"observations, those with seed {shown}: there is nothing to compare; fix the environment"
+        )

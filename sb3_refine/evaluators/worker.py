@@ -1,0 +1,100 @@
+"""What every backend runs: a task, and the worker that rolls out candidates of a population."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch as th
+
+from sb3_refine.envs.observations import Normalisation
+from sb3_refine.envs.spec import EnvRecipe
+from sb3_refine.envs.wrappers import Noise, Noisy
+from sb3_refine.errors import told_of_episode
+from sb3_refine.optimizers.population import Population
+from sb3_refine.policies.base import DeterministicPolicy
+from sb3_refine.rollouts.episode import Episode
+from sb3_refine.rollouts.metrics import MEASURES, Measure
+from sb3_refine.rollouts.reproducibility import Episodes
+from sb3_refine.rollouts.rollout import measured_rollout, rollout
+
+
+@dataclass(frozen=True)
+class RolloutTask:
+    """
+    Everything that a worker gets once, when it starts.
+
+    :param recipe: builds the environment
+    :param policy: its searched parameters are overwritten for every candidate
+    :param normalisation: of the observations, for trajectories; or None
+    :param metrics: that episodes may be asked for beside :data:`~sb3_refine.rollouts.metrics.MEASURES`, by name
+    :param is_seeded: whether the seed decides the episode; if not, episodes cannot be paired by their seeds
+    :param replays: whether, without using a seed, every new environment begins with the same random numbers
+    """
+
+    recipe: EnvRecipe
+    policy: DeterministicPolicy
+    normalisation: Normalisation | None = None
+    metrics: Mapping[str, Measure] = field(default_factory=dict)
+    is_seeded: bool = True
+    replays: bool = False
+
+
+class Batch(NamedTuple):
+    """
+    What the episodes of one call of :meth:`~sb3_refine.evaluators.base.Evaluator.evaluate` share.
+
+    :param population: the candidates
+    :param metrics: names of the metrics of each episode; with none, no trajectory is kept
+    :param noise: on actions and observations, or None
+    """
+
+    population: Population
+    metrics: tuple[str, ...] = ()
+    noise: Noise | None = None
+
+    def describe(self, index: int, seed: int) -> str:
+        """:return: what error messages call an episode"""
+        return f"the episode with seed {seed} of {self.population.describe(index)}"
+
+
+Job = tuple[int, int]
+"""An episode to run: index of the candidate in the population, episode seed."""
+
+
+class RolloutWorker:
+    """
+    Runs episodes one after the other. Every backend runs this class, so all backends give the same episodes.
+
+    Episodes run in torch's inference mode. An environment that differentiates within its step leaves this mode for
+    that, with ``torch.inference_mode(False)``.
+
+    :param task: what to roll out
+    """
+
+    def __init__(self, task: RolloutTask):
+        self._task = task
+        self._episodes = Episodes(task.recipe)
+
+    def run(self, batch: Batch, job: Job) -> Episode:
+        """
+        :param batch: has the candidate
+        :param job: which candidate, on which seed
+        :return: the episode
+        """
+        (index, seed), policy = job, self._task.policy
+        policy.set_theta(batch.population.theta(index))
+        with told_of_episode(batch.describe(index, seed)):
+            env = self._episodes.next_env(seed)
+            if batch.noise is not None:
+                env = Noisy(env, batch.noise)
+            with th.inference_mode():
+                if not batch.metrics:
+                    return rollout(policy, env, seed)
+                return measured_rollout(policy, env, seed, self._metrics(batch.metrics), self._task.normalisation)
+
+    def _metrics(self, names: Sequence[str]) -> dict[str, Measure]:
+        return {name: self._task.metrics[name] if name in self._task.metrics else MEASURES[name] for name in names}
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._episodes.close()

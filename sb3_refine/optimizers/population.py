@@ -1,0 +1,102 @@
+"""The candidates of one update, in a form that is small enough to be sent to every worker."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from sb3_refine.optimizers.noise_table import direction
+
+
+class Population(ABC):
+    """
+    The candidates of one update. A population is pickled and sent to each worker once; a worker computes the parameter
+    vectors of the candidates that it runs.
+    """
+
+    groups: Sequence[int]
+    """Of each candidate, the number of its group. The candidates of a group run on the same episode seeds."""
+
+    def __len__(self) -> int:
+        """:return: the number of candidates"""
+        return len(self.groups)
+
+    @abstractmethod
+    def theta(self, index: int) -> np.ndarray:
+        """
+        :param index: of a candidate
+        :return: its parameters, float32 of shape ``(n_parameters,)``, the same bits in every process
+        """
+
+    def describe(self, index: int) -> str:
+        """
+        :param index: of a candidate
+        :return: what error messages call the candidate
+        """
+        return f"candidate {index}"
+
+
+class NoisePopulation(Population):
+    r"""
+    Candidates :math:`\theta + s_i \sigma \odot \delta_i`, where each direction :math:`\delta_i` is a slice of the noise
+    table. Beside ``theta``, a candidate takes a few bytes.
+
+    :param theta: the point to perturb, float32 of shape ``(n_parameters,)``
+    :param std: standard deviation of the perturbation: one for all parameters, or one each, shape ``(n_parameters,)``
+    :param keys: of each candidate, the key of its direction, see :func:`~sb3_refine.optimizers.noise_table.noise_key`
+    :param signs: of each candidate, the sign of its perturbation: 1.0 or -1.0, or 0.0 for ``theta`` itself
+    :param seed: seed of the noise table
+    """
+
+    def __init__(
+        self, theta: np.ndarray, std: float | np.ndarray, keys: Sequence[int], signs: Sequence[float], seed: int
+    ):
+        if len(keys) != len(signs):
+            raise ValueError(f"signs: expected {len(keys)}, one for each key, got {len(signs)}")
+        self.mean = np.array(theta, dtype=np.float32)
+        self.std = std
+        self.keys = list(keys)
+        self.signs = list(signs)
+        self.seed = seed
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(self.keys))}
+        self.groups = [numbers[key] for key in self.keys]  # candidates of one direction share their episode seeds
+
+    def theta(self, index: int) -> np.ndarray:
+        scaled = direction(self.seed, self.keys[index], self.mean.size) * np.float32(self.signs[index] * self.std)
+        return np.add(scaled, self.mean, out=scaled)
+
+    def describe(self, index: int) -> str:
+        if self.signs[index] == 0:
+            return "the unperturbed policy"
+        std = f"{self.signs[index] * self.std:+g}" if np.ndim(self.std) == 0 else f"{self.signs[index]:+g} std"
+        return f"candidate {index}, the policy perturbed by {std} times direction {self.groups[index]}"
+
+
+class ExplicitPopulation(Population):
+    """
+    Candidates given as vectors: for searches in few dimensions, and to evaluate policies as they are.
+
+    :param thetas: parameters of the candidates, shape ``(n_candidates, n_parameters)``
+    :param groups: of each candidate, the number of its group; by default all are in one, and so share their seeds
+    :param names: what error messages call the candidates
+    """
+
+    def __init__(
+        self,
+        thetas: Sequence[np.ndarray] | np.ndarray,
+        groups: Sequence[int] | None = None,
+        names: Sequence[str] | None = None,
+    ):
+        self.thetas = np.array(thetas, dtype=np.float32)
+        if self.thetas.ndim != 2:
+            raise ValueError(f"thetas: expected shape (n_candidates, n_parameters), got {self.thetas.shape}")
+        self.groups = [0] * len(self.thetas) if groups is None else list(groups)
+        self.names = None if names is None else list(names)
+        if len(self.groups) != len(self.thetas):
+            raise ValueError(f"groups: expected {len(self.thetas)}, one for each candidate, got {len(self.groups)}")
+
+    def theta(self, index: int) -> np.ndarray:
+        return self.thetas[index]
+
+    def describe(self, index: int) -> str:
+        return super().describe(index) if self.names is None else self.names[index]
