@@ -70,8 +70,8 @@ def record(options: Any) -> None:
     recorded = {}
     for algo, env, n_updates in AGENTS:
         refiner = Refiner(load_agent(algo, env, options.agents), acceptance=False)
-        theta = refiner.parameters.get_vector()
-        searched = refiner.learn(n_updates).parameters.get_vector()
+        theta = refiner.parameters.get_theta()
+        searched = refiner.learn(n_updates).parameters.get_theta()
         delta, seeds = direction(99, noise_key(99, 0, 0), theta.size), refiner.seeds.take("test", N_RECORDED)
         variants = {"original": theta, "refined": searched}
         variants |= {"no effect": theta + np.float32(NO_EFFECT) * delta, "worse": theta + np.float32(WORSE) * delta}

@@ -78,7 +78,7 @@ class Pool:
 
     def __init__(self, options: Any):
         refiner = Refiner(load_agent("ddpg", "HopperBulletEnv-v0", options.agents))
-        self.task, theta = refiner.make_task(), refiner.parameters.get_vector()
+        self.task, theta = refiner.make_task(), refiner.parameters.get_theta()
         self.population = NoisePopulation(theta, 0.02, KEYS, SIGNS, seed=0)
         self.expected = self.run(self.task)
 

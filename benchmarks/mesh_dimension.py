@@ -77,9 +77,9 @@ def milliseconds(run: Callable[[], Any]) -> float:
 
 def compare(algo: str, env: str, options: Any) -> dict[str, Any]:
     refiner = Refiner(load_agent(algo, env, options.agents), backend="serial")
-    population = ExplicitPopulation([refiner.parameters.get_vector()])
+    population = ExplicitPopulation([refiner.parameters.get_theta()])
     worker, job = RolloutWorker(refiner.make_task()), (0, options.seed)
-    trajectory = worker.run(Batch(population, ("trajectory",)), job).measures["trajectory"]
+    trajectory = worker.run(Batch(population, ("trajectory",)), job).metrics["trajectory"]
     observations = trajectory.seen
     ours, plain = mesh_dimension(observations), plain_mesh_dimension(observations)
     is_clean = len(observations) > 5 and int(plain.mesh_sizes[0]) == len(observations)

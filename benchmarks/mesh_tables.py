@@ -216,7 +216,7 @@ def figures(evaluation: Evaluation, group: str) -> dict[str, Any]:
     """:return: what the table needs"""
     found = evaluation.summary()
     for name in METRICS[group]:
-        values = np.array([episode.measures[name] for episode in evaluation.episodes])
+        values = np.array([episode.metrics[name] for episode in evaluation.episodes])
         if name == "dimension":
             mean, std = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
             found |= {"lower": mean[0], "upper": mean[1], "dimension": mean.mean(), "dimension_spread": std.mean()}
@@ -252,10 +252,10 @@ def checks(row: Row, result: dict[str, Any]) -> dict[str, bool]:
 
 def draw(targets: list[EvaluationTarget], before: Evaluation, after: Evaluation, path: Path) -> None:
     """The end effector on the seed on which the difference of the jerks is the median one."""
-    differences = after.measure("jerk") - before.measure("jerk")
+    differences = after.metric("jerk") - before.metric("jerk")
     seed = before.seeds[int(np.argsort(differences, kind="stable")[len(differences) // 2])]
     episodes = [target.run([seed], ["trajectory"]).episodes[0] for target in targets]
-    found = {name: episode.measures["trajectory"] for name, episode in zip(BOTH, episodes, strict=True)}
+    found = {name: episode.metrics["trajectory"] for name, episode in zip(BOTH, episodes, strict=True)}
     motion = motion_of(found, targets[0].task.recipe.env_id)
     end_effector(path, motion["end_effector"], ("original", "refined"))
 

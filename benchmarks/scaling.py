@@ -65,7 +65,7 @@ class Updates:
 
 
 def workers_and_overhead(refiner: Refiner, n_delta: int, rounds: int) -> list[dict[str, Any]]:
-    task, theta = refiner.make_task(), refiner.parameters.get_vector()
+    task, theta = refiner.make_task(), refiner.parameters.get_theta()
     one, two, other = (Updates(task, theta, n, n_delta) for n in (1, 2, 1))
     empty = Updates(without_episodes(task), theta, 2, n_delta)
     work: dict[str, Callable[[int], float]] = {
@@ -116,7 +116,7 @@ def peak_memory(n_hidden: int, n_delta: int) -> dict[str, Any]:
     th.set_num_threads(1)
     model = PPO("MlpPolicy", "Pendulum-v1", n_steps=64, policy_kwargs={"net_arch": [n_hidden, n_hidden]}, device="cpu")
     refiner = Refiner(model, "Pendulum-v1")
-    task, theta = without_episodes(refiner.make_task()), refiner.parameters.get_vector()
+    task, theta = without_episodes(refiner.make_task()), refiner.parameters.get_theta()
     before = status("self", "VmHWM")
     updates = Updates(task, theta, 1, n_delta)
     updates.time(0)

@@ -48,7 +48,7 @@ Peer = Callable[[int], int]
 
 
 def ours(refiner: Refiner) -> Peer:
-    worker, batch = RolloutWorker(refiner.make_task()), Batch(ExplicitPopulation([refiner.parameters.get_vector()]))
+    worker, batch = RolloutWorker(refiner.make_task()), Batch(ExplicitPopulation([refiner.parameters.get_theta()]))
     return lambda seed: worker.run(batch, (0, seed)).length
 
 

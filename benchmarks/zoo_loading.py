@@ -40,7 +40,7 @@ def try_out(algo: str, path: Path, folder: Path, n_episodes: int, n_workers: int
         refiner = Refiner(agent)
         with ProcessEvaluator(refiner.make_task(), n_workers) as evaluator:
             seeds = EpisodeSeeds(0).take("test", n_episodes)
-            episodes = EvaluationTarget(evaluator, refiner.parameters.get_vector()).run(seeds).episodes
+            episodes = EvaluationTarget(evaluator, refiner.parameters.get_theta()).run(seeds).episodes
     except RefineError as error:
         return {**result, "reason": str(error).splitlines()[0]}
     returns = [episode.episode_return for episode in episodes]

@@ -31,7 +31,7 @@ class EpisodeError(RuntimeError):
 
 
 @contextmanager
-def told_of_episode(what: str) -> Iterator[None]:
+def reraise_as_episode_error(what: str) -> Iterator[None]:
     """
     Whatever goes wrong in an environment arrives as one kind of error, also when it calls ``exit()``.
 

@@ -76,7 +76,7 @@ def is_disk_full(error: OSError) -> bool:
 
 
 @contextmanager
-def told_if_unwritable(what: str, folder: Path, remark: str = "") -> Iterator[None]:
+def reraise_write_errors(what: str, folder: Path, remark: str = "") -> Iterator[None]:
     """
     Tell in one line what could not be written.
 

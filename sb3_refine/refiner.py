@@ -337,7 +337,7 @@ class Refiner:
         :param n_updates: length of the search
         :return: the search method, at the model's parameters
         """
-        theta = self.parameters.get_vector()
+        theta = self.parameters.get_theta()
         return OPTIMIZERS[self.optimizer_name](theta, self.run_seed, n_updates, **self.optimizer_kwargs)
 
     def make_task(self) -> RolloutTask:
@@ -373,7 +373,7 @@ class Refiner:
         run_number = checkpoint.run_number() if resume else self._n_learned
         self.run_seed = derived_seed(self.seed, run_number) if run_number else self.seed
         self.seeds = EpisodeSeeds(self.run_seed)
-        search = SearchState(self.make_optimizer(n_updates), self.parameters.get_vector(), run_number=run_number)
+        search = SearchState(self.make_optimizer(n_updates), self.parameters.get_theta(), run_number=run_number)
         if resume:
             checkpoint.load(search)
             if type(self.objective) not in OBJECTIVES.values():  # two functions may have one name
@@ -402,13 +402,13 @@ class Refiner:
     def _concluding(self, search: SearchState, checkpoint: Checkpoint) -> Iterator[None]:
         """However the search ends, leave the model in a state that ``result`` describes, or as it was."""
         try:
-            self.parameters.set_vector(search.optimizer.theta)  # where a resumed search had got to
+            self.parameters.set_theta(search.optimizer.theta)  # where a resumed search had got to
             yield
         except KeyboardInterrupt:
             self._conclude_early(search)
             raise
         except BaseException:
-            self.parameters.set_vector(search.start)
+            self.parameters.set_theta(search.start)
             raise
         finally:
             self._n_learned = max(self._n_learned, search.run_number + (search.n_updates > 0))
@@ -416,7 +416,7 @@ class Refiner:
             checkpoint.write()
 
     def _set_theta(self, theta: np.ndarray) -> None:
-        self.parameters.set_vector(theta)
+        self.parameters.set_theta(theta)
         sync_copies(self.model)
 
     def _n_remaining_episodes(self, search: SearchState) -> int:
@@ -448,7 +448,7 @@ class Refiner:
         evaluator = original.target.evaluator
         if not self.acceptance:
             decision = unchecked("the last iterate, not tested on held-out seeds (acceptance was switched off)")
-            self.parameters.set_vector(search.optimizer.theta)
+            self.parameters.set_theta(search.optimizer.theta)
             self.result = result_of(search, decision)
         else:
             iterates = search.iterates if search.n_updates else []
@@ -456,7 +456,7 @@ class Refiner:
             verdict = judge(original, candidates, self.judging, self.seeds)
             search.count(evaluator)
             self.tested = (search.start, verdict.chosen.target.theta)
-            self.parameters.set_vector(self.tested[verdict.decision.decision != ORIGINAL])
+            self.parameters.set_theta(self.tested[verdict.decision.decision != ORIGINAL])
             self.result = result_of(search, verdict.decision, verdict)
         if search.baseline is not None and self.is_seeded:
             recheck_reproducibility(original.target, search.baseline)
@@ -466,7 +466,7 @@ class Refiner:
         if self.result is not None:  # after the verdict
             return
         update, best = search.best
-        self.parameters.set_vector(best)
+        self.parameters.set_theta(best)
         after = f"interrupted after {search.n_updates} of {search.optimizer.n_updates} updates"
         if np.array_equal(best, search.start):
             decision = Decision(ORIGINAL, f"{after}: nothing better yet, this is the original")

@@ -83,7 +83,7 @@ def run_policy(evaluator, theta, seeds):
 def target_of(agent) -> EvaluationTarget:
     """An agent, fit to be evaluated in this process."""
     evaluator = SerialEvaluator(rollout_task(agent)).__enter__()
-    return EvaluationTarget(evaluator, PolicyParameters(agent.model.policy).get_vector())
+    return EvaluationTarget(evaluator, PolicyParameters(agent.model.policy).get_theta())
 
 
 class BrokenEnv(gym.Wrapper):

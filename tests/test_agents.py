@@ -22,7 +22,7 @@ from sb3_refine import RefineError, Refiner, load_agent
 from sb3_refine.agents.agent import save_agent
 from sb3_refine.agents.from_model import agent_from_model
 from sb3_refine.agents.zoo import new_run_folder
-from sb3_refine.files import atomic_path, told_if_unwritable
+from sb3_refine.files import atomic_path, reraise_write_errors
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
 
@@ -446,12 +446,12 @@ def test_a_failed_write_leaves_the_last_good_copy(tmp_path):
     ],
 )
 def test_what_cannot_be_written_is_told_with_what_to_do(error, line, tmp_path):
-    with pytest.raises(RefineError, match=line), told_if_unwritable("it", tmp_path):
+    with pytest.raises(RefineError, match=line), reraise_write_errors("it", tmp_path):
         raise error
 
 
 def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
-    with pytest.raises(NotImplementedError, match="no save"), told_if_unwritable("it", tmp_path):
+    with pytest.raises(NotImplementedError, match="no save"), reraise_write_errors("it", tmp_path):
         raise NotImplementedError("no save")  # which is a RuntimeError
 
 

@@ -106,7 +106,7 @@ def test_callbacks_see_the_episodes_of_each_update(demo):
     spy = Spy()
     refiner = Refiner(demo, **FAST).learn(n_updates=3, callback=spy)
     first, second, _ = spy.seen
-    assert first["fitness"].tolist() == [episode.episode_return for episode in first["episodes"]]
+    assert first["fitness"].tolist() == [episode.episode_return for (episode,) in first["episodes"]]
     assert first["episodes"] != second["episodes"]
     assert spy.locals["self"] is refiner
 

@@ -47,7 +47,7 @@ def test_resumes_to_the_same_bits(made_agents, tmp_path, n_calls):
     with pytest.raises(KeyboardInterrupt):
         refiner_of(made_agents).learn(6, callback=stop_after(n_calls), checkpoint_folder=tmp_path)
     resumed = refiner_of(made_agents, backend="process", n_workers=2).learn(6, checkpoint_folder=tmp_path, resume=True)
-    assert np.array_equal(resumed.parameters.get_vector(), whole.parameters.get_vector())
+    assert np.array_equal(resumed.parameters.get_theta(), whole.parameters.get_theta())
     assert resumed.result.refined == whole.result.refined
     assert resumed.result.baseline == whole.result.baseline
     assert (resumed.result.rollouts, resumed.result.env_steps) == (whole.result.rollouts, whole.result.env_steps)
@@ -74,7 +74,7 @@ def test_settings_may_be_numpys_numbers(made_agents, tmp_path):
     agent = partial(load_agent, "ppo", "Pendulum-v1", made_agents)
     whole = Refiner(agent(), **settings).learn(2, checkpoint_folder=tmp_path, checkpoint_interval=1)
     resumed = Refiner(agent(), **settings).learn(2, checkpoint_folder=tmp_path, resume=True)
-    assert np.array_equal(resumed.parameters.get_vector(), whole.parameters.get_vector())
+    assert np.array_equal(resumed.parameters.get_theta(), whole.parameters.get_theta())
 
 
 def test_a_complete_search_resumes_to_its_last_iterate(made_agents, tmp_path):
@@ -82,17 +82,17 @@ def test_a_complete_search_resumes_to_its_last_iterate(made_agents, tmp_path):
     whole = refiner_of(made_agents, acceptance=False).learn(2, checkpoint_folder=tmp_path, checkpoint_interval=1)
     resumed = refiner_of(made_agents, acceptance=False).learn(2, checkpoint_folder=tmp_path, resume=True)
     assert resumed.result.decision == "unchecked"
-    assert np.array_equal(resumed.parameters.get_vector(), whole.parameters.get_vector())
+    assert np.array_equal(resumed.parameters.get_theta(), whole.parameters.get_theta())
 
 
 def test_a_resume_that_fails_before_it_starts_leaves_the_original(made_agents, tmp_path, monkeypatch):
     refiner_of(made_agents).learn(2, checkpoint_folder=tmp_path, checkpoint_interval=1)
     refiner = refiner_of(made_agents)
-    before = refiner.parameters.get_vector()
+    before = refiner.parameters.get_theta()
     monkeypatch.setattr(refiner, "make_task", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         refiner.learn(2, checkpoint_folder=tmp_path, resume=True)
-    assert np.array_equal(refiner.parameters.get_vector(), before)
+    assert np.array_equal(refiner.parameters.get_theta(), before)
 
 
 def test_the_same_refiner_goes_on_with_the_same_search(made_agents, tmp_path):
@@ -101,10 +101,10 @@ def test_the_same_refiner_goes_on_with_the_same_search(made_agents, tmp_path):
     whole.learn(4)
     with pytest.raises(KeyboardInterrupt):
         stopped.learn(4, callback=stop_after(2), checkpoint_folder=tmp_path, checkpoint_interval=1)
-    stopped.parameters.set_vector(whole.tested[0])
+    stopped.parameters.set_theta(whole.tested[0])
     stopped.learn(4, checkpoint_folder=tmp_path, resume=True)
     assert stopped.run_seed == whole.run_seed != whole.seed
-    assert np.array_equal(stopped.parameters.get_vector(), whole.parameters.get_vector())
+    assert np.array_equal(stopped.parameters.get_theta(), whole.parameters.get_theta())
     assert stopped.result.candidates == whole.result.candidates
 
 
@@ -184,15 +184,15 @@ def test_invalid_pairs_are_dropped_and_counted(what):
     refiner.learn(4)
     assert 0 < refiner.result.n_invalid < 0.2 * refiner.result.rollouts
     assert refiner.result.n_invalid % 2 == 0
-    assert np.isfinite(refiner.parameters.get_vector()).all()
+    assert np.isfinite(refiner.parameters.get_theta()).all()
 
 
 def test_too_many_invalid_episodes_stop_the_run():
     refiner = Refiner(train("ppo"), lambda: Poisoned("reward", 0.5), **{**FAST, "n_delta": 20, "acceptance": False})
-    before = refiner.parameters.get_vector()
+    before = refiner.parameters.get_theta()
     with pytest.raises(EpisodeError, match=r"\d+ of 40 episodes had NaN or infinite rewards or observations"):
         refiner.learn(4)
-    assert np.array_equal(refiner.parameters.get_vector(), before)
+    assert np.array_equal(refiner.parameters.get_theta(), before)
 
 
 def test_an_agent_whose_own_episodes_are_invalid_is_told():
@@ -206,7 +206,7 @@ def test_an_agent_whose_own_episodes_are_invalid_is_told():
 
 def test_a_find_with_invalid_held_out_episodes_gives_way_to_the_original(made_agents, monkeypatch):
     refiner = refiner_of(made_agents, n_eval_episodes=20)
-    before, run = refiner.parameters.get_vector(), EvaluationTarget.run
+    before, run = refiner.parameters.get_theta(), EvaluationTarget.run
 
     def with_nan_on_the_last_test_seed(self, seeds, *arguments):
         found = run(self, seeds, *arguments)
@@ -219,7 +219,7 @@ def test_a_find_with_invalid_held_out_episodes_gives_way_to_the_original(made_ag
     refiner.learn(2)
     assert refiner.result.decision == "original"
     assert "1 of its 20 held-out episodes had NaN" in refiner.result.reason
-    assert np.array_equal(refiner.parameters.get_vector(), before)
+    assert np.array_equal(refiner.parameters.get_theta(), before)
 
 
 def test_a_time_limit_ends_the_search_in_time(made_agents):

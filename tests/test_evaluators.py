@@ -82,7 +82,7 @@ def task(made_agents):
 def test_results_do_not_depend_on_who_computed_them_on_zoo_agents(zoo_agents, algo, env, module):
     pytest.importorskip(module)
     refiner = Refiner(load_agent(algo, env, zoo_agents))
-    task, theta = refiner.make_task(), refiner.parameters.get_vector()
+    task, theta = refiner.make_task(), refiner.parameters.get_theta()
     keys, signs = [7, 7, 8, 8, 9, 9], [1.0, -1.0] * 3
     population, backwards = (NoisePopulation(theta, 0.02, keys[::s], signs[::s], seed=0) for s in (1, -1))
     with SerialEvaluator(task) as serial, ProcessEvaluator(task, 2) as process:

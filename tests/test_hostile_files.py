@@ -1094,7 +1094,7 @@ def test_hindsight_replay_of_stable_baselines3_1_0_is_read(tmp_path):
     assert (agent.algo, type(agent.model)) == ("sac", SAC)
     refiner = Refiner(agent, backend="serial", n_delta=1, acceptance=False)
     with SerialEvaluator(refiner.make_task()) as evaluator:
-        ours = [e.episode_return for e in run_policy(evaluator, refiner.parameters.get_vector(), [5])]
+        ours = [e.episode_return for e in run_policy(evaluator, refiner.parameters.get_theta(), [5])]
     observation, _ = env.reset(seed=5)
     rewards, done = [], False
     while not done:

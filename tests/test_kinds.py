@@ -143,9 +143,9 @@ def test_every_kind_goes_through_load_refine_save_and_load(kind, tmp_path):
     agent = load(tmp_path / "in", algo, env_id)
     assert agent.algo == algo
     refiner = Refiner(agent, n_delta=2, n_eval_episodes=3, acceptance=False, n_workers=2, delta_std=0.1)
-    before = refiner.parameters.get_vector()
+    before = refiner.parameters.get_theta()
     refiner.learn(2)
-    assert not np.array_equal(refiner.parameters.get_vector(), before)
+    assert not np.array_equal(refiner.parameters.get_theta(), before)
     refiner.save(tmp_path / "out")
     again = load(tmp_path / "out", algo, env_id)
     space = refiner.model.observation_space
@@ -163,7 +163,7 @@ def test_the_return_for_a_seed_is_that_of_evaluate_policy(kind, tmp_path):
     agent = load(tmp_path, algo, env_id)
     refiner = Refiner(agent, backend="serial")
     with SerialEvaluator(refiner.make_task()) as evaluator:
-        ours = [e.episode_return for e in run_policy(evaluator, refiner.parameters.get_vector(), SEEDS)]
+        ours = [e.episode_return for e in run_policy(evaluator, refiner.parameters.get_theta(), SEEDS)]
     evaluate = evaluate_maskable_policy if algo == "ppo_mask" else evaluate_policy
     theirs = []
     with one_thread():
@@ -200,7 +200,7 @@ def test_nothing_is_remembered_over_a_lost_life(cls, policy, n_stack):
     parameters = PolicyParameters(model.policy)
     task = RolloutTask(recipe, rollout_policy(model, parameters, None, model.observation_space), 0)
     with SerialEvaluator(task) as evaluator:
-        ours = [episode.episode_return for episode in run_policy(evaluator, parameters.get_vector(), range(6))]
+        ours = [episode.episode_return for episode in run_policy(evaluator, parameters.get_theta(), range(6))]
     assert ours == pytest.approx(theirs, abs=1e-5)  # Monitor rounds
 
 
@@ -234,7 +234,7 @@ def test_which_kinds_run_on_the_exact_policy(tmp_path):
 def test_ars_trains_on_from_the_refined_parameters(tmp_path):
     algo, env_id, _ = make("ars linear", tmp_path)
     refiner = refine(load(tmp_path, algo, env_id), n_updates=1, n_delta=2, acceptance=False, n_workers=1)
-    assert np.array_equal(refiner.model.weights.numpy(), refiner.parameters.get_vector())
+    assert np.array_equal(refiner.model.weights.numpy(), refiner.parameters.get_theta())
 
 
 @pytest.mark.parametrize("subproc", [False, True])
@@ -257,7 +257,7 @@ def test_a_model_in_memory_with_its_vec_envs(subproc, tmp_path):
 def episodes_of(refiner):
     refiner.agent.recipe.build().close()
     with SerialEvaluator(refiner.make_task()) as evaluator:
-        return run_policy(evaluator, refiner.parameters.get_vector(), SEEDS)
+        return run_policy(evaluator, refiner.parameters.get_theta(), SEEDS)
 
 
 @pytest.mark.parametrize(
@@ -462,7 +462,7 @@ def test_the_return_for_a_seed_is_that_of_evaluate_policy_on_every_zoo_agent(pat
     task = refiner.make_task()
     assert type(task.policy) is ExactPolicy
     with SerialEvaluator(task) as evaluator:
-        ours = [e.episode_return for e in run_policy(evaluator, refiner.parameters.get_vector(), SEEDS[:2])]
+        ours = [e.episode_return for e in run_policy(evaluator, refiner.parameters.get_theta(), SEEDS[:2])]
     theirs = []
     with one_thread():
         for seed in SEEDS[:2]:

@@ -18,10 +18,10 @@ from gymnasium.envs.registration import EnvSpec
 from sb3_refine import RefineError, Refiner, load_agent
 from sb3_refine.envs.observations import Normalisation
 from sb3_refine.envs.spec import EnvRecipe
-from sb3_refine.envs.wrappers import GoesOnAtSuccess, TrueReturn
+from sb3_refine.envs.wrappers import IgnoreSuccessTermination, TrueReturn
 from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluators import EVALUATORS
-from sb3_refine.objectives import MEASURE, OBJECTIVES, Objective, make_objective
+from sb3_refine.objectives import OBJECTIVE_METRIC, OBJECTIVES, Objective, make_objective
 from sb3_refine.objectives.mesh_dimension import MeshDimensionShaped, parse_entries
 from sb3_refine.objectives.smooth import Smooth
 from sb3_refine.rollouts.episode import Episode, Trajectory
@@ -30,7 +30,7 @@ from sb3_refine.rollouts.metrics import action_change, action_jerk, high_frequen
 
 
 def episode(value, failed=False, success=None, measure=None):
-    return Episode(float(value), 10, failed, success, {} if measure is None else {MEASURE: measure})
+    return Episode(float(value), 10, failed, success, {} if measure is None else {OBJECTIVE_METRIC: measure})
 
 
 def trajectory(observations=None, actions=None, failed=False, normalisation=None):
@@ -78,7 +78,7 @@ def test_smooth_pays_for_jitter_in_units_of_the_originals():
     assert objective.fitness(episode(45, measure=0.1)) == pytest.approx(45 - 0.25 * 45)
     assert objective.measure(trajectory(actions=[[0], [1], [0], [1]])) == 1.0
     with pytest.raises(RefineError, match="actions never change"):
-        calibrated("smooth", [e._replace(measures={MEASURE: 0.0}) for e in BASELINE])
+        calibrated("smooth", [e._replace(metrics={OBJECTIVE_METRIC: 0.0}) for e in BASELINE])
 
 
 @pytest.mark.parametrize("name", ["survival", "smooth"])
@@ -321,7 +321,7 @@ def test_the_figures_of_an_objective_are_told_before_and_after(spec, tmp_path):
             assert value == pytest.approx(np.sort([e.episode_return for e in episodes])[:5].mean())
         else:
             assert label == "D of the objective"
-            assert value == pytest.approx(np.mean([e.measures[MEASURE] for e in episodes]))
+            assert value == pytest.approx(np.mean([e.metrics[OBJECTIVE_METRIC] for e in episodes]))
     note = " (by a bound from below)" if spec.startswith("cvar") else ""
     assert written["objective_note"] == note
     assert ("mean_fitness" in written["learning_curve"][0]) is not spec.startswith("cvar")
@@ -339,7 +339,7 @@ def test_a_trajectory_has_the_rewards_of_the_environment_itself():
     refiner = Refiner(train("ppo"), clipped, objective=rewards, backend="serial", **SHORT).learn(1)
     for found in refiner.result.baseline.episodes:
         assert found.episode_return < -1
-        assert found.measures[MEASURE] == pytest.approx(found.episode_return)
+        assert found.metrics[OBJECTIVE_METRIC] == pytest.approx(found.episode_return)
 
 
 class Odd(Objective):
@@ -391,8 +391,8 @@ def where_it_runs(trajectory):
 def test_what_crosses_processes_are_numbers():
     refiner = Refiner(train("ppo"), objective=where_it_runs, n_workers=2, **SHORT).learn(1)
     for found in refiner.result.baseline.episodes:
-        assert found.measures[MEASURE] != os.getpid()
-        assert all(isinstance(value, float) for value in found.measures.values())
+        assert found.metrics[OBJECTIVE_METRIC] != os.getpid()
+        assert all(isinstance(value, float) for value in found.metrics.values())
 
 
 def tidy(trajectory):
@@ -407,12 +407,12 @@ def test_a_function_cannot_change_what_other_measures_see():
 
 def test_a_loss_of_return_is_vetoed():
     refiner = Refiner(train("ppo"), objective=perverse, backend="serial", **SHORT)
-    before = refiner.parameters.get_vector()
+    before = refiner.parameters.get_theta()
     refiner.learn(10)
     assert refiner.result.objective_difference.ci_low > 0
     assert refiner.result.decision == "original"
     assert "more than 5% (max_return_loss)" in refiner.result.reason
-    assert np.array_equal(refiner.parameters.get_vector(), before)
+    assert np.array_equal(refiner.parameters.get_theta(), before)
 
 
 def test_what_would_be_vetoed_is_not_put_to_the_test_where_there_is_another():
@@ -480,7 +480,7 @@ class Limit(gym.Wrapper):
 def test_the_zoos_own_time_limit_ends_them_too():
     reach = Reach()
     reach.spec = EnvSpec("Reach-v0", max_episode_steps=5)
-    held = GoesOnAtSuccess(Limit(reach))
+    held = IgnoreSuccessTermination(Limit(reach))
     held.reset(seed=0)
     ends = [held.step(np.zeros(1))[2:4] for _ in range(5)]
     assert ends == [(False, False)] * 4 + [(False, True)]

@@ -65,12 +65,12 @@ def test_round_trip_is_exact(model, scope):
     model, _ = model
     parameters = PolicyParameters(model.policy, scope)
     before = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
-    vector = parameters.get_vector()
-    parameters.set_vector(vector)
+    vector = parameters.get_theta()
+    parameters.set_theta(vector)
     assert all(th.equal(before[name], tensor) for name, tensor in model.policy.state_dict().items())
     other = np.random.default_rng(0).standard_normal(parameters.size, dtype=np.float32)
-    parameters.set_vector(other)
-    assert np.array_equal(parameters.get_vector(), other)
+    parameters.set_theta(other)
+    assert np.array_equal(parameters.get_theta(), other)
     changed = {name for name, tensor in model.policy.state_dict().items() if not th.equal(before[name], tensor)}
     assert changed == set(parameters.names)
 
@@ -78,8 +78,8 @@ def test_round_trip_is_exact(model, scope):
 def test_the_vector_is_a_copy(model):
     model, _ = model
     parameters = PolicyParameters(model.policy)
-    parameters.get_vector()[:] = 7
-    assert not np.any(parameters.get_vector() == 7)
+    parameters.get_theta()[:] = 7
+    assert not np.any(parameters.get_theta() == 7)
 
 
 def test_choosing_leaves_the_policy_as_it_was(model):
@@ -98,4 +98,4 @@ def test_errors_say_what_there_is(model):
         PolicyParameters(model.policy, "(")
     parameters = PolicyParameters(model.policy)
     with pytest.raises(RefineError, match=rf"expected shape \({parameters.size},\), got \(3,\)"):
-        parameters.set_vector(np.zeros(3))
+        parameters.set_theta(np.zeros(3))

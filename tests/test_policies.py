@@ -138,9 +138,9 @@ def test_exact_policy_of_every_kind_of_mlp(kind):
     assert policy.n_parameters == parameters.size
     agent = SimpleNamespace(model=model, vec_normalize=None, observation_space=observation_space)
     delta = np.random.default_rng(0).standard_normal(parameters.size, dtype=np.float32)
-    theta = parameters.get_vector() + np.float32(0.5) * delta
+    theta = parameters.get_theta() + np.float32(0.5) * delta
     policy.set_theta(theta)
-    parameters.set_vector(theta)
+    parameters.set_theta(theta)
     assert_bit_equal(agent, policy)
 
 
@@ -150,11 +150,11 @@ def test_parameters_written_in_place_are_those_of_the_model(made_agents, algo, s
     """A vector in the policy's buffer acts as the same vector set in the model."""
     agent = load_agent(algo, "Pendulum-v1", made_agents)
     parameters, policy = policy_of(agent, scope)
-    theta = parameters.get_vector()
+    theta = parameters.get_theta()
     delta = np.random.default_rng(0).standard_normal(parameters.size, dtype=np.float32)
     for scale in (0.3, -0.3, 0.0):
         policy.set_theta(theta + np.float32(scale) * delta)
-        parameters.set_vector(theta + np.float32(scale) * delta)
+        parameters.set_theta(theta + np.float32(scale) * delta)
         assert_bit_equal(agent, policy, n_observations=20)
 
 
@@ -168,8 +168,8 @@ def test_a_policy_survives_the_way_to_another_process(made_agents, algo, kind):
         policy = GeneralPolicy(agent.model.policy, slices, agent.vec_normalize, agent.observation_space)
     copy = pickle.loads(pickle.dumps(policy))
     assert copy.n_parameters == parameters.size
-    copy.set_theta(parameters.get_vector() + np.float32(0.1))
-    parameters.set_vector(parameters.get_vector() + np.float32(0.1))
+    copy.set_theta(parameters.get_theta() + np.float32(0.1))
+    parameters.set_theta(parameters.get_theta() + np.float32(0.1))
     assert_bit_equal(agent, copy, n_observations=20)
 
 
@@ -261,9 +261,9 @@ def test_activations_with_and_without_parameters(activation_fn):
     policy = rollout_policy(model, parameters, None, SPACE)
     assert isinstance(policy, GeneralPolicy if activation_fn is nn.PReLU else ExactPolicy)
     assert policy.n_parameters == parameters.size
-    before = parameters.get_vector()
+    before = parameters.get_theta()
     policy.set_theta(before + np.float32(1))
-    assert np.array_equal(parameters.get_vector(), before)  # candidates are not written into the model
+    assert np.array_equal(parameters.get_theta(), before)  # candidates are not written into the model
 
 
 def test_normalisation_is_frozen(made_agents):

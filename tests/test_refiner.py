@@ -59,7 +59,7 @@ def held_out(result):
 
 def test_a_better_agent_is_kept_with_its_proof(demo):
     refiner = Refiner(demo, **FAST)
-    before = refiner.parameters.get_vector()
+    before = refiner.parameters.get_theta()
     assert refiner.learn(n_updates=15) is refiner
     result = refiner.result
     assert (result.decision, result.n_updates_done) == ("refined", 15)
@@ -67,7 +67,7 @@ def test_a_better_agent_is_kept_with_its_proof(demo):
     assert result.refined.summary()["mean_return"] > result.baseline.summary()["mean_return"]
     assert result.rollouts == 15 * 16 + held_out(result)
     assert result.env_steps == 200 * result.rollouts
-    assert not np.array_equal(refiner.parameters.get_vector(), before)
+    assert not np.array_equal(refiner.parameters.get_theta(), before)
 
 
 def test_a_worse_agent_gives_way_to_the_original(spoilt):
@@ -90,7 +90,7 @@ def test_one_seed_decides_everything(demo):
     def vector(seed, **kwargs):
         agent = load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"])
         refiner = Refiner(agent, **{**FAST, "acceptance": False, "seed": seed, **kwargs}).learn(n_updates=3)
-        return refiner.parameters.get_vector()
+        return refiner.parameters.get_theta()
 
     assert np.array_equal(vector(1), vector(1))
     assert np.array_equal(vector(1), vector(1, backend="process", n_workers=3))
@@ -151,7 +151,7 @@ def test_a_model_in_memory_is_refined_in_place():
 def test_learn_can_be_called_again(demo):
     """It goes on from where it was, with another search, judged on seeds that did not choose its start."""
     refiner = Refiner(demo, **FAST).learn(n_updates=8)
-    first, middle = refiner.result, refiner.parameters.get_vector()
+    first, middle = refiner.result, refiner.parameters.get_theta()
     refiner.learn(n_updates=8)
     assert not set(first.baseline.seeds) & set(refiner.result.baseline.seeds)
     with SerialEvaluator(refiner.make_task()) as evaluator:
@@ -236,10 +236,10 @@ def test_an_error_leaves_the_original(demo):
         raise ArithmeticError("in a callback")
 
     refiner = Refiner(demo, **FAST)
-    before = refiner.parameters.get_vector()
+    before = refiner.parameters.get_theta()
     with pytest.raises(ArithmeticError, match="in a callback"):
         refiner.learn(n_updates=3, callback=stumble)
-    assert np.array_equal(refiner.parameters.get_vector(), before)
+    assert np.array_equal(refiner.parameters.get_theta(), before)
     assert refiner.result is None
 
 
@@ -247,19 +247,19 @@ def test_an_interrupt_leaves_the_best_so_far(demo, tmp_path):
     vectors = []
 
     def interrupt(local, globals_):
-        vectors.append(refiner.parameters.get_vector())
+        vectors.append(refiner.parameters.get_theta())
         if len(vectors) == 7:
             raise KeyboardInterrupt
         return True
 
     refiner = Refiner(demo, **FAST)
     refiner.set_logger(configure(str(tmp_path), ["csv"]))
-    vectors.append(refiner.parameters.get_vector())
+    vectors.append(refiner.parameters.get_theta())
     with pytest.raises(KeyboardInterrupt):
         refiner.learn(n_updates=20, callback=interrupt)
     assert refiner.result.decision == "unchecked"
     assert "interrupted after 6 of 20 updates: this is the best iterate so far" in refiner.result.reason
-    kept = refiner.parameters.get_vector()
+    kept = refiner.parameters.get_theta()
     with (tmp_path / "progress.csv").open() as file:
         population_means = [float(row["rollout/ep_rew_mean"]) for row in csv.DictReader(file)]
     assert np.array_equal(kept, vectors[int(np.argmax(population_means))])
@@ -270,12 +270,12 @@ def test_an_interrupt_before_anything_better_leaves_the_original(demo):
         raise KeyboardInterrupt
 
     refiner = Refiner(demo, **FAST)
-    before = refiner.parameters.get_vector()
+    before = refiner.parameters.get_theta()
     with pytest.raises(KeyboardInterrupt):
         refiner.learn(n_updates=20, callback=interrupt)
     assert refiner.result.decision == "original"
     assert "nothing better yet, this is the original" in refiner.result.reason
-    assert np.array_equal(refiner.parameters.get_vector(), before)
+    assert np.array_equal(refiner.parameters.get_theta(), before)
 
 
 def test_an_interrupt_while_judging_leaves_the_best_iterate(demo, monkeypatch):
@@ -293,11 +293,11 @@ def test_an_interrupt_while_judging_leaves_the_best_iterate(demo, monkeypatch):
 
 def test_an_interrupt_after_the_verdict_changes_nothing(spoilt, monkeypatch):
     monkeypatch.setattr("sb3_refine.refiner.sync_copies", lambda model: interrupt_once(spoilt))
-    before = spoilt.parameters.get_vector()
+    before = spoilt.parameters.get_theta()
     with pytest.raises(KeyboardInterrupt):
         spoilt.learn(n_updates=2)
     assert spoilt.result.decision == "original"
-    assert np.array_equal(spoilt.parameters.get_vector(), before)
+    assert np.array_equal(spoilt.parameters.get_theta(), before)
 
 
 def interrupt_once(refiner):

@@ -91,7 +91,7 @@ def refiner(made_agents):
 
 def probed(refiner, recipe):
     policy = refiner.make_task().policy
-    return probe(recipe, policy, refiner.parameters.get_vector())
+    return probe(recipe, policy, refiner.parameters.get_theta())
 
 
 def test_a_sound_environment_needs_nothing(refiner):
@@ -103,7 +103,7 @@ def test_an_environment_with_a_history_is_built_anew_each_time(refiner):
     found = probed(refiner, EnvRecipe(None, make=Forgetful))
     assert (found.recipe.remedy, found.seeded) == (FRESH_ENV, True)
     task = RolloutTask(found.recipe, refiner.make_task().policy)
-    mean = refiner.parameters.get_vector()
+    mean = refiner.parameters.get_theta()
     with SerialEvaluator(task) as serial, ProcessEvaluator(task, 2) as process:
         expected = run_policy(serial, mean, [4, 5, 4, 5, 6])
         assert expected[:2] == expected[2:4]
@@ -123,7 +123,7 @@ def test_environments_that_are_known_to_remember(env_id, remedy, module):
     pytest.importorskip(module)
     policy = "MultiInputPolicy" if "Panda" in env_id else "MlpPolicy"
     refiner = Refiner(SAC(policy, env_id, buffer_size=10, device="cpu", seed=0))
-    task, theta = refiner.make_task(), refiner.parameters.get_vector()
+    task, theta = refiner.make_task(), refiner.parameters.get_theta()
     assert task.recipe.remedy == remedy
     keys, signs, seeds = [5, 5, 6, 6, 7, 7, 8, 8], [1.0, -1.0] * 4, [[1], [1], [2], [2], [3], [3], [4], [4]]
     population, backwards = (NoisePopulation(theta, 0.3, keys[::s], signs[::s], seed=0) for s in (1, -1))
@@ -184,7 +184,7 @@ def test_a_stream_that_starts_anew_with_each_environment_is_no_seed(refiner, cap
     task = RolloutTask(found.recipe, refiner.make_task().policy, replays=True)
     with ProcessEvaluator(task, 4) as evaluator:  # workers would all draw the same numbers
         assert evaluator.n_workers == 1
-        episodes = run_policy(evaluator, refiner.parameters.get_vector(), range(8))
+        episodes = run_policy(evaluator, refiner.parameters.get_theta(), range(8))
     assert len({episode.episode_return for episode in episodes}) == 8
 
 
@@ -216,7 +216,7 @@ def test_where_nothing_is_random_a_history_still_takes_a_fresh_environment(refin
 def test_what_draws_from_the_generators_of_the_process_is_seeded(refiner):
     found = probed(refiner, EnvRecipe(None, make=DrawsFromNumpy))
     assert found.seeded
-    task, mean = RolloutTask(found.recipe, refiner.make_task().policy), refiner.parameters.get_vector()
+    task, mean = RolloutTask(found.recipe, refiner.make_task().policy), refiner.parameters.get_theta()
     state = np.random.get_state()[1].tolist()
     with SerialEvaluator(task) as serial, ProcessEvaluator(task, 2) as process:
         expected = run_policy(serial, mean, range(6))
@@ -346,7 +346,7 @@ def test_returns_do_not_depend_on_the_accelerator(zoo_agents, algo, env):
         task = refiner.make_task()
         assert task.recipe.accelerated is accelerator
         with SerialEvaluator(task) as evaluator:
-            episodes.append(run_policy(evaluator, refiner.parameters.get_vector(), [1, 2, 3]))
+            episodes.append(run_policy(evaluator, refiner.parameters.get_theta(), [1, 2, 3]))
     assert episodes[0] == episodes[1]
 
 
@@ -392,7 +392,7 @@ def episodes_of(agent):
     task = refiner.make_task()
     assert (task.recipe.remedy, task.recipe.accelerated) == (None, True)
     with SerialEvaluator(task) as evaluator:
-        return run_policy(evaluator, refiner.parameters.get_vector(), [1, 2])
+        return run_policy(evaluator, refiner.parameters.get_theta(), [1, 2])
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_every_held_out_episode_is_counted(model):
 def test_without_selection_the_last_iterate_is_judged(model):
     refiner = Refiner(model, **SHORT, n_eval_episodes=10, selection=False, alpha=0.9)
     last = []
-    refiner.learn(3, callback=lambda local, globals_: last.append(refiner.parameters.get_vector()) or True)
+    refiner.learn(3, callback=lambda local, globals_: last.append(refiner.parameters.get_theta()) or True)
     assert np.array_equal(refiner.tested[1], last[-1])
     assert refiner.result.rollouts == 3 * 4 + 5 + 2 * 10
     assert [candidate["chosen"] for candidate in refiner.result.candidates] == [False, True]
@@ -224,7 +224,7 @@ def test_a_search_without_an_update_tests_nothing_twice(model, caplog):
 
 def test_auto_survives_an_invalid_episode(model, monkeypatch):
     refiner = Refiner(model, **SHORT, n_eval_episodes="auto", min_effect=1e9, selection=False)
-    start, run = refiner.parameters.get_vector(), EvaluationTarget.run
+    start, run = refiner.parameters.get_theta(), EvaluationTarget.run
 
     def with_nan(self, seeds, metrics=(), noise=None):
         found = run(self, seeds, metrics, noise)

@@ -15,6 +15,7 @@ from sb3_refine.agents.load import load_agent
 from sb3_refine.cli.options import DEMO
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import RefineError
+from sb3_refine.evaluators import SerialEvaluator
 from sb3_refine.reporting.video import Film, film, record_video, side_by_side
 
 SEED = 5
@@ -26,7 +27,7 @@ def demo():
 
 
 def with_recipe(who, recipe):
-    return replace(who, task=replace(who.task, recipe=recipe))
+    return replace(who, evaluator=SerialEvaluator(replace(who.task, recipe=recipe)))
 
 
 def frames_of(path):
@@ -53,7 +54,7 @@ def test_the_filmed_episode_is_the_episode(demo):
 
 
 def test_the_video_shows_both_side_by_side(demo, tmp_path):
-    still = replace(demo, vector=np.zeros_like(demo.vector))
+    still = replace(demo, theta=np.zeros_like(demo.theta))
     path = record_video({"original": demo, "refined": still}, SEED, tmp_path / "new" / "both.mp4")
     about, frames = frames_of(path)
     assert about["fps"] == 30

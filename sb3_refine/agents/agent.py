@@ -13,7 +13,7 @@ from sb3_refine.agents.zoo import ExpectedReturn, write_zoo_yaml
 from sb3_refine.envs.normalisation import Normalised
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import RefineError
-from sb3_refine.files import atomic_path, told_if_unwritable
+from sb3_refine.files import atomic_path, reraise_write_errors
 
 
 @dataclass
@@ -62,7 +62,7 @@ def save_agent(agent: Agent, run_folder: str | Path) -> Path:
     run_folder = Path(run_folder)
     inner = run_folder / agent.env_name
     args = {"env": agent.env_name, "env_kwargs": None, **agent.args, "algo": agent.algo}
-    with told_if_unwritable("the agent", run_folder):
+    with reraise_write_errors("the agent", run_folder):
         inner.mkdir(parents=True, exist_ok=True)
         write_zoo_yaml(inner / "config.yml", agent.config)
         write_zoo_yaml(inner / "args.yml", args)

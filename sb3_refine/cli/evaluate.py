@@ -139,7 +139,7 @@ def evaluate_agents(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """What is wrong is found before anything runs."""
+    """Check the options before anything runs."""
     from sb3_refine.evaluators import EVALUATORS
     from sb3_refine.parts import parse_part
 
@@ -174,7 +174,7 @@ def _recorder(options: argparse.Namespace) -> Callable[[dict[str, "EvaluationTar
         return lambda targets, seed: None
     from sb3_refine.reporting.video import encoder, record_video
 
-    encoder()  # what is missing is told before the episodes
+    encoder()  # find out before the episodes whether one is missing
 
     def record(targets: dict[str, "EvaluationTarget"], seed: int) -> None:
         name = targets[AGENT].task.recipe.env_id or "env"

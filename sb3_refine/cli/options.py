@@ -81,7 +81,7 @@ seconds.__name__ = minutes.__name__ = "number"  # argparse names it when the tex
 
 def add_agent_options(parser: Parser) -> None:
     """
-    Add the options that choose an agent. :func:`load_chosen_agent` heeds them.
+    Add the options that choose an agent, for :func:`load_chosen_agent`.
 
     :param parser: of any subcommand
     """

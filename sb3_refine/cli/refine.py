@@ -86,7 +86,7 @@ def _search(refiner: "Refiner", n_updates: int, run_folder: Path, options: argpa
 
 
 def _save(refiner: "Refiner", run_folder: Path) -> None:
-    """What came of it is told even where it cannot be saved."""
+    """Save the result; print it even where it cannot be saved."""
     try:
         refiner.save(run_folder=run_folder)
     except RefineError:
@@ -112,7 +112,7 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def _check_report(options: argparse.Namespace) -> None:
-    """What the report would lack is told before the search."""
+    """Find out before the search whether the report can be made."""
     for option, given in (("--video", options.video), ("--phase-portrait", options.phase_portrait)):
         if given and (options.no_report or options.no_acceptance):
             raise RefineError(f"{option}: needs the test and the report: leave --no-acceptance and --no-report out")
@@ -123,7 +123,7 @@ def _check_report(options: argparse.Namespace) -> None:
 
 
 def _report(refiner: "Refiner", run_folder: Path, options: argparse.Namespace) -> bool:
-    """The result is saved by now, and not to be lost to an environment that chokes on noise, or cannot be filmed."""
+    """Write the report. The result is saved: an environment that fails under noise or cannot be filmed is no error."""
     try:
         say(f"report: {refiner.report(run_folder, options.video, options.phase_portrait)}")
     except (RefineError, EpisodeError, OSError) as error:

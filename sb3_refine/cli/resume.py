@@ -54,13 +54,13 @@ def resumed_settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_named_again(options: argparse.Namespace, settings: dict[str, Any]) -> None:
-    """A checkpoint may be a stranger's: the code and the regular expression that it names are not run unasked."""
+    """A checkpoint may come from someone else: do not run code or regular expressions that only the file names."""
     unsafe = {"objective": is_code(settings["objective"]), "parameters": not is_scope(settings["parameters"])}
     for name, is_unsafe in unsafe.items():
         if is_unsafe and name not in options.given:
             raise RefineError(
-                f"--resume: the interrupted run has --{name} {shlex.quote(settings[name])}, which is not taken from a "
-                f"file unasked; pass it again if it is yours"
+                f"--resume: the interrupted run has --{name} {shlex.quote(settings[name])}, which is not run because "
+                "only a file names it; pass the option again if you trust it"
             )
 
 

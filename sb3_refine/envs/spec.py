@@ -16,7 +16,7 @@ import gymnasium as gym
 
 from sb3_refine.envs.accelerators import accelerate
 from sb3_refine.envs.families import ENTRY_POINTS, FAMILIES
-from sb3_refine.envs.wrappers import GoesOnAtSuccess, Noise, Noisy, TrueReturn, Vectorised
+from sb3_refine.envs.wrappers import IgnoreSuccessTermination, Noise, Noisy, TrueReturn, Vectorised
 from sb3_refine.errors import RefineError, did_you_mean, one_line
 
 _NOT_FOR_ROLLOUTS = {"Monitor", "VecMonitor", "RecordVideo", "VecVideoRecorder", "HumanRendering"}
@@ -73,7 +73,7 @@ class EnvRecipe:
                 import_package(package, f"gym_packages: {package}")
             env = _call(self.make) if self.make is not None else _make(self.env_id or "", self.env_kwargs)
             if not self.end_at_success:
-                env = GoesOnAtSuccess(env)
+                env = IgnoreSuccessTermination(env)
             env.reset(seed=0)  # before the wrappers: those that end episodes early may swallow the reset after it
             if not _OBSERVES_ONLY.issuperset(name for name, _ in self.wrappers):
                 env = TrueReturn(env)

@@ -124,7 +124,7 @@ def _first(observations: Any) -> Any:
     return observations[0]
 
 
-class GoesOnAtSuccess(gym.Wrapper):
+class IgnoreSuccessTermination(gym.Wrapper):
     """
     Episodes go on after success until their time is up: the goal has to be held.
 

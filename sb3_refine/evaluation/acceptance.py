@@ -18,7 +18,7 @@ REFINED, ORIGINAL, UNCHECKED = "refined", "original", "unchecked"
 @dataclass(frozen=True)
 class Decision:
     """
-    What a run gives back.
+    The decision about a candidate.
 
     :param decision: ``"refined"``, ``"original"`` or ``"unchecked"``
     :param reason: why, in plain words
@@ -42,16 +42,16 @@ def decide(
     """
     Accept the refined agent only if it is better on held-out seeds.
 
-    What holds: if the true mean of what is maximised is not higher than the original's, the original is kept with a
-    probability of at least ``1 - alpha`` (about ``1 - alpha / 2``, as the interval is two-sided), as long as nothing
-    was chosen on these seeds, this is the only look at them, and the test has seen how bad episodes of either agent can
-    be. The last is what no test can promise: a catastrophe so rare that it may not show in as many episodes (one that
-    happens on fewer than 3 in n) is not covered if it is worse than every episode of the test. The bound itself is a
-    conjecture that is not known to fail, see :func:`~sb3_refine.evaluation.statistics.mean_interval`;
-    ``benchmarks/acceptance.py`` measures it on real returns, and beside other tests where catastrophes are rare.
+    If the true mean of what is maximised is not higher than the original's, the original is kept with a probability of
+    at least ``1 - alpha`` (about ``1 - alpha / 2``, since the interval is two-sided). This holds if nothing was chosen
+    on these seeds, if they are tested once, and if the test has seen how bad episodes of either agent can be. No test
+    can ensure the last condition: a catastrophe on fewer than 3 in n seeds may not show in n episodes, and is not
+    covered if it is worse than every episode of the test. The bound itself is a conjecture with no known
+    counterexample, see :func:`~sb3_refine.evaluation.statistics.mean_interval`; ``benchmarks/acceptance.py`` measures
+    it on real returns, and beside other tests where catastrophes are rare.
 
-    It is not promised that the agent is better on every seed, nor in another environment, nor that it fails less often:
-    only that no rise of the failure rate was significant at ``alpha``.
+    An accepted agent need not be better on every seed, nor in another environment, nor fail less often; only, its
+    failure rate did not rise significantly at ``alpha``.
 
     :param baseline: episodes of the original on held-out seeds
     :param refined: episodes of the refined agent on the same seeds
@@ -82,7 +82,7 @@ def decide(
 def _veto(
     baseline: Evaluation, refined: Evaluation, alpha: float, paired: bool, max_return_loss: float | None
 ) -> str | None:
-    """What speaks against an agent that is better in what is maximised."""
+    """The reason to refuse an agent although it is better in what is maximised; None where there is none."""
     if failure_rise(baseline, refined, paired) < alpha:
         return (
             f"it fails more often: {baseline.failure_rate:.1%} before, {refined.failure_rate:.1%} after (where "
@@ -98,9 +98,9 @@ def _veto(
 def loses_too_much(before: float, after: float, max_return_loss: float | None) -> bool:
     """
     :param before: mean return of the original
-    :param after: mean return of another agent
-    :param max_return_loss: share of the original's that may be lost; None for any
-    :return: whether more is lost
+    :param after: mean return of the other agent
+    :param max_return_loss: share of the original's mean return that may be lost; None for no limit
+    :return: whether the other agent loses more
     """
     return max_return_loss is not None and before - after > max_return_loss * abs(before)
 
@@ -112,7 +112,7 @@ def _verdict(difference: PairedDifference, n_seeds: int) -> str:
 
 
 def _advice(difference: PairedDifference) -> str:
-    """What to try."""
+    """What the user may try next."""
     if difference.ci_high < 0 or difference.mean < 0:
         return "Try smaller steps and perturbations (learning_rate, delta_std), or more updates"
     if difference.ci_low == difference.ci_high == 0:
@@ -123,6 +123,6 @@ def _advice(difference: PairedDifference) -> str:
 def unchecked(reason: str) -> Decision:
     """
     :param reason: why there was no test
-    :return: a decision that claims nothing
+    :return: the decision ``"unchecked"``
     """
     return Decision(UNCHECKED, reason)

@@ -50,7 +50,7 @@ def n_conditions(with_noise: bool) -> int:
 
 
 def _noises_of_all(undisturbed: dict[str, Evaluation]) -> dict[str, dict[str, Noise]]:
-    """By level, by contestant."""
+    """By condition, and in it by policy."""
     first, *_ = undisturbed.values()
     levels = {
         name: noises(first if _n_observed(evaluation) == _n_observed(first) else evaluation)
@@ -61,19 +61,19 @@ def _noises_of_all(undisturbed: dict[str, Evaluation]) -> dict[str, dict[str, No
 
 
 def _n_observed(evaluation: Evaluation) -> int:
-    return int(evaluation.episodes[0].measures["observation_range"].shape[1])
+    return int(evaluation.episodes[0].metrics["observation_range"].shape[1])
 
 
 def noises(undisturbed: Evaluation) -> dict[str, Noise]:
     """
-    The noise that robustness is measured under.
+    The conditions that robustness is measured under.
 
-    :param undisturbed: episodes that were asked for ``observation_range``: the noise on an observation is a share of
-        the range that it went through in them
+    :param undisturbed: episodes with the metric ``observation_range``: the noise on an observation is a share of its
+        range in these episodes
     :return: by name: ``action noise 2.5%`` and so on; none on observations that are not continuous
     """
     levels = {f"action noise {share:.1%}".replace(".0%", "%"): Noise(action=share) for share in NOISE_SHARES}
-    ranges = np.array([episode.measures["observation_range"] for episode in undisturbed.episodes])
+    ranges = np.array([episode.metrics["observation_range"] for episode in undisturbed.episodes])
     if ranges.dtype.kind != "f" or ranges.size == 0:
         return levels
     spans = ranges[:, 1].max(axis=0) - ranges[:, 0].min(axis=0)

@@ -48,33 +48,33 @@ class Evaluation:
 
     @property
     def success_rate(self) -> float | None:
-        """Share of the episodes whose last ``info`` says ``is_success``; None where none has it."""
+        """Share of the episodes whose last ``info`` has a true ``is_success``; None where no episode reports it."""
         return float(np.mean(self._successes)) if self._successes else None
 
     @property
     def _successes(self) -> list[bool]:
-        """Of every episode, if any says so: some environments do only on success."""
+        """One for each episode, if any episode reports success: some environments report nothing else."""
         if all(episode.success is None for episode in self.episodes):
             return []
         return [bool(episode.success) for episode in self.episodes]
 
-    def measure(self, name: str) -> np.ndarray:
+    def metric(self, name: str) -> np.ndarray:
         """
         :param name: see :mod:`sb3_refine.rollouts.metrics`
         :return: the measure of each episode, NaN where it was not taken, shape ``(n_episodes,)``
         """
-        return np.array([episode.measures.get(name, np.nan) for episode in self.episodes], dtype=np.float64)
+        return np.array([episode.metrics.get(name, np.nan) for episode in self.episodes], dtype=np.float64)
 
     @property
     def n_invalid(self) -> int:
-        """Episodes with a NaN or an infinity among their rewards or observations."""
+        """Number of episodes with NaN or infinite rewards or observations."""
         return int(np.isnan(self.returns).sum())
 
     def summary(self) -> dict[str, Any]:
         """
         :return: the figures of ``refinement.json``. CVaR10 is the mean of the worst tenth of the returns; the intervals
-            of rates are Wilson's at 95%; measures are there if taken and not NaN, averaged over episodes; of the mesh
-            dimension, it is told of how many
+            of rates are Wilson's at 95%. A metric is the mean over the episodes that have it; for the mesh dimension,
+            the number of these episodes is given, too
         """
         returns, n = self.returns, len(self.episodes)
         figures: dict[str, Any] = {
@@ -92,23 +92,23 @@ class Evaluation:
             figures["success_rate"] = self.success_rate
             figures["success_rate_ci"] = wilson_interval(sum(self._successes), len(self._successes))
         for name in (*SMOOTHNESS, "mesh_dimension"):
-            values = self.measure(name)
+            values = self.metric(name)
             if np.isfinite(values).any():
                 figures[name] = float(np.nanmean(values))
-        if any("mesh_dimension" in episode.measures for episode in self.episodes):
-            figures["mesh_dimension_episodes"] = int(np.isfinite(self.measure("mesh_dimension")).sum())
+        if any("mesh_dimension" in episode.metrics for episode in self.episodes):
+            figures["mesh_dimension_episodes"] = int(np.isfinite(self.metric("mesh_dimension")).sum())
         return figures
 
 
 @dataclass(frozen=True)
 class PairedDifference:
     """
-    How much better the second of two agents did on the same seeds.
+    How much better the second of two agents is on the same seeds.
 
     :param mean: mean difference of the returns
     :param ci_low: lower bound of its interval, see :func:`mean_interval`
     :param ci_high: upper bound
-    :param p_better: probability of being better on a seed; ties count half
+    :param p_better: probability that the second is better on a seed; ties count half
     :param confidence: level of the interval
     :param paired: False where the environment ignores its seed, so that the episodes could not be paired
     """
@@ -131,8 +131,8 @@ def paired_difference(
     """
     Compare two agents seed by seed.
 
-    :param before: episodes of the one
-    :param after: episodes of the other, on the same seeds
+    :param before: episodes of the first agent
+    :param after: episodes of the second agent, on the same seeds
     :param alpha: the interval is at confidence ``1 - alpha``, two-sided
     :param paired: whether the same seed means the same episode; if not, a pair is any two episodes
     :param fitness: what to compare; by default the return
@@ -141,7 +141,7 @@ def paired_difference(
     if before.seeds != after.seeds:
         raise ValueError("before and after: expected episodes on the same seeds")
     old, new = ([fitness(episode) for episode in evaluation.episodes] for evaluation in (before, after))
-    matched = np.array(new) if paired else np.random.default_rng(0).permutation(new)  # nothing in common but by chance
+    matched = np.array(new) if paired else np.random.default_rng(0).permutation(new)  # so that pairs are random
     low, high = mean_interval(np.array(old), matched, alpha)
     return PairedDifference(
         mean=float(np.mean(new) - np.mean(old)),
@@ -163,8 +163,8 @@ def failure_rise(before: Evaluation, after: Evaluation, paired: bool = True) -> 
     """
     Whether the second of two agents fails more often.
 
-    :param before: episodes of the one
-    :param after: episodes of the other, on the same seeds
+    :param before: episodes of the first agent
+    :param after: episodes of the second agent, on the same seeds
     :param paired: whether the same seed means the same episode
     :return: p-value, one-sided: McNemar's exact test on pairs, else Fisher's exact test
     """

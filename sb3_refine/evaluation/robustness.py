@@ -90,7 +90,7 @@ def examine(
             for noise, condition in conditions.items()
         ],
         smoothness={
-            measure: {name: evaluation.measure(measure).tolist() for name, evaluation in undisturbed.items()}
+            measure: {name: evaluation.metric(measure).tolist() for name, evaluation in undisturbed.items()}
             for measure in SMOOTHNESS
         },
         traces={"seed": seed, **_traces(traced)},
@@ -132,7 +132,7 @@ def _traces(traced: dict[str, Evaluation]) -> dict[str, Any]:
 
 
 def _trajectories(traced: dict[str, Evaluation]) -> dict[str, Trajectory]:
-    return {name: evaluation.episodes[0].measures["trajectory"] for name, evaluation in traced.items()}
+    return {name: evaluation.episodes[0].metrics["trajectory"] for name, evaluation in traced.items()}
 
 
 def motion_of(

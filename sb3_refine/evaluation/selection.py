@@ -78,18 +78,18 @@ def sequential_halving(
 
 def episodes_to_resolve(before: np.ndarray, after: np.ndarray, effect: float, alpha: float) -> int:
     r"""
-    How many pairs of episodes it takes to resolve a difference, as far as some pairs can tell: the least n with
+    Estimate from some pairs of episodes how many pairs it takes to resolve a difference: the smallest n with
 
     .. math:: (z_{1 - \alpha / 2} + z_{0.8}) \frac{s_d}{\sqrt{n}} + \ln \frac{2}{\alpha} \frac{w}{n} \le \Delta
 
-    where the second term is the weight that :func:`~sb3_refine.evaluation.statistics.mean_interval` gives to one more,
-    worst pair, which is :math:`w` below the mean.
+    where the second term is what the additional pair of :func:`~sb3_refine.evaluation.statistics.mean_interval`, which
+    is :math:`w` below the mean, adds to the half-width of the interval.
 
-    :param before: of some episodes; pairs with NaN are left out
-    :param after: the same of the other
+    :param before: one value for each episode of the first agent; pairs with NaN are left out
+    :param after: the same for the second agent
     :param effect: the difference :math:`\Delta` to resolve
     :param alpha: level of the test
-    :return: number of pairs, at least 2; without two finite pairs, as many as one likes
+    :return: number of pairs, at least 2; ``sys.maxsize`` where there are not two finite pairs
     """
     valid = np.isfinite(after - before)
     before, after = before[valid], after[valid]

@@ -73,7 +73,7 @@ def rollout_task(
     """
     parameters = parameters or PolicyParameters(agent.model.policy, "actor")
     policy = rollout_policy(agent.model, parameters, agent.statistics, agent.observation_space)
-    found = probe(agent.recipe, policy, parameters.get_vector(), accelerator, episode_timeout)
+    found = probe(agent.recipe, policy, parameters.get_theta(), accelerator, episode_timeout)
     normalisation = normalisation_of(agent.statistics, agent.observation_space)
     metrics = {} if objective is None else dict.fromkeys(objective.metrics, objective.checked_measure)
     return RolloutTask(found.recipe, policy, normalisation, metrics, found.seeded, found.replays)
@@ -104,7 +104,7 @@ def open_target(
     parameters = PolicyParameters(agent.model.policy, "actor")
     task = rollout_task(agent, parameters, accelerator, objective, episode_timeout)
     with EVALUATORS[backend](task, n_workers, episode_timeout, **backend_kwargs) as evaluator:
-        yield EvaluationTarget(evaluator, parameters.get_vector())
+        yield EvaluationTarget(evaluator, parameters.get_theta())
 
 
 def check_valid(evaluation: Evaluation, whose: str) -> None:

@@ -9,13 +9,13 @@ import torch as th
 from sb3_refine.envs.observations import Normalisation
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.envs.wrappers import Noise, Noisy
-from sb3_refine.errors import told_of_episode
+from sb3_refine.errors import reraise_as_episode_error
 from sb3_refine.optimizers.population import Population
 from sb3_refine.policies.base import DeterministicPolicy
 from sb3_refine.rollouts.episode import Episode
-from sb3_refine.rollouts.metrics import MEASURES, Measure
+from sb3_refine.rollouts.metrics import METRICS, Metric
 from sb3_refine.rollouts.reproducibility import Episodes
-from sb3_refine.rollouts.rollout import measured_rollout, rollout
+from sb3_refine.rollouts.rollout import rollout, rollout_with_metrics
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class RolloutTask:
     :param recipe: builds the environment
     :param policy: its searched parameters are overwritten for every candidate
     :param normalisation: of the observations, for trajectories; or None
-    :param metrics: that episodes may be asked for beside :data:`~sb3_refine.rollouts.metrics.MEASURES`, by name
+    :param metrics: that episodes may be asked for beside :data:`~sb3_refine.rollouts.metrics.METRICS`, by name
     :param is_seeded: whether the seed decides the episode; if not, episodes cannot be paired by their seeds
     :param replays: whether, without using a seed, every new environment begins with the same random numbers
     """
@@ -34,7 +34,7 @@ class RolloutTask:
     recipe: EnvRecipe
     policy: DeterministicPolicy
     normalisation: Normalisation | None = None
-    metrics: Mapping[str, Measure] = field(default_factory=dict)
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
     is_seeded: bool = True
     replays: bool = False
 
@@ -83,17 +83,17 @@ class RolloutWorker:
         """
         (index, seed), policy = job, self._task.policy
         policy.set_theta(batch.population.theta(index))
-        with told_of_episode(batch.describe(index, seed)):
+        with reraise_as_episode_error(batch.describe(index, seed)):
             env = self._episodes.next_env(seed)
             if batch.noise is not None:
                 env = Noisy(env, batch.noise)
             with th.inference_mode():
                 if not batch.metrics:
                     return rollout(policy, env, seed)
-                return measured_rollout(policy, env, seed, self._metrics(batch.metrics), self._task.normalisation)
+                return rollout_with_metrics(policy, env, seed, self._metrics(batch.metrics), self._task.normalisation)
 
-    def _metrics(self, names: Sequence[str]) -> dict[str, Measure]:
-        return {name: self._task.metrics[name] if name in self._task.metrics else MEASURES[name] for name in names}
+    def _metrics(self, names: Sequence[str]) -> dict[str, Metric]:
+        return {name: self._task.metrics[name] if name in self._task.metrics else METRICS[name] for name in names}
 
     def close(self) -> None:
         """Close the environment."""

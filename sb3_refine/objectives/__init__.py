@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from sb3_refine.errors import RefineError, did_you_mean
-from sb3_refine.objectives.base import MEASURE, Objective
+from sb3_refine.objectives.base import OBJECTIVE_METRIC, Objective
 from sb3_refine.objectives.custom import Custom, find_function
 from sb3_refine.objectives.cvar import CVaR
 from sb3_refine.objectives.episode_return import Return
@@ -48,4 +48,4 @@ def make_objective(objective: str | Objective | Callable[[Trajectory], float]) -
     raise RefineError(f"objective: unknown {objective!r}{meant}; choose from {known}, or name a module:function")
 
 
-__all__ = ["MEASURE", "OBJECTIVES", "Objective", "make_objective"]
+__all__ = ["OBJECTIVES", "OBJECTIVE_METRIC", "Objective", "make_objective"]

@@ -1,4 +1,4 @@
-"""What every objective has in common."""
+"""The interface of every objective."""
 
 import inspect
 import re
@@ -12,35 +12,35 @@ import numpy as np
 from sb3_refine.errors import RefineError
 from sb3_refine.rollouts.episode import Episode, Trajectory
 
-MEASURE = "objective"
-"""Name under which an episode's ``measures`` hold what :meth:`Objective.measure` gave."""
+OBJECTIVE_METRIC = "objective"
+"""Name of the metric that :meth:`Objective.measure` computes."""
 
 
 class Objective(ABC):
     """
-    What is maximised: maps an episode to a fitness. Its mean over seeds is what the verdict goes by.
+    What is maximised: maps an episode to a fitness. The test compares the mean fitness over seeds.
 
-    Workers compute :meth:`measure`, where an objective needs the trajectory; the rest is arithmetic on figures of the
-    episode. The raw return is always kept beside the fitness.
+    Where an objective needs the trajectory, workers compute :meth:`measure`; the rest is arithmetic on figures of the
+    episode. The raw return is always recorded, too.
     """
 
     needs_trajectory: ClassVar[bool] = False
-    """Whether :meth:`measure` is wanted. Where not, no trajectory is ever kept."""
+    """Whether workers have to compute :meth:`measure`. Otherwise, no trajectory is recorded."""
 
     needs_baseline: ClassVar[bool] = False
-    """Whether :meth:`calibrate` is wanted also where nothing is judged on held-out seeds."""
+    """Whether :meth:`calibrate` is needed, so that the original is run on validation seeds before the search."""
 
     verdict_note: ClassVar[str] = ""
-    """What a reader of the verdict has to know of the mean fitness, put behind the name."""
+    """A remark about the mean fitness that reasons add to the name of the objective."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics that episodes must have."""
-        return (MEASURE,) if self.needs_trajectory else ()
+        return (OBJECTIVE_METRIC,) if self.needs_trajectory else ()
 
     @property
     def name(self) -> str:
-        """What to call it: also that by which an interrupted search knows its objective again."""
+        """Class and options. A resumed search compares this name with that of the interrupted search."""
         options = {} if type(self).__init__ is object.__init__ else inspect.signature(type(self)).parameters
         values = {option: getattr(self, option) for option in options if hasattr(self, option)}
         given = ",".join(f"{option}={value}" for option, value in values.items() if not inspect.ismethod(value))
@@ -49,18 +49,18 @@ class Objective(ABC):
 
     def measure(self, trajectory: Trajectory) -> float:
         """
-        What workers compute; they do not know what :meth:`calibrate` settles.
+        Workers compute this, without the results of :meth:`calibrate`.
 
         :param trajectory: of one episode
-        :return: one number, which :meth:`fitness` finds in the episode's ``measures``
+        :return: one number, which :meth:`fitness` finds in ``episode.metrics["objective"]``
         """
         raise NotImplementedError
 
     def checked_measure(self, trajectory: Trajectory) -> float:
         """
         :param trajectory: of one episode
-        :return: what :meth:`measure` gives; NaN for infinity
-        :raises RefineError: when that is no number
+        :return: the result of :meth:`measure`; NaN for infinity
+        :raises RefineError: when the result is no number
         """
         found = self.measure(trajectory)
         try:
@@ -74,7 +74,7 @@ class Objective(ABC):
 
     def calibrate(self, baseline: Sequence[Episode]) -> None:  # noqa: B027
         """
-        Settle, once and before the search, what depends on the agent.
+        Set, once before the search, what depends on the original agent.
 
         :param baseline: episodes of the original on validation seeds
         :raises RefineError: when the objective does not fit the agent
@@ -97,17 +97,17 @@ class Objective(ABC):
     def of_episodes(self, episodes: Sequence[Episode]) -> float:
         """
         :param episodes: of one policy
-        :return: what the choice among policies goes by; the mean fitness, unless an objective is one of several
-            episodes
+        :return: the score by which candidates are chosen: the mean fitness, unless the objective is a statistic of
+            several episodes
         """
         return float(np.mean([self.fitness(episode) for episode in episodes]))
 
     def figures(self, episodes: Sequence[Episode]) -> dict[str, float]:
         """
-        What a reader wants to know beside the mean fitness, before and after.
+        Further figures for tables, beside the mean fitness.
 
         :param episodes: of one policy
-        :return: figures by what to call them
+        :return: figures by name
         """
         return {}
 
@@ -119,17 +119,17 @@ def returns_of(episodes: Sequence[Episode]) -> np.ndarray:
 
 def scale_of(baseline: Sequence[Episode]) -> float:
     """
-    What a whole return is worth, so that one weight serves every environment.
+    The unit of returns, so that one weight fits every environment.
 
     :param baseline: episodes of the original
-    :return: its mean return without sign, or the standard deviation where that is larger
-    :raises RefineError: where both are 0
+    :return: the absolute value of its mean return, or the standard deviation if this is larger
+    :raises RefineError: when both are 0
     """
     returns = returns_of(baseline)
     scale = float(max(abs(returns.mean()), returns.std()))
     if scale == 0:
         raise RefineError(
-            "objective: the original's return is 0 in every validation episode, which gives a weight no unit; "
+            "objective: the original's return is 0 in every validation episode, so there is no unit for the weight; "
             "use --objective return or success"
         )
     return scale
@@ -141,11 +141,11 @@ _LARGEST = 1e300
 def check_number(name: str, value: object, low: float, high: float = np.inf) -> float:
     """
     :param name: of an option
-    :param value: what came
-    :param low: least that it may be
-    :param high: most that it may be
+    :param value: what was given
+    :param low: the smallest value allowed
+    :param high: the largest value allowed
     :return: the number
-    :raises RefineError: when it is none, or out of range
+    :raises RefineError: when the value is no number, or out of range
     """
     if isinstance(value, np.generic):
         value = value.item()

@@ -1,4 +1,4 @@
-"""An objective of the user's own."""
+"""A function of the user as objective."""
 
 import importlib
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from sb3_refine.errors import RefineError, did_you_mean
-from sb3_refine.objectives.base import MEASURE, Objective
+from sb3_refine.objectives.base import OBJECTIVE_METRIC, Objective
 from sb3_refine.rollouts.episode import Episode, Trajectory
 
 
@@ -32,12 +32,12 @@ class Custom(Objective):
         return f"{named.__module__}:{named.__qualname__}"
 
     def measure(self, trajectory: Trajectory) -> float:
-        """:return: what the function gives"""
+        """:return: the value of the function"""
         return self.function(trajectory)
 
     def fitness(self, episode: Episode) -> float:
-        """:return: what the function gave"""
-        return episode.measures.get(MEASURE, np.nan)
+        """:return: the value of the function"""
+        return episode.metrics.get(OBJECTIVE_METRIC, np.nan)
 
 
 def find_function(name: str) -> Callable[[Trajectory], float]:

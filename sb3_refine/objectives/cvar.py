@@ -13,11 +13,11 @@ class CVaR(Objective):
     r"""
     Mean of the worst episodes: the conditional value at risk.
 
-    The verdict goes by :math:`q - \max(0, q - R) / \text{share}`, where :math:`q` is the original's quantile, as its
-    validation episodes estimate it. For the true quantile, its mean is the CVaR of the original, and at most that of
-    any other agent (Rockafellar and Uryasev, 2000, "Optimization of conditional value-at-risk", Eq. 4): so a gain in it
-    is, but for the error of the estimate, a gain in CVaR of at least as much. The search goes by the lower half of each
-    population, where the tail shows in more than a few episodes.
+    The fitness is :math:`q - \max(0, q - R) / \text{share}`, where :math:`q` is the original's quantile, estimated from
+    its validation episodes. With the true quantile, the mean fitness is the CVaR of the original, and at most the CVaR
+    of any other agent (Rockafellar and Uryasev, 2000, "Optimization of conditional value-at-risk", Eq. 4). So apart
+    from the error of the estimate, a gain in fitness is a gain in CVaR that is at least as large. The search uses the
+    lower half of each population, since the tail itself shows in few episodes.
 
     :param share: of the episodes that count as the worst
     """
@@ -30,7 +30,7 @@ class CVaR(Objective):
         self.quantile = np.nan
 
     def calibrate(self, baseline: Sequence[Episode]) -> None:
-        """:param baseline: its quantile is settled on"""
+        """:param baseline: the quantile is estimated from these episodes"""
         self.quantile = float(np.quantile(returns_of(baseline), self.share))
 
     def fitness(self, episode: Episode) -> float:
@@ -49,5 +49,5 @@ class CVaR(Objective):
         return float(tail_mean(returns_of(episodes), self.share))
 
     def figures(self, episodes: Sequence[Episode]) -> dict[str, float]:
-        """:return: mean of the worst, but of the worst tenth, which all tables have"""
+        """:return: mean of the worst episodes; nothing for the worst tenth, which all tables show"""
         return {} if self.share == 0.1 else {f"worst {100 * self.share:.4g}% (CVaR)": self.of_episodes(episodes)}

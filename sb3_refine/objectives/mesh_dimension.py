@@ -1,4 +1,4 @@
-"""The return, shaped by the mesh dimension."""
+"""The return divided by the mesh dimension."""
 
 import logging
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sb3_refine.errors import RefineError, check_count
-from sb3_refine.objectives.base import MEASURE, Objective, returns_of
+from sb3_refine.objectives.base import OBJECTIVE_METRIC, Objective, returns_of
 from sb3_refine.rollouts.episode import Episode, Trajectory
 from sb3_refine.rollouts.mesh_dimension import MIN_POINTS, mesh_dimension, stands_still
 
@@ -20,16 +20,15 @@ class MeshDimensionShaped(Objective):
     Return per dimension: :math:`R / D` where returns are positive, :math:`R \cdot D` where they are negative ("Direct
     Random Search for Fine Tuning of Deep RL Policies", https://arxiv.org/abs/2109.05604, Eq. 2 and 3).
 
-    :math:`D` is the mesh dimension of the observations as the policy sees them; of ``Dict`` observations, of the
-    ``observation`` entry. Both bounds are clipped to at most ``n_dims / 2``, the value of an episode that fails. Unlike
-    the paper's, they are clipped to at least 1 as well: what moves along a curve has one dimension, and below that, the
-    estimate rewards standing still. So an episode in which nothing but a clock moves, such as that of
-    ``TimeFeatureWrapper``, counts as one that fails. (Where a body may rest but tremble beside a clock, leave the clock
-    out by ``entries``: a trembling clock is close to a curve.) An episode that does not fail, but is over before there
-    is anything to measure, such as a success within a few steps, has :math:`D = 1`.
+    :math:`D` is the mesh dimension of the observations as the policy sees them; for ``Dict`` observations, of the
+    ``observation`` entry. Both bounds are clipped to at most ``n_dims / 2``, the value of a failed episode. Unlike in
+    the paper, they are also clipped to at least 1: a motion along a curve has one dimension, and smaller estimates
+    would reward standing still. An episode in which only a clock moves, such as that of ``TimeFeatureWrapper``, counts
+    as failed. (If a body may rest but tremble, leave a clock out with ``entries``: together they look like a curve.) An
+    episode that does not fail but is too short to measure, such as a success within a few steps, has :math:`D = 1`.
 
     :param bound: ``"mean"`` of the bounds as in the paper, ``"lower"`` or ``"upper"``
-    :param skip: steps to leave out at the start: the transient
+    :param skip: steps to leave out at the start, where the motion is not yet periodic
     :param entries: which observations, by index, such as ``"0-3+7"`` or ``[0, 1, 2, 3, 7]``; by default all
     """
 
@@ -70,8 +69,8 @@ class MeshDimensionShaped(Objective):
 
     def calibrate(self, baseline: Sequence[Episode]) -> None:
         """
-        :param baseline: settles the sign
-        :raises RefineError: where some returns are positive and others negative, or all are 0, or nothing is left after
+        :param baseline: gives the sign
+        :raises RefineError: when returns have different signs, when all are 0, or when too few steps are left after
             ``skip``
         """
         longest = max(episode.length for episode in baseline)
@@ -89,43 +88,47 @@ class MeshDimensionShaped(Objective):
         returns = returns_of(baseline)
         if not returns.any():
             raise RefineError(
-                "objective: mesh-dimension: the original's return is 0 in every validation episode, by whatever it is "
-                "divided; use --objective return"
+                "objective: mesh-dimension: the original's return is 0 in every validation episode, so dividing it "
+                "changes nothing; use --objective return"
             )
         if returns.min() < 0 < returns.max():
             raise RefineError(
                 f"objective: mesh-dimension: the original's returns have mixed signs ({returns.min():.4g} to "
-                f"{returns.max():.4g}), so neither dividing by the dimension nor multiplying rewards what is better; "
+                f"{returns.max():.4g}), so neither dividing nor multiplying by the dimension rewards better episodes; "
                 "use --objective smooth, or shift the rewards in a wrapper"
             )
         self.sign = 1.0 if returns.mean() > 0 else -1.0
         self._warn_if_constant(baseline)
 
     def _warn_if_constant(self, baseline: Sequence[Episode]) -> None:
-        dimensions = {episode.measures.get(MEASURE, np.nan) for episode in baseline}
+        dimensions = {episode.metrics.get(OBJECTIVE_METRIC, np.nan) for episode in baseline}
         n_different = len({(episode.episode_return, episode.length) for episode in baseline})
         if all(episode.failed for episode in baseline):
             logger.warning(
                 "objective: mesh-dimension: all of the original's episodes terminate, which counts as failing: as long "
-                "as that is so, the dimension plays no part, and what is maximised is the return"
+                "as they do, the dimension has no effect, and the return is maximised"
             )
         elif len(dimensions) == 1 and n_different > 1:
             logger.warning(
-                "objective: mesh-dimension: the dimension is %.4g in all of the original's episodes, clipped as it is: "
-                "as long as it stays there, what is maximised is the return; take more entries, or another objective",
+                "objective: mesh-dimension: the clipped dimension is %.4g in all of the original's episodes: as long "
+                "as it stays there, the return is maximised; use more entries, or another objective",
                 *dimensions,
             )
 
     def fitness(self, episode: Episode) -> float:
-        """:return: Eq. 2 or 3, as settled; a return of the other sign counts as it would with :math:`D = 1`"""
-        dimension = episode.measures.get(MEASURE, np.nan)
+        """:return: Eq. 2 or 3, by the sign of the baseline; a return of the other sign counts with :math:`D = 1`"""
+        dimension = episode.metrics.get(OBJECTIVE_METRIC, np.nan)
         if episode.episode_return * self.sign < 0:
             return episode.episode_return
         return episode.episode_return / dimension if self.sign > 0 else episode.episode_return * dimension
 
     def figures(self, episodes: Sequence[Episode]) -> dict[str, float]:
         """:return: the mean of :math:`D`"""
-        return {"D of the objective": float(np.mean([episode.measures.get(MEASURE, np.nan) for episode in episodes]))}
+        return {
+            "D of the objective": float(
+                np.mean([episode.metrics.get(OBJECTIVE_METRIC, np.nan) for episode in episodes])
+            )
+        }
 
 
 _MAX_ENTRIES = 10**6

@@ -66,11 +66,11 @@ class PolicyParameters:
             start += parameter.numel()
         return slices
 
-    def get_vector(self) -> np.ndarray:
+    def get_theta(self) -> np.ndarray:
         """:return: a copy of the parameters, float32 of shape ``(size,)``"""
         return np.concatenate([p.detach().cpu().numpy().ravel() for p in self._parameters.values()], dtype=np.float32)
 
-    def set_vector(self, vector: np.ndarray) -> None:
+    def set_theta(self, vector: np.ndarray) -> None:
         """
         Write the parameters into the policy. The tensors keep their identity, so optimizers stay valid.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sb3_refine.evaluation.evaluation import Evaluation
-from sb3_refine.files import as_json, atomic_path, sha256, told_if_unwritable
+from sb3_refine.files import as_json, atomic_path, reraise_write_errors, sha256
 from sb3_refine.objectives import Objective
 from sb3_refine.search.state import Update
 
@@ -80,7 +80,7 @@ def write_refinement(run_folder: Path, content: dict[str, Any]) -> None:
     :param content: see :func:`content_of`
     :raises RefineError: when it cannot be written
     """
-    with told_if_unwritable("refinement.json", run_folder), atomic_path(run_folder / "refinement.json") as path:
+    with reraise_write_errors("refinement.json", run_folder), atomic_path(run_folder / "refinement.json") as path:
         path.write_text(as_json(content))
 
 

@@ -1,4 +1,4 @@
-"""The result of an episode, and its steps: recorded only where something asks for them."""
+"""The result of an episode, and its steps, which are recorded only where a metric needs them."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import numpy as np
 
 class Episode(NamedTuple):
     """
-    What one episode came to.
+    The result of one episode.
 
     :param episode_return: undiscounted sum of the true (unnormalised) rewards, summed in float64; NaN where a reward or
         an observation was NaN or infinite
@@ -16,14 +16,14 @@ class Episode(NamedTuple):
     :param failed: whether the episode ended by a termination that is a failure, see
         :func:`~sb3_refine.envs.families.is_failure`
     :param success: ``is_success`` of the last ``info``, or None where the environment does not report it
-    :param measures: what else was asked for, by name, see :mod:`sb3_refine.rollouts.metrics`
+    :param metrics: further figures by name, see :mod:`sb3_refine.rollouts.metrics`
     """
 
     episode_return: float
     length: int
     failed: bool
     success: bool | None = None
-    measures: dict[str, Any] = {}  # noqa: RUF012 - never written to
+    metrics: dict[str, Any] = {}  # noqa: RUF012 - never changed
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Trajectory:
         ``observation`` entry, or all entries one after the other; nothing of images
     :param seen: the observations as the policy sees them: normalised where it normalises
     :param actions: as the policy gave them, shape ``(n_steps, n_actions)``
-    :param rewards: the environment's own, whatever wrappers of the agent make of them, shape ``(n_steps,)``
+    :param rewards: of the environment itself, without changes by wrappers of the agent, shape ``(n_steps,)``
     :param action_range: ``high - low`` of each action, or None where actions are not continuous
     :param failed: whether the episode ended by a failure
     """

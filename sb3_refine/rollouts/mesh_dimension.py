@@ -7,10 +7,13 @@ import numpy as np
 
 _FACTOR = 1.2  # from one box size to the next
 _FLOOR = 1e-9  # the first box size that is not above it is the last
-MIN_POINTS = 6  # fewer leave next to nothing to fit a line through
-_MIN_EXTENT, _MAX_EXTENT = 1e-4, 1e4  # below, nothing moves; above, the unit is another
+MIN_POINTS = 6  # fewer are too few to fit a line
+_MIN_EXTENT, _MAX_EXTENT = 1e-4, 1e4  # below, nothing moves; above, the unit is changed
 _MIN_STEP = 1e-5  # of the extent: rows that differ by less do not move
-_CLOCK, _ROUNDING = 0.01, 1e-6  # by which a clock's steps may differ: of their mean, and of float32's values
+_CLOCK, _ROUNDING = (
+    0.01,
+    1e-6,
+)  # tolerated differences of a clock's steps: relative to their mean, and to float32 values
 _GOLDEN_RATIO = (1 + 5**0.5) / 2
 
 
@@ -41,26 +44,26 @@ def mesh_dimension(observations: np.ndarray) -> MeshDimension:
     Random Search for Fine Tuning of Deep RL Policies" does (https://arxiv.org/abs/2109.05604, section IV). On clean
     trajectories this is the value of the paper's code.
 
-    That divides returns by the dimension, which must not reward standing still. So where there is no motion to measure,
-    both bounds are ``n_dims``, the largest dimension that there is, and no counts are given:
+    The paper divides returns by the dimension, which must not reward standing still. Therefore, where there is no
+    motion to measure, both bounds are ``n_dims``, the largest dimension possible, and no counts are given:
 
     - an extent (the largest range of any observation) below 1e-4, such as that of a constant trajectory;
-    - fewer than six rows, or fewer than half of them, that move: that differ from the row before by more than 1e-5 of
-      the extent in some observation;
+    - fewer than six rows move, or fewer than half of the rows. A row moves if some observation differs from the row
+      before by more than 1e-5 of the extent;
     - fewer than six distinct points, or no slope above 0, as with fewer than four meshes.
 
-    The paper clips both bounds to at most ``n_dims / 2``, the value of a failed episode: after that, standing still
-    counts as failing does.
+    The paper clips both bounds to at most ``n_dims / 2``, the value of a failed episode. After clipping, standing still
+    counts like failing.
 
-    A trajectory in which rows repeat others, to within 1e-9, is measured without the rows that do not move, up to the
-    mesh with a box for each distinct point; the published definition asks for one for each row. One with an extent
-    above 1e4 is measured in a unit, a power of two, in which its extent is between 1 and 2. With NaN or infinity, the
-    bounds are NaN and no counts are given. What remains of the published definition's weakness: in a trajectory that
-    moves half of the time, rows that are close to each other without repeating lower the lower bound.
+    If some rows are equal to others, to within 1e-9, the rows that do not move are left out, and the finest mesh has a
+    box for each distinct point; the published definition needs a box for each row. If the extent is above 1e4, the
+    trajectory is scaled by a power of two so that the extent is between 1 and 2. With NaN or infinity, the bounds are
+    NaN and no counts are given. One weakness of the published definition remains: in a trajectory that moves half of
+    the time, rows that are close to each other but not equal reduce the lower bound.
 
     :param observations: as the policy sees them, shape ``(n_steps, n_dims)``; the boxes are aligned to their origin
     :return: the bounds and the counts
-    :raises ValueError: when the shape is another, or has no dimensions
+    :raises ValueError: when the array is not two-dimensional, or ``n_dims`` is 0
     """
     rows = np.asarray(observations)
     if rows.dtype != np.float32:
@@ -88,12 +91,13 @@ def mesh_dimension(observations: np.ndarray) -> MeshDimension:
 
 def stands_still(observations: np.ndarray) -> bool:
     """
-    Whether there is no motion to measure, in the sense of :func:`mesh_dimension`, but for a clock: a last observation,
-    where ``TimeFeatureWrapper`` puts its own, that alone grows or falls by the same amount in every step. It would make
-    a body at rest a curve. (Where several do so, something moves along a straight line.)
+    Whether there is no motion to measure, in the sense of :func:`mesh_dimension`, when a clock is left out. A clock is
+    the last observation, as ``TimeFeatureWrapper`` adds it, if this observation alone changes by the same amount in
+    every step: with a clock, a body at rest would trace a curve. (If several observations change evenly, something
+    moves along a straight line.)
 
     :param observations: as the policy sees them, shape ``(n_steps, n_dims)``
-    :return: False also where some are not finite
+    :return: False also where observations are not finite
     """
     points = np.asarray(observations, dtype=np.float64).T
     if points.shape[1] < MIN_POINTS or not np.isfinite(points).all():
@@ -110,7 +114,7 @@ def stands_still(observations: np.ndarray) -> bool:
 
 
 def _min_moves(n_steps: int) -> float:
-    """:return: how many rows have to move"""
+    """:return: the number of rows that have to move"""
     return max(MIN_POINTS, n_steps / 2)
 
 
@@ -121,7 +125,7 @@ def _without_counts(bound: float) -> MeshDimension:
 def _in_units(points: np.ndarray) -> tuple[np.ndarray, float, int]:
     """
     :param points: shape ``(n_dims, n_steps)``
-    :return: the same without constant dimensions, which part no points; their extent; the exponent of the unit
+    :return: the points without constant dimensions; their extent; the exponent of the unit
     """
     low, high = points.min(axis=1), points.max(axis=1)
     points = points[low < high]
@@ -136,17 +140,17 @@ def _in_units(points: np.ndarray) -> tuple[np.ndarray, float, int]:
 
 
 def _moves(points: np.ndarray, min_step: float) -> np.ndarray:
-    """:return: whether each point is further than that from the one before; the first is"""
+    """:return: of each point, whether it is further than ``min_step`` from the one before; True for the first"""
     steps = np.abs(np.diff(points, axis=1)).max(axis=0)
     return np.concatenate(([True], steps > min_step))
 
 
 class _Meshes:
     """
-    Counts the boxes of a mesh that hold a point. They are told apart by hashes, not by their coordinates, which is what
-    makes it fast: see ``benchmarks/mesh_dimension.py``.
+    Counts the boxes of a mesh that hold a point. Boxes are compared by hashes instead of coordinates, which is faster,
+    see ``benchmarks/mesh_dimension.py``.
 
-    :param points: shape ``(n_dims, n_steps)``; in float32, the boxes are those that float32 arithmetic finds
+    :param points: shape ``(n_dims, n_steps)``; float32 points are assigned to boxes in float32 arithmetic
     """
 
     def __init__(self, points: np.ndarray):
@@ -165,7 +169,7 @@ class _Meshes:
         places = np.multiply(self._points, 1 / box, out=self._places)
         np.rint(places, out=places)
         if self._reach < 2.0**22 * box:
-            # products and sums are integers below 2**53: in whichever order they are added, without rounding
+            # products and sums are integers below 2**53, so there is no rounding
             first, second = self._weights @ places.astype(np.float64, copy=False)
             return first + _GOLDEN_RATIO * second
         if places.dtype == np.float32:  # neighbouring boxes may have the same coordinates
@@ -187,18 +191,18 @@ def _random_integers(n_dims: int) -> tuple[np.ndarray, np.ndarray]:
 def _measure(points: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     :param points: shape ``(n_dims, n_steps)``
-    :param moves: which of them to keep if there are some that repeat others, shape ``(n_steps,)``
+    :param moves: which points to keep if some points are equal, shape ``(n_steps,)``
     :return: mesh sizes and box sizes
     """
     meshes, n_points = _Meshes(points), points.shape[1]
-    if meshes.size(1e-4) == n_points:  # none repeats another, as in most trajectories
+    if meshes.size(1e-4) == n_points:  # no two points are equal, as in most trajectories
         return _count(meshes, n_points)
     precise = points.astype(np.float64, copy=False)
     if _n_distinct(precise) < n_points:
         points = precise = precise[:, moves]
     n_points = _n_distinct(precise)
     mesh_sizes, box_sizes = _count(_Meshes(points), n_points)
-    if mesh_sizes[0] < n_points:  # float32 could not tell all of them apart
+    if mesh_sizes[0] < n_points:  # float32 cannot separate all points
         return _count(_Meshes(precise), n_points)
     return mesh_sizes, box_sizes
 
@@ -208,7 +212,7 @@ def _n_distinct(points: np.ndarray) -> int:
 
 
 def _count(meshes: _Meshes, n_points: int) -> tuple[np.ndarray, np.ndarray]:
-    """:return: mesh sizes and box sizes, from that many boxes or more to one box for all"""
+    """:return: mesh sizes and box sizes, from at least ``n_points`` boxes to one box"""
     finer = _box_sizes_below_one()
     boxes, sizes = [1.0], [meshes.size(1.0)]
     for box in finer:
@@ -234,8 +238,8 @@ def _box_sizes_below_one() -> list[float]:
 
 def _bounds(mesh_sizes: np.ndarray, box_sizes: np.ndarray) -> tuple[float, float]:
     """
-    The lower and the upper bound; 0 where there are no slopes. As in the paper's code, the coarsest mesh enters
-    neither, and of the slopes between the others, the coarsest does not enter the upper one.
+    The lower and the upper bound; 0 where there are no slopes. As in the paper's code, both leave out the coarsest
+    mesh, and the upper bound leaves out the coarsest slope between the others.
     """
     if len(mesh_sizes) < 4:
         return 0.0, 0.0

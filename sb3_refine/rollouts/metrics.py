@@ -1,7 +1,8 @@
 """
-Figures of one episode beyond its return, computed from its trajectory where it was run.
+Figures of one episode beside its return.
 
-A measure maps a :class:`~sb3_refine.rollouts.episode.Trajectory` to what an episode's ``measures`` hold under its name.
+A metric is a function of a :class:`~sb3_refine.rollouts.episode.Trajectory`. The worker that runs the episode computes
+it, and the value is in ``episode.metrics`` under the name of the metric.
 """
 
 from collections.abc import Callable
@@ -11,8 +12,9 @@ import numpy as np
 
 from sb3_refine.errors import RefineError
 from sb3_refine.rollouts.episode import Trajectory
+from sb3_refine.rollouts.mesh_dimension import mesh_dimension
 
-Measure = Callable[[Trajectory], Any]
+Metric = Callable[[Trajectory], Any]
 
 
 def action_change(trajectory: Trajectory) -> float:
@@ -44,7 +46,7 @@ def action_jerk(trajectory: Trajectory) -> float:
 
 def high_frequency_share(trajectory: Trajectory) -> float:
     """
-    Share of the actions' power above a quarter of the control rate, their mean left out.
+    Share of the actions' power at frequencies above a quarter of the control rate, without their mean.
 
     :param trajectory: of an episode
     :return: between 0 and 1; 0 for a constant action, about a half for white noise; NaN for actions that are not
@@ -56,7 +58,7 @@ def high_frequency_share(trajectory: Trajectory) -> float:
     if len(actions) < 4:
         return 0.0
     power = np.square(np.abs(np.fft.rfft(actions - actions.mean(axis=0), axis=0)))
-    power[1 : (len(actions) + 1) // 2] *= 2  # of these, there is one at the negative frequency as well
+    power[1 : (len(actions) + 1) // 2] *= 2  # count the negative frequencies, too
     frequencies = np.fft.rfftfreq(len(actions))  # in units of the control rate
     total = power.sum()
     return float(power[frequencies > 0.25].sum() / total) if total > 0 else 0.0
@@ -70,8 +72,6 @@ def mean_mesh_dimension(trajectory: Trajectory) -> float:
     :return: see :func:`~sb3_refine.rollouts.mesh_dimension.mesh_dimension`; NaN where there is no motion to measure
     :raises RefineError: when the observations are images
     """
-    from sb3_refine.rollouts.mesh_dimension import mesh_dimension  # objectives are made of measures
-
     if trajectory.seen.shape[1] == 0:
         raise RefineError("images (observations of three axes) have no mesh dimension; leave --mesh-dimension out")
     found = mesh_dimension(trajectory.seen[1:])
@@ -89,9 +89,9 @@ def observation_range(trajectory: Trajectory) -> np.ndarray:
 def tail_mean(returns: np.ndarray, share: float = 0.1, axis: int = -1) -> np.ndarray:
     """
     :param returns: of episodes
-    :param share: of them that count as the worst; at least one does
+    :param share: of the episodes that count as the worst; at least one episode does
     :param axis: of the episodes
-    :return: mean of the worst, the conditional value at risk; NaN where one is NaN
+    :return: mean of the worst returns, the conditional value at risk; NaN where a return is NaN
     """
     n_worst = max(1, round(share * returns.shape[axis]))
     worst = np.sort(returns, axis=axis).take(range(n_worst), axis=axis)
@@ -100,7 +100,7 @@ def tail_mean(returns: np.ndarray, share: float = 0.1, axis: int = -1) -> np.nda
 
 SMOOTHNESS = ("action_change", "action_jerk", "high_frequency_share")
 
-MEASURES: dict[str, Measure] = {
+METRICS: dict[str, Metric] = {
     "action_change": action_change,
     "action_jerk": action_jerk,
     "high_frequency_share": high_frequency_share,
@@ -108,7 +108,7 @@ MEASURES: dict[str, Measure] = {
     "observation_range": observation_range,
     "trajectory": lambda trajectory: trajectory,
 }
-"""By the name under which an evaluator is asked for them. ``trajectory`` is the trajectory itself."""
+"""The metrics that every evaluator can compute, by name. ``trajectory`` is the trajectory itself."""
 
 
 def _actions(trajectory: Trajectory) -> np.ndarray:

@@ -13,7 +13,7 @@ from sb3_refine.rollouts.episode import Trajectory
 
 class Recording(gym.Wrapper):
     """
-    Keeps what passes through ``step``.
+    Records observations, actions and rewards.
 
     :param env: the environment as the policy sees it
     """
@@ -23,7 +23,7 @@ class Recording(gym.Wrapper):
         self._true_return = true_return_of(env)
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """:return: of the environment; where an episode goes on after a lost life, the recording does too"""
+        """:return: of the environment; a reset without a seed, as after a lost life, continues the recording"""
         observation, info = self.env.reset(**kwargs)
         if kwargs.get("seed") is not None:
             self._keys = observed_keys(self.observation_space) if isinstance(observation, dict) else None
@@ -46,13 +46,13 @@ class Recording(gym.Wrapper):
         """
         :param failed: whether the episode ended by a failure
         :param normalisation: of the observations, or None
-        :return: the episode since the last seeded reset; its arrays are not to be written to
+        :return: the episode since the last seeded reset; its arrays are read-only
         """
         space = self.action_space
         observations, actions, rewards = map(np.array, (self.observations, self.actions, self.rewards))
         seen = observations if normalisation is None else normalisation(observations)
         for array in (observations, seen, actions, rewards):
-            array.setflags(write=False)  # all measures of an episode are of the same trajectory
+            array.setflags(write=False)  # all metrics of an episode use the same trajectory
         return Trajectory(
             observations=observations,
             seen=seen,

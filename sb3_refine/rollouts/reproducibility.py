@@ -1,7 +1,7 @@
 """
-Same policy, same seed, same episode: what breaks it in which environment, and the probe that finds out.
+Same policy, same seed, same episode: a probe that checks this for an environment, and remedies where it fails.
 
-Common random numbers, paired tests, replaced workers and resumed runs all rest on it.
+Common random numbers, paired tests, replaced workers and resumed runs depend on it.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ import numpy as np
 from sb3_refine.envs.accelerators import accelerate
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.envs.wrappers import true_return_of
-from sb3_refine.errors import EpisodeError, told_of_episode
+from sb3_refine.errors import EpisodeError, reraise_as_episode_error
 from sb3_refine.policies.base import DeterministicPolicy, one_thread
 from sb3_refine.rollouts.rollout import rollout
 from sb3_refine.seeding import globals_restored, seed_globals
@@ -79,7 +79,7 @@ class Reproducibility:
 
     :param recipe: the recipe with the remedy and the accelerator that it needs
     :param seeded: whether the seed decides the episode; if not, seeds cannot be paired
-    :param replays: whether, without heeding a seed, every new environment begins with the same random numbers
+    :param replays: whether every new environment ignores the seed and begins with the same random numbers
     """
 
     recipe: EnvRecipe
@@ -122,7 +122,7 @@ class Episodes:
 
 @contextmanager
 def _at_most(seconds: float, what: str) -> Iterator[None]:
-    """The probe runs in the caller's process: where that has alarms, they end what hangs."""
+    """The probe runs in the caller's process: where the platform has alarms, one ends an episode that hangs."""
     has_alarms = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
     if not has_alarms or seconds > _LONGEST_ALARM:
         yield
@@ -150,17 +150,17 @@ def probe(
     """
     Find out how to make an environment reproducible, and whether an accelerator may be used on it.
 
-    One seed is run by one policy before and after an episode of another policy, and again in a fresh environment. Where
-    the three differ, the family's remedy, or else a fresh environment for each episode, is tried. The latter also makes
-    a stream of random numbers start anew that heeds no seed: there, another seed has to give another episode, or a
-    second reset the same one.
+    One policy runs a seed before and after an episode of another policy, and again in a fresh environment. Where the
+    three episodes differ, the remedy of the environment's family is tried, then a fresh environment for each episode. A
+    fresh environment may also restart a stream of random numbers that ignores the seed. So with this remedy, another
+    seed has to give another episode, or a second reset the same episode.
 
     :param recipe: builds the environment
     :param policy: any policy for it
     :param mean: parameters for the policy
     :param accelerator: whether to look for an accelerator at all
     :param episode_timeout: seconds after which an episode is given up as hanging
-    :return: the recipe to use from now on, and whether the environment heeds its seed
+    :return: the recipe to use from now on, and whether the environment uses its seed
     :raises EpisodeError: when an episode fails or hangs
     """
     run = partial(_fingerprints, policy=policy, mean=mean, episode_timeout=episode_timeout)
@@ -168,7 +168,7 @@ def probe(
     with one_thread(), globals_restored():
         for remedy in (family, FRESH_ENV):
             candidate = replace(recipe, remedy=remedy)
-            if _is_history_free(candidate, run):
+            if _is_reproducible(candidate, run):
                 if remedy is not None:
                     logger.info("episodes are made reproducible by: %s", remedy)
                 return Reproducibility(_accelerated(candidate, run) if accelerator else candidate, seeded=True)
@@ -197,7 +197,7 @@ def _accelerated(recipe: EnvRecipe, run: Callable[..., list[str]]) -> EnvRecipe:
     return fast
 
 
-def _is_history_free(recipe: EnvRecipe, run: Callable[..., list[str]]) -> bool:
+def _is_reproducible(recipe: EnvRecipe, run: Callable[..., list[str]]) -> bool:
     first, _, again = run(recipe, [(0.0, 1), (0.1, 2), (0.0, 1)])
     (fresh,) = run(recipe, [(0.0, 1)])
     if not first == again == fresh:
@@ -222,7 +222,7 @@ def _fingerprints(
         for scale, seed in plan:
             policy.set_theta(mean + np.float32(scale) * delta)
             what = f"the episode with seed {seed} that probes the environment"
-            with told_of_episode(what), _at_most(episode_timeout, what):
+            with reraise_as_episode_error(what), _at_most(episode_timeout, what):
                 hashing = _Hashing(episodes.next_env(seed))
                 for _ in range(n_resets - 1):
                     hashing.env.reset(seed=seed)
@@ -240,7 +240,7 @@ class _Hashing(gym.Wrapper):
         super().__init__(env)
         self.digest = hashlib.sha256()
         self._n_steps = 0
-        # a wrapper that ends episodes early may swallow the next reset
+        # a wrapper that ends episodes early may ignore the next reset
         self._max_steps = _MAX_STEPS if true_return_of(env) is None else math.inf
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:

@@ -15,7 +15,7 @@ from sb3_refine.envs.wrappers import true_return_of
 from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.policies.base import DeterministicPolicy
 from sb3_refine.rollouts.episode import Episode
-from sb3_refine.rollouts.metrics import Measure
+from sb3_refine.rollouts.metrics import Metric
 from sb3_refine.rollouts.recording import Recording
 
 _MAX_CUTS = 1000  # of one episode by wrappers; games have a few lives
@@ -29,7 +29,7 @@ def rollout(policy: DeterministicPolicy, env: gym.Env, seed: int) -> Episode:
     :param env: the raw environment: no ``VecEnv``, no ``Monitor``
     :param seed: passed to ``env.reset``
     :return: the episode's return, length and end
-    :raises RefineError: when wrappers end the episode again and again, and the environment itself never does
+    :raises RefineError: when wrappers end the episode many times but the environment never does
     """
     observation, _ = env.reset(seed=seed)
     policy.begin_episode(env)
@@ -44,7 +44,9 @@ def rollout(policy: DeterministicPolicy, env: gym.Env, seed: int) -> Episode:
                     episode_return += float(reward) + float(zero(observation))
                     length += 1
                     done = terminated or truncated
-                if true_return is not None and not true_return.has_ended:  # a wrapper ended it: when a life is lost
+                if (
+                    true_return is not None and not true_return.has_ended
+                ):  # a wrapper ended the episode, as when a life is lost
                     n_cuts += 1
                     _check_cuts(n_cuts, env)
                     observation, _ = env.reset()
@@ -55,7 +57,7 @@ def rollout(policy: DeterministicPolicy, env: gym.Env, seed: int) -> Episode:
         except Exception:
             if math.isfinite(episode_return):
                 raise
-            return Episode(math.nan, length, False)  # choked on what came of its own NaN
+            return Episode(math.nan, length, False)  # the environment raised after a non-finite value
     if true_return is not None and math.isfinite(episode_return):
         episode_return, reward = true_return.episode_return, true_return.last_reward
     if not math.isfinite(episode_return):
@@ -65,29 +67,29 @@ def rollout(policy: DeterministicPolicy, env: gym.Env, seed: int) -> Episode:
     return Episode(episode_return, length, failed, success)
 
 
-def measured_rollout(
+def rollout_with_metrics(
     policy: DeterministicPolicy,
     env: gym.Env,
     seed: int,
-    measures: Mapping[str, Measure],
+    metrics: Mapping[str, Metric],
     normalisation: Normalisation | None,
 ) -> Episode:
     """
-    Run one episode as :func:`rollout` does, and keep its trajectory for as long as it takes to measure it.
+    Run one episode as :func:`rollout` does, and compute metrics from its steps.
 
     :param policy: see :func:`rollout`
     :param env: see :func:`rollout`
     :param seed: see :func:`rollout`
-    :param measures: what to compute from the trajectory, by name
+    :param metrics: functions of the trajectory, by name
     :param normalisation: of the observations, or None
-    :return: the episode, with ``measures`` unless it is invalid
+    :return: the episode, with ``metrics`` unless it is invalid
     """
     recording = Recording(env)
     episode = rollout(policy, recording, seed)
     if math.isnan(episode.episode_return):
         return episode
     trajectory = recording.trajectory(episode.failed, normalisation)
-    return episode._replace(measures={name: _plain(measure(trajectory)) for name, measure in measures.items()})
+    return episode._replace(metrics={name: _plain(metric(trajectory)) for name, metric in metrics.items()})
 
 
 def _check_cuts(n_cuts: int, env: gym.Env) -> None:
@@ -99,18 +101,18 @@ def _check_cuts(n_cuts: int, env: gym.Env) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """numpy's single numbers as Python's, which checkpoints can hold."""
+    """numpy's scalars as Python numbers, which checkpoints can store."""
     return value.item() if isinstance(value, np.generic) else value
 
 
 def _zero(observation: Any, space: spaces.Space) -> Callable[[Any], Any]:
-    """A function that is 0 for finite observations and NaN for all others: 0 times NaN or infinity is NaN."""
+    """A function that is 0 for finite observations and NaN for others, since 0 times NaN or infinity is NaN."""
     if isinstance(observation, dict):
         assert isinstance(space, spaces.Dict)
         parts = {key: _zero(observation[key], part) for key, part in space.spaces.items()}
         return lambda observation: sum(part(observation[key]) for key, part in parts.items())
     values = np.asarray(observation)
-    if values.dtype.kind != "f" and np.dtype(space.dtype).kind != "f":  # integers hold neither
+    if values.dtype.kind != "f" and np.dtype(space.dtype).kind != "f":  # integers are finite
         return lambda observation: 0.0
     zeros = np.zeros(values.shape, dtype=values.dtype if values.dtype.kind == "f" else np.float64)
     return zeros.dot if values.ndim == 1 else partial(np.vdot, zeros)

@@ -1,4 +1,4 @@
-"""How the state of a search outlives the process: written whole or not at all, resumed to the same bits."""
+"""The state of a search in a file: written completely or not at all, resumed to the same bits."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from sb3_refine.agents.decoding.schema import (
 )
 from sb3_refine.agents.decoding.torch_files import read_torch_file
 from sb3_refine.errors import RefineError, one_line
-from sb3_refine.files import atomic_path, refuse_links, told_if_unwritable
+from sb3_refine.files import atomic_path, refuse_links, reraise_write_errors
 from sb3_refine.search.state import SearchState, Update
 
 FILE_NAME = "checkpoint.pt"
@@ -38,8 +38,8 @@ class Checkpoint:
     Keeps the state of a search in a file.
 
     :param folder: where to; None keeps nothing
-    :param settings: that a resume must share
-    :param interval: updates between two writes: what a kill can lose
+    :param settings: a resumed search must have the same
+    :param interval: updates between two writes: the most that a kill can lose
     """
 
     def __init__(self, folder: str | Path | None, settings: dict[str, Any], interval: int):
@@ -52,9 +52,9 @@ class Checkpoint:
 
     def take(self, search: SearchState) -> None:
         """
-        Take the state between two updates, and write it when it is time.
+        Copy the state after an update, and write it every ``interval`` updates.
 
-        :param search: what to take the state of
+        :param search: has the state
         """
         if self.folder is not None:
             self._state = search.state_dict()
@@ -71,12 +71,12 @@ class Checkpoint:
             return
         remark = ". The checkpoint written before is still there" if (self.folder / FILE_NAME).exists() else ""
         try:
-            with told_if_unwritable("the checkpoint", self.folder, remark):
+            with reraise_write_errors("the checkpoint", self.folder, remark):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with atomic_path(self.folder / FILE_NAME) as path:
                     th.save({"settings": self.settings, "state": _with_tensors(self._state)}, path)
         except RefineError:
-            self._state = None  # is not tried again on the way out
+            self._state = None  # do not try again when the search ends
             raise
 
     def run_number(self) -> int:
@@ -93,9 +93,9 @@ class Checkpoint:
 
     def load(self, search: SearchState) -> None:
         """
-        Go on from the file.
+        Read the state from the file.
 
-        :param search: takes up the state
+        :param search: gets the state
         :raises RefineError: when there is no file, it is damaged, or of other settings, naming each difference
         """
         settings, state = read_checkpoint(self._existing_folder())
@@ -205,7 +205,7 @@ def _optimizer_state(value: Any, depth: int = 0) -> None:
 
 
 def _milestone(*checks: Check) -> Check:
-    """A milestone is stored as a mapping from the places in the tuple."""
+    """A milestone is stored as a mapping from positions in the tuple."""
 
     def check(value: Any) -> None:
         if not isinstance(value, dict) or value.keys() != set(range(len(checks))):

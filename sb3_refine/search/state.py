@@ -14,15 +14,15 @@ from sb3_refine.optimizers import Optimizer
 from sb3_refine.rollouts.episode import Episode
 from sb3_refine.seeding import EpisodeSeeds
 
-N_MILESTONES = 6  # parts of a search, each of which offers its best iterate
-MAX_INVALID_SHARE = 0.2  # of all episodes; more, and the search is not worth going on with
+N_MILESTONES = 6  # parts of a search, the best iterate of each of which is a candidate
+MAX_INVALID_SHARE = 0.2  # of all episodes; above, the search ends with an error
 
 
 class Update(NamedTuple):
     """
-    One update of a search, by the episodes of its population.
+    The result of one update: figures of the episodes of its population.
 
-    :param update: number of updates done with it
+    :param update: number of updates done, this one included
     :param rollouts: episodes so far, those on validation seeds included
     :param env_steps: their environment steps
     :param mean_return: of the population; NaN is left out
@@ -94,7 +94,7 @@ class SearchState:
 
     @property
     def elapsed(self) -> float:
-        """Seconds spent, those before a resume included."""
+        """Seconds since the start; of a resumed search, with those before."""
         return time.perf_counter() - self._started
 
     @property

@@ -6,7 +6,7 @@ from typing import ClassVar
 import cloudpickle
 import numpy as np
 
-from sb3_refine.objectives import MEASURE, Objective, make_objective
+from sb3_refine.objectives import OBJECTIVE_METRIC, Objective, make_objective
 from sb3_refine.rollouts.episode import Episode, Trajectory
 
 
@@ -29,7 +29,7 @@ class ObjectiveContract:
 
     def episode(self, value: float, failed: bool = False, success: bool = False) -> Episode:
         """:return: an episode with a return"""
-        return Episode(float(value), 10, failed, success, {MEASURE: self.metric})
+        return Episode(float(value), 10, failed, success, {OBJECTIVE_METRIC: self.metric})
 
     def baseline(self) -> list[Episode]:
         """:return: episodes of the original"""
@@ -74,7 +74,7 @@ class ObjectiveContract:
         measure = cloudpickle.loads(cloudpickle.dumps(objective.checked_measure))
         value = measure(trajectory())
         assert isinstance(value, float)
-        assert objective.metrics == (MEASURE,)
+        assert objective.metrics == (OBJECTIVE_METRIC,)
 
     def test_the_name_is_stable(self) -> None:
         """A checkpoint knows its objective by the name."""
