@@ -17,6 +17,7 @@ python benchmarks/mesh_tables.py --agents FOLDER --paper --json benchmarks/resul
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 from common import circumstances, parser, show
 
 from sb3_refine import Refiner, load_agent
+from sb3_refine.envs.families import family_of
 from sb3_refine.evaluation.evaluation import Evaluation, paired_difference
 from sb3_refine.evaluation.robustness import BOTH, end_effector_jerk, motion_of
 from sb3_refine.evaluation.target import EvaluationTarget
@@ -171,7 +173,7 @@ def speed(trajectory: Trajectory) -> float:
 
 METRICS: dict[str, dict[str, Callable[[Trajectory], Any]]] = {
     "mesh": {"dimension": dimension, "speed": speed},
-    "panda": {"jerk": end_effector_jerk},
+    "panda": {"jerk": partial(end_effector_jerk, arm=family_of("PandaReach-v3").end_effector)},
     "smooth": {"speed": speed},
 }
 

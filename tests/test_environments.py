@@ -13,7 +13,9 @@ from sb3_refine import RefineError, load_agent
 from sb3_refine.agents.agent import save_agent
 from sb3_refine.agents.zoo import new_run_folder
 from sb3_refine.agents.zoo_config import parse_wrappers
-from sb3_refine.envs.families import current_env_id
+from sb3_refine.envs.accelerators import ACCELERATORS
+from sb3_refine.envs.families import FAMILIES, EnvFamily, current_env_id, family_of, is_failure
+from sb3_refine.envs.remedies import BEFORE_RESET, FRESH_ENV
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.envs.wrappers import Noise, Noisy
 
@@ -210,3 +212,38 @@ def test_a_renamed_environment_with_its_wrapper_is_saved_so_that_it_loads_again(
     save_agent(agent, new_run_folder(tmp_path, "trpo", agent.env_name))
     again = load_agent("trpo", "Ant-v4", tmp_path)
     assert again.recipe == agent.recipe
+
+
+@pytest.mark.parametrize(
+    ("env_id", "extra", "remedy", "accelerators"),
+    [
+        ("HopperBulletEnv-v0", "bullet", None, ("bullet walker", "bullet binding")),
+        ("PandaPushDense-v3", "panda", "forget contacts", ("panda", "bullet binding")),
+        ("PandaStack-v3", "panda", "fresh env", ("panda", "bullet binding")),
+        ("PandaReach-v1", "panda", None, ("panda", "bullet binding")),
+        ("BipedalWalkerHardcore-v3", "box2d", "new Box2D world", ("box2d",)),
+        ("Ant-v4", "mujoco", None, ()),
+        ("HandReach-v1", "robotics", None, ()),
+        ("BreakoutNoFrameskip-v4", "atari", None, ()),
+        ("CartPole-v1", None, None, ()),
+        ("MyOwn", None, None, ()),
+        (None, None, None, ()),
+    ],
+)
+def test_what_is_known_of_a_family(env_id, extra, remedy, accelerators):
+    family = family_of(env_id)
+    assert (family.extra, family.remedy, family.accelerators) == (extra, remedy, accelerators)
+
+
+def test_every_name_in_the_table_of_families_exists():
+    for family in FAMILIES:
+        assert set(family.accelerators) <= set(ACCELERATORS)
+        assert family.remedy in (None, FRESH_ENV, *BEFORE_RESET)
+        assert set(family.since_renamed) <= set(family.renamed)
+
+
+def test_a_third_party_adds_a_family(monkeypatch):
+    row = EnvFamily(r"Toy.*", renamed={"v0": "v7"}, fails=lambda reward: reward < -1)
+    monkeypatch.setattr("sb3_refine.envs.families.FAMILIES", [*FAMILIES, row])
+    assert current_env_id("ToyChase-v0") == "ToyChase-v7"
+    assert [is_failure("ToyChase-v7", reward, {}) for reward in (-2, 0)] == [True, False]

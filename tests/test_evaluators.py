@@ -15,13 +15,13 @@ import torch
 from conftest import BrokenEnv, train
 
 from sb3_refine import Refiner, load_agent
+from sb3_refine.envs.remedies import FRESH_ENV
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.evaluators import EVALUATORS, ProcessEvaluator, RolloutTask, SerialEvaluator, process
 from sb3_refine.optimizers import ExplicitPopulation, NoisePopulation
 from sb3_refine.policies.general import GeneralPolicy
 from sb3_refine.policies.parameters import PolicyParameters
-from sb3_refine.rollouts.reproducibility import FRESH_ENV
 from sb3_refine.testing import EvaluatorContract
 
 SEEDS = [[3], [3], [5], [5], [7], [7], [7]]

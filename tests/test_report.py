@@ -16,6 +16,7 @@ from PIL import Image
 from sb3_refine import RefineError, Refiner
 from sb3_refine.agents.load import load_agent
 from sb3_refine.cli.options import DEMO
+from sb3_refine.envs.families import family_of
 from sb3_refine.envs.observations import Normalisation
 from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluation.evaluation import Evaluation, paired_difference
@@ -31,6 +32,9 @@ N = 40
 RNG = np.random.default_rng(0)
 OLD = RNG.normal(100, 10, N)
 MORE = {"action_change": 0.2, "action_jerk": 1.0, "high_frequency_share": 0.1}
+
+
+PANDA_ARM = family_of("PandaReach-v3").end_effector
 
 
 def evaluation(returns, failed=None):
@@ -516,8 +520,8 @@ def test_of_a_panda_the_end_effector_is_traced():
     observations[:, :3] = np.outer(seconds**3 / 6, [3, 0, 4])  # whose third derivative is (3, 0, 4)
     observations[:, 3:6] = np.outer(seconds**2 / 2, [3, 0, 4])
     trajectory = replace(swinging(50), observations=observations)
-    assert end_effector_jerk(trajectory) == pytest.approx(5)
-    assert end_effector_jerk(replace(trajectory, observations=observations[:3])) == 0
+    assert end_effector_jerk(trajectory, PANDA_ARM) == pytest.approx(5)
+    assert end_effector_jerk(replace(trajectory, observations=observations[:3]), PANDA_ARM) == 0
     found = motion_of(both(trajectory), "PandaReach-v3")["end_effector"]
     assert found["seconds_per_step"] == 0.04
     assert found["original"]["position"][2][-1] == pytest.approx(4 * 2**3 / 6, rel=1e-4)

@@ -12,11 +12,12 @@ from stable_baselines3 import SAC
 from sb3_refine import Refiner, load_agent
 from sb3_refine.envs.accelerators import accelerate, box2d
 from sb3_refine.envs.families import is_failure
+from sb3_refine.envs.remedies import FRESH_ENV
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluators import ProcessEvaluator, RolloutTask, SerialEvaluator
 from sb3_refine.optimizers import NoisePopulation
-from sb3_refine.rollouts.reproducibility import FRESH_ENV, probe
+from sb3_refine.rollouts.reproducibility import probe
 
 
 class Forgetful(gym.Wrapper):

@@ -1,40 +1,129 @@
-"""What is known of families of environments: one row a family."""
+"""What is known of families of environments: one row for each family in :data:`FAMILIES`."""
 
 import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-RENAMED = {
-    r"LunarLander(Continuous)?-v2": "-v3",
-    r"(Ant|HalfCheetah|Hopper|Humanoid|HumanoidStandup|InvertedDoublePendulum|InvertedPendulum|Pusher|Reacher|Swimmer|Walker2d)-v[23]": "-v4",  # noqa: E501
-    r"Panda(Reach|Push|Slide|PickAndPlace|Stack|Flip)(Dense|Joints|JointsDense)?-v[12]": "-v3",
-    r"Fetch(Reach|Push|Slide|PickAndPlace)(Dense)?-v[123]": "-v4",
-}
-"""Environments that today's packages call otherwise: pattern of the old id, the version that replaces it."""
+from sb3_refine.envs.remedies import FORGET_CONTACTS, FRESH_ENV, NEW_BOX2D_WORLD
 
-CHANGED: dict[str, tuple[dict[str, Any], str]] = {
-    r"Ant-v[23]": ({"use_contact_forces": True}, "sb3_refine.envs.wrappers.ZeroContactForces"),
-}
-"""Renamed environments that differ from what they were: the keyword arguments and the wrapper that bring that back."""
-
-FAMILIES = (
-    # pattern of the id, modules that it needs and that register it, extra that installs them
-    (r".*BulletEnv-v\d+", ("pybullet", "pybullet_envs_gymnasium"), "bullet"),
-    (r"Panda.*-v\d+", ("pybullet", "panda_gym"), "panda"),
-    (r"(Fetch|HandReach|HandManipulate).*-v\d+", ("mujoco", "gymnasium_robotics"), "robotics"),
-    (r"(ALE/.*|.*NoFrameskip)-v\d+", ("ale_py",), "atari"),
-)
-
-_GOAL = r"(MountainCar(Continuous)?|Acrobot|Taxi|CliffWalking(Slippery)?)-v\d+"
-_REWARDED_GOAL = r"(FrozenLake(8x8)?|(MiniGrid|BabyAI)-.*)-v\d+"
-_CRASH = r"(LunarLander(Continuous)?|BipedalWalker(Hardcore)?|CarRacing)-v\d+"
 _CRASH_REWARD = -100
 
+FailureRule = Callable[[float], bool]
+"""Whether an episode that ended by termination has failed, by the reward of its last step."""
 
-ENTRY_POINTS = (
-    # modules that gymnasium registers without installing what they need
-    ("gymnasium.envs.box2d", "box2d"),
-    ("gymnasium.envs.mujoco", "mujoco"),
+
+def _always(reward: float) -> bool:
+    return True
+
+
+def _never(reward: float) -> bool:
+    return False
+
+
+def _without_reward(reward: float) -> bool:
+    return reward <= 0
+
+
+def _with_crash_reward(reward: float) -> bool:
+    return reward == _CRASH_REWARD
+
+
+@dataclass(frozen=True)
+class EndEffector:
+    """
+    Where an arm's observations have its end effector.
+
+    :param position: of the position in m
+    :param velocity: of the velocity in m/s
+    :param seconds_per_step: between two actions
+    """
+
+    position: slice
+    velocity: slice
+    seconds_per_step: float
+
+
+@dataclass(frozen=True)
+class EnvFamily:
+    """
+    A family of environments. A family that is not in the table works, too, if nothing here is needed for it.
+
+    :param pattern: regular expression of the ids, without their version
+    :param modules: to import, as they register the ids
+    :param extra: of this package that installs what the family needs
+    :param renamed: for old versions, the version that today's packages register instead
+    :param since_renamed: for old versions, keyword arguments and a wrapper that make today's environment the old one
+    :param fails: whether an episode that ended by termination has failed; ``is_success`` in the last ``info`` overrides
+        this
+    :param remedy: what makes its episodes reproducible, see :mod:`sb3_refine.envs.remedies`
+    :param accelerators: names of those that may fit, see :mod:`sb3_refine.envs.accelerators`
+    :param end_effector: of an arm
+    """
+
+    pattern: str
+    modules: tuple[str, ...] = ()
+    extra: str | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    since_renamed: Mapping[str, tuple[dict[str, Any], str]] = field(default_factory=dict)
+    fails: FailureRule = _always
+    remedy: str | None = None
+    accelerators: tuple[str, ...] = ()
+    end_effector: EndEffector | None = None
+
+
+_BOX2D = EnvFamily("", extra="box2d", fails=_with_crash_reward, accelerators=("box2d",))
+_MUJOCO = EnvFamily("", extra="mujoco", renamed={"v2": "v4", "v3": "v4"})
+_ROBOTICS = EnvFamily("", modules=("mujoco", "gymnasium_robotics"), extra="robotics")
+_PANDA = EnvFamily(
+    "",
+    modules=("pybullet", "panda_gym"),
+    extra="panda",
+    renamed={"v1": "v3", "v2": "v3"},
+    accelerators=("panda", "bullet binding"),
+    end_effector=EndEffector(slice(0, 3), slice(3, 6), seconds_per_step=20 / 500),  # 20 steps of the simulation
 )
+_OLD_ANT: tuple[dict[str, Any], str] = ({"use_contact_forces": True}, "sb3_refine.envs.wrappers.ZeroContactForces")
+
+FAMILIES: list[EnvFamily] = [
+    EnvFamily(
+        r".*BulletEnv",
+        modules=("pybullet", "pybullet_envs_gymnasium"),
+        extra="bullet",
+        accelerators=("bullet walker", "bullet binding"),
+    ),
+    replace(_PANDA, pattern=r"Panda(Push|Slide|PickAndPlace|Flip).*", remedy=FORGET_CONTACTS),
+    replace(_PANDA, pattern=r"PandaStack.*", remedy=FRESH_ENV),  # its contacts depend on earlier episodes now and then
+    replace(_PANDA, pattern=r"Panda.*"),
+    replace(_BOX2D, pattern=r"LunarLander(Continuous)?", renamed={"v2": "v3"}),
+    replace(_BOX2D, pattern=r"BipedalWalker(Hardcore)?", remedy=NEW_BOX2D_WORLD),
+    replace(_BOX2D, pattern=r"CarRacing"),
+    replace(_MUJOCO, pattern=r"Ant", since_renamed={"v2": _OLD_ANT, "v3": _OLD_ANT}),
+    replace(
+        _MUJOCO,
+        pattern=r"HalfCheetah|Hopper|Humanoid|HumanoidStandup|InvertedDoublePendulum|InvertedPendulum|Pusher|Reacher|"
+        r"Swimmer|Walker2d",
+    ),
+    replace(_ROBOTICS, pattern=r"Fetch.*", renamed={"v1": "v4", "v2": "v4", "v3": "v4"}),
+    replace(_ROBOTICS, pattern=r"(HandReach|HandManipulate).*"),
+    EnvFamily(r"ALE/.*|.*NoFrameskip", modules=("ale_py",), extra="atari"),
+    EnvFamily(r"MountainCar(Continuous)?|Acrobot|Taxi|CliffWalking(Slippery)?", fails=_never),
+    EnvFamily(r"FrozenLake(8x8)?|(MiniGrid|BabyAI)-.*", fails=_without_reward),
+]
+"""The first row that matches an id holds for it."""
+
+_UNKNOWN = EnvFamily("")
+
+
+def family_of(env_id: str | None) -> EnvFamily:
+    """
+    :param env_id: gymnasium id, or None for an environment without one
+    :return: its family; one without any peculiarity where it is not in the table
+    """
+    for family in FAMILIES:
+        if re.fullmatch(rf"({family.pattern})-v\d+", env_id or ""):
+            return family
+    return _UNKNOWN
 
 
 def current_env_id(env_id: str) -> str:
@@ -42,10 +131,19 @@ def current_env_id(env_id: str) -> str:
     :param env_id: id that an agent was trained on
     :return: the id under which today's packages register that environment
     """
-    for pattern, version in RENAMED.items():
-        if re.fullmatch(pattern, env_id):
-            return re.sub(r"-v\d+$", version, env_id)
-    return env_id
+    name, _, version = env_id.rpartition("-")
+    renamed = family_of(env_id).renamed
+    return f"{name}-{renamed[version]}" if version in renamed else env_id
+
+
+def changes_since(env_id: str) -> tuple[dict[str, Any], tuple[tuple[str, dict[str, Any]], ...]]:
+    """
+    :param env_id: id that an agent was trained on
+    :return: what makes today's environment the one it was: keyword arguments, and wrappers as :class:`EnvRecipe` has
+        them
+    """
+    kwargs, *wrappers = family_of(env_id).since_renamed.get(env_id.rpartition("-")[2], ({},))
+    return dict(kwargs), tuple((str(wrapper), {}) for wrapper in wrappers)
 
 
 def is_failure(env_id: str | None, reward: float, info: dict[str, Any]) -> bool:
@@ -58,22 +156,4 @@ def is_failure(env_id: str | None, reward: float, info: dict[str, Any]) -> bool:
     :return: False where the goal was reached: by ``is_success``, in environments that end nowhere else or with a
         reward nowhere else, or without the reward of -100 that Box2D's environments give for a crash
     """
-    if "is_success" in info:
-        return not info["is_success"]
-    if re.fullmatch(_GOAL, env_id or ""):
-        return False
-    if re.fullmatch(_REWARDED_GOAL, env_id or ""):
-        return reward <= 0
-    return reward == _CRASH_REWARD if re.fullmatch(_CRASH, env_id or "") else True
-
-
-def changes_since(env_id: str) -> tuple[dict[str, Any], tuple[tuple[str, dict[str, Any]], ...]]:
-    """
-    :param env_id: id that an agent was trained on
-    :return: what makes today's environment the one it was: keyword arguments, and wrappers as :class:`EnvRecipe` has
-        them
-    """
-    for pattern, (kwargs, wrapper) in CHANGED.items():
-        if re.fullmatch(pattern, env_id):
-            return kwargs, ((wrapper, {}),)
-    return {}, ()
+    return not info["is_success"] if "is_success" in info else family_of(env_id).fails(reward)

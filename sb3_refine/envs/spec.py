@@ -4,7 +4,6 @@ import ctypes
 import importlib
 import math
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_refine.envs.accelerators import accelerate
-from sb3_refine.envs.families import ENTRY_POINTS, FAMILIES
+from sb3_refine.envs.families import family_of
 from sb3_refine.envs.wrappers import IgnoreSuccessTermination, Noise, Noisy, TrueReturn, Vectorised
 from sb3_refine.errors import RefineError, did_you_mean, one_line
 
@@ -88,7 +87,7 @@ class EnvRecipe:
         return env
 
     def _is_of_bullet(self) -> bool:
-        return any("pybullet" in packages for p, packages, _ in FAMILIES if re.fullmatch(p, self.env_id or ""))
+        return "pybullet" in family_of(self.env_id).modules
 
 
 def import_env_package(env_id: str) -> None:
@@ -99,10 +98,9 @@ def import_env_package(env_id: str) -> None:
     :raises RefineError: when the package is not installed, naming the extra; when nothing registers the id, with
         the nearest known ids
     """
-    for pattern, packages, extra in FAMILIES:
-        if re.fullmatch(pattern, env_id):
-            for package in packages:
-                import_package(package, env_id, extra)
+    family = family_of(env_id)
+    for module in family.modules:
+        import_package(module, env_id, family.extra)
     if ":" in env_id:  # gymnasium's own way to name the module to import
         return
     if env_id not in gym.registry:
@@ -122,7 +120,7 @@ def _make(env_id: str, env_kwargs: dict[str, Any]) -> gym.Env:
             warnings.simplefilter("ignore", DeprecationWarning)  # old versions are what old agents need
             return gym.make(env_id, disable_env_checker=True, **env_kwargs)
     except (ImportError, gym.error.DependencyNotInstalled) as error:
-        extra = _extra_of(env_id)
+        extra = family_of(env_id).extra
         remedy = f"pip install 'sb3-refine[{extra}]'" if extra else "install the package it names"
         raise RefineError(f"env: {env_id} needs a package that is missing ({one_line(error)}); {remedy}") from error
     except gym.error.Error as error:
@@ -131,8 +129,8 @@ def _make(env_id: str, env_kwargs: dict[str, Any]) -> gym.Env:
         reason = one_line(error, 500).partition(" was raised from the environment creator")[0]
         if isinstance(error, TypeError) and "unexpected keyword argument" in reason:
             raise RefineError(f"env_kwargs: {env_id}: {reason}") from error
-        versions = next((f"; pip install 'sb3-refine[{x}]'" for p, _, x in FAMILIES if re.fullmatch(p, env_id)), "")
-        hint = versions and f"{versions} has the versions that are known to work"
+        extra = family_of(env_id).extra
+        hint = f"; pip install 'sb3-refine[{extra}]' has the versions that are known to work" if extra else ""
         raise RefineError(f"env: {env_id} cannot be made: {type(error).__name__}: {reason}{hint}") from error
 
 
@@ -141,11 +139,6 @@ def _call(make: Callable[[], gym.Env]) -> gym.Env:
         return make()
     except Exception as error:
         raise RefineError(f"env: the callable raised {type(error).__name__}: {one_line(error)}") from error
-
-
-def _extra_of(env_id: str) -> str | None:
-    entry_point = str(gym.registry[env_id].entry_point) if env_id in gym.registry else ""
-    return next((extra for module, extra in ENTRY_POINTS if entry_point.startswith(module)), None)
 
 
 def import_package(package: str, wanted_by: str, extra: str | None = None) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_refine.envs.families import EndEffector, family_of
 from sb3_refine.errors import RefineError
 from sb3_refine.evaluation.comparison import UNDISTURBED, evaluate_all
 from sb3_refine.evaluation.evaluation import Evaluation
@@ -19,7 +20,6 @@ N_SEEDS = 20  # under noise
 _N_TRACED = (200, 100)  # steps of a trace of continuous actions, of others
 N_PHASE = 500  # steps of a phase portrait: the last, so that a gait is shown rather than its start
 _N_VALUES = 10  # observations with no more values than these, such as contacts, are not what moves
-_PANDA_STEP = 20 / 500  # seconds between two actions in panda-gym: 20 steps of the simulation
 MAX_DIMENSIONS = 4  # of an action trace
 
 
@@ -156,9 +156,10 @@ def motion_of(
         motion["phase"] = {"entries": chosen} | {
             name: _rounded(trajectory.observations[-N_PHASE:, chosen].T) for name, trajectory in found.items()
         }
-    if (env_id or "").startswith("Panda") and continuous and n_observed >= 6:
-        motion["end_effector"] = {"seconds_per_step": _PANDA_STEP} | {
-            name: _end_effector(trajectory) for name, trajectory in found.items()
+    arm = family_of(env_id).end_effector
+    if arm is not None and continuous and n_observed >= 6:
+        motion["end_effector"] = {"seconds_per_step": arm.seconds_per_step} | {
+            name: _end_effector(trajectory, arm) for name, trajectory in found.items()
         }
     return motion
 
@@ -196,24 +197,25 @@ def _most_moving(seen: Sequence[np.ndarray]) -> list[int]:
     return sorted(np.argsort(-spread, kind="stable")[:2].tolist())
 
 
-def _end_effector(trajectory: Trajectory) -> dict[str, Any]:
-    position, velocity = trajectory.observations[:, :3], trajectory.observations[:, 3:6]
+def _end_effector(trajectory: Trajectory, arm: EndEffector) -> dict[str, Any]:
+    position, velocity = trajectory.observations[:, arm.position], trajectory.observations[:, arm.velocity]
     return {
         "position": _rounded(position.T),
         "speed": _rounded(np.linalg.norm(velocity, axis=1)),
-        "jerk": end_effector_jerk(trajectory),
+        "jerk": end_effector_jerk(trajectory, arm),
     }
 
 
-def end_effector_jerk(trajectory: Trajectory) -> float:
+def end_effector_jerk(trajectory: Trajectory, arm: EndEffector) -> float:
     """
-    Root mean square of the third derivative of the position of a Panda arm's end effector, by differences.
+    Root mean square of the third derivative of the position of an arm's end effector, by differences.
 
-    :param trajectory: of an episode of panda-gym; its first three observations are the position in m
+    :param trajectory: of an episode
+    :param arm: where the observations have the position
     :return: in m/s^3; 0 where there are too few steps
     """
-    position = trajectory.observations[:, :3].astype(np.float64)
-    jerk = np.diff(position, n=3, axis=0) / _PANDA_STEP**3
+    position = trajectory.observations[:, arm.position].astype(np.float64)
+    jerk = np.diff(position, n=3, axis=0) / arm.seconds_per_step**3
     return float(np.sqrt(np.square(jerk).sum(axis=1).mean())) if len(jerk) else 0.0
 
 

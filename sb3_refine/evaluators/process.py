@@ -18,11 +18,11 @@ import cloudpickle
 import torch as th
 from typing_extensions import Self
 
+from sb3_refine.envs.remedies import FRESH_ENV
 from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.evaluators.base import Evaluator
 from sb3_refine.evaluators.worker import Batch, Job, RolloutTask, RolloutWorker
 from sb3_refine.rollouts.episode import Episode
-from sb3_refine.rollouts.reproducibility import FRESH_ENV
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ Common random numbers, paired tests, replaced workers and resumed runs depend on
 import hashlib
 import logging
 import math
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,8 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_refine.envs.accelerators import accelerate
+from sb3_refine.envs.families import family_of
+from sb3_refine.envs.remedies import BEFORE_RESET, FRESH_ENV
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.envs.wrappers import true_return_of
 from sb3_refine.errors import EpisodeError, reraise_as_episode_error
@@ -31,45 +32,6 @@ logger = logging.getLogger(__name__)
 
 _MAX_STEPS = 300  # of a probing episode
 _LONGEST_ALARM = 1e6  # seconds
-_FAR_AWAY = (1e3, 1e3, 1e3)
-
-
-def _new_box2d_world(env: gym.Env) -> None:
-    """BipedalWalker keeps its ``b2World``, whose warm-started contacts reach into the next episode."""
-    import Box2D
-
-    walker: Any = env.unwrapped
-    walker._destroy()
-    walker.world = Box2D.b2World()
-    walker.terrain = []
-
-
-def _forget_contacts(env: gym.Env) -> None:
-    """Bullet keeps cached contact points through a reset: tear all bodies apart once, so that none touch."""
-    client = env.unwrapped.sim.physics_client  # type: ignore[attr-defined]
-    bodies = [client.getBodyUniqueId(i) for i in range(client.getNumBodies())]
-    poses = [client.getBasePositionAndOrientation(body) for body in bodies]
-    for i, (body, (_, orientation)) in enumerate(zip(bodies, poses, strict=True)):
-        client.resetBasePositionAndOrientation(body, np.multiply(_FAR_AWAY, i + 1), orientation)
-    client.performCollisionDetection()
-    for body, (position, orientation) in zip(bodies, poses, strict=True):
-        client.resetBasePositionAndOrientation(body, position, orientation)
-
-
-BEFORE_RESET: dict[str, Callable[[gym.Env], None]] = {
-    "new Box2D world": _new_box2d_world,
-    "forget contacts": _forget_contacts,
-}
-"""Remedies: what to do before each reset so that the episode does not depend on those before it."""
-
-FRESH_ENV = "fresh env"
-"""The remedy of last resort: build the environment anew for each episode."""
-
-_FAMILIES = {
-    r"BipedalWalker(Hardcore)?-v\d+": "new Box2D world",
-    r"Panda(Push|Slide|PickAndPlace|Flip).*-v\d+": "forget contacts",
-    r"PandaStack.*-v\d+": FRESH_ENV,  # its overlapping pairs keep an order of their own, which shows now and then
-}
 
 
 @dataclass(frozen=True)
@@ -164,9 +126,8 @@ def probe(
     :raises EpisodeError: when an episode fails or hangs
     """
     run = partial(_fingerprints, policy=policy, mean=mean, episode_timeout=episode_timeout)
-    family = next((remedy for pattern, remedy in _FAMILIES.items() if re.fullmatch(pattern, recipe.env_id or "")), None)
     with one_thread(), globals_restored():
-        for remedy in (family, FRESH_ENV):
+        for remedy in (family_of(recipe.env_id).remedy, FRESH_ENV):
             candidate = replace(recipe, remedy=remedy)
             if _is_reproducible(candidate, run):
                 if remedy is not None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import gymnasium as gym
 
 from sb3_refine.envs.accelerators import box2d, bullet_binding, bullet_walker, panda
+from sb3_refine.envs.families import family_of
 
 ACCELERATORS: dict[str, Callable[[gym.Env], bool]] = {
     "bullet walker": bullet_walker.accelerate,
@@ -21,9 +22,10 @@ ACCELERATORS: dict[str, Callable[[gym.Env], bool]] = {
 
 def accelerate(env: gym.Env) -> str | None:
     """
-    Apply the first accelerator that fits.
+    Apply the first accelerator that fits: of those of its family, or of all where the family is not known.
 
     :param env: an environment that has been reset
     :return: name of the accelerator, or None where none fits
     """
-    return next((name for name, accelerator in ACCELERATORS.items() if accelerator(env)), None)
+    names = family_of(env.spec.id if env.spec else None).accelerators or ACCELERATORS
+    return next((name for name in names if ACCELERATORS[name](env)), None)
