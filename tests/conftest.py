@@ -3,7 +3,12 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read on import: no test asks the Hub, but for those with a server of their own
+# PyTorch's threads wait for each other on a busy machine, which takes ten times the processor time of these networks
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import logging
+import signal
+import subprocess
 from copy import deepcopy
 from pathlib import Path
 
@@ -15,6 +20,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_refine.agents.zoo import new_run_folder
+from sb3_refine.cli.main import main
 from sb3_refine.evaluation.target import EvaluationTarget, rollout_task
 from sb3_refine.evaluators import SerialEvaluator
 from sb3_refine.policies.parameters import PolicyParameters
@@ -84,6 +90,33 @@ def target_of(agent) -> EvaluationTarget:
     """An agent, fit to be evaluated in this process."""
     evaluator = SerialEvaluator(rollout_task(agent)).__enter__()
     return EvaluationTarget(evaluator, PolicyParameters(agent.model.policy).get_theta())
+
+
+@pytest.fixture
+def run(capsys):
+    """
+    Runs ``sb3-refine`` as a user would, but in this process: a process of its own has to import PyTorch first.
+    Logging starts anew, and signals are handled afterwards as they were before.
+    """
+
+    def run(*arguments) -> subprocess.CompletedProcess:
+        root, own = logging.getLogger(), logging.getLogger("sb3_refine")
+        handlers, level = root.handlers, own.level
+        signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        root.handlers = []
+        capsys.readouterr()
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as ended:  # argparse's
+            status = ended.code
+        finally:
+            root.handlers = handlers
+            own.setLevel(level)
+            for number, handler in signals.items():
+                signal.signal(number, handler)
+        return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
+
+    return run
 
 
 class BrokenEnv(gym.Wrapper):

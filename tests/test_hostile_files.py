@@ -88,10 +88,10 @@ class Agent:
 
     def refused(self, match, **kwargs):
         """The one line that says why the agent is not loaded."""
-        start = time.perf_counter()
+        start = time.process_time()
         with pytest.raises(RefineError, match=match) as error:
             self.load(**kwargs)
-        assert time.perf_counter() - start < 10
+        assert time.process_time() - start < 10
         line = str(error.value)
         assert line.isprintable()
         assert len(line) < 1000

@@ -45,7 +45,8 @@ CLIENT = """
 import hashlib, json, os, sys
 import numpy as np
 from sb3_refine import RefineError, load_agent
-from sb3_refine.hub import pull, push
+from sb3_refine.agents.hub import pull
+from sb3_refine.reporting.publish import push
 
 def fingerprint(agent):
     '''Of all parameters and statistics.'''
