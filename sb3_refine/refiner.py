@@ -459,6 +459,7 @@ class Refiner:
             self.parameters.set_theta(self.tested[verdict.decision.decision != ORIGINAL])
             self.result = result_of(search, verdict.decision, verdict)
         if search.baseline is not None and self.is_seeded:
+            evaluator.on_episode = lambda: None  # these belong neither to the search nor to its test
             recheck_reproducibility(original.target, search.baseline)
 
     def _conclude_early(self, search: SearchState) -> None:

@@ -23,8 +23,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_refine import Refiner, load_agent
 from sb3_refine.agents.zoo import ExpectedReturn
 from sb3_refine.cli.main import main
+from sb3_refine.evaluation.baseline import warn_if_unexpected
 from sb3_refine.evaluation.evaluation import Evaluation
-from sb3_refine.refiner import _warn_if_unexpected
 from sb3_refine.rollouts.episode import Episode
 
 QUICK = ["--n-updates", "1", "--n-delta", "1", "--n-eval-episodes", "2", "--backend", "serial", "--verbose", "0"]
@@ -133,7 +133,7 @@ def test_7_a_return_far_from_the_agents_own_evaluations_is_told_loudly(folder, c
     np.savez(folder.run_folder("ppo") / "evaluations.npz", timesteps=np.arange(6), results=results)
     agent = load_agent("ppo", ENV_ID, folder.path / "agents")
     Refiner(agent, backend="serial", n_eval_episodes=3, n_delta=1).learn(1)
-    assert ("DOES NOT DO WHAT IT DID" in caplog.text) is warned
+    assert ("UNEXPECTED RETURN" in caplog.text) is warned
     if warned:
         assert "its own evaluations.npz says -1 " in caplog.text
 
@@ -143,7 +143,7 @@ def test_7_a_return_far_from_the_agents_own_evaluations_is_told_loudly(folder, c
 )
 def test_7_a_little_out_of_a_wide_range_or_by_few_episodes_is_no_alarm(returns, warned, caplog):
     agent = SimpleNamespace(expected_return=ExpectedReturn(-200.0, -100.0, -150.0), env_name=ENV_ID)
-    _warn_if_unexpected(agent, Evaluation((1, 2), tuple(Episode(value, 200, False) for value in returns)))
+    warn_if_unexpected(agent, Evaluation((1, 2), tuple(Episode(value, 200, False) for value in returns)))
     assert bool(caplog.text) is warned
 
 

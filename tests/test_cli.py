@@ -86,7 +86,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(made_agents, tmp_path,
     done = run("--algo", "td3", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "80 updates of 32 rollouts: 2560 rollouts, up to 450 held-out episodes" in done.stdout
-    assert re.search(r"one pair of perturbed policies: returns -?\d+\.\d and -?\d+\.\d, 400 steps", done.stdout)
+    assert re.search(r"two candidates of the first update: returns -?\d+\.\d and -?\d+\.\d, 400 steps", done.stdout)
     assert re.search(r"would take about \d+ (seconds|minutes) at this pace; nothing was written", done.stdout)
     assert not (tmp_path / "out").exists()
 
@@ -128,11 +128,11 @@ def test_a_signal_while_the_result_is_saved_takes_effect_afterwards(made_agents,
 
 
 def test_after_an_error_the_way_on_is_one_line(made_agents, tmp_path, monkeypatch, capsys):
-    def log(self, logger, search, episodes):
+    def log(logger, search, episodes):
         if search.n_updates == 2:
             raise EpisodeError("the pendulum fell off")
 
-    monkeypatch.setattr(Refiner, "_log", log)
+    monkeypatch.setattr("sb3_refine.refiner.log_update", log)
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST, "--log-interval", "1"]
     assert main([*map(str, arguments), "--checkpoint-interval", "1"]) == 1
     way_on, error = capsys.readouterr().err.splitlines()
@@ -296,7 +296,11 @@ def test_ctrl_c_leaves_the_best_so_far_and_no_process(long_run, run, number):
         (["--algo", "ppo", "--env", ENV_ID, "--n-updats", "3"], 2, r"--n-updats.*did you mean --n-updates"),
         (["--algo", "ppo", "--env", ENV_ID, "--n-updates", "x"], 2, "argument --n-updates: invalid int value: 'x'"),
         (["--algo", "ppo", "--env", ENV_ID, "--n-updates", "0"], 2, "--n-updates: expected at least 1, got 0"),
-        (["--algo", "ppo", "--env", ENV_ID, "--preset", "papr"], 2, "--preset: invalid choice: 'papr'"),
+        (
+            ["--algo", "ppo", "--env", ENV_ID, "--preset", "papr"],
+            1,
+            r"--preset: unknown 'papr' \(did you mean paper\?\)",
+        ),
         (["--algo", "ppo", "--env", ENV_ID, "--env-kwargs", "g"], 2, "--env-kwargs: expected key:value, got 'g'"),
         (["--algo", "ppo", "--env", ENV_ID, "--learning-rate", "1", "2", "3"], 1, "expected one number or a start"),
         (["--algo", "ppo", "--env", ENV_ID, "-o", "/proc/none"], 1, "--output: cannot write to"),

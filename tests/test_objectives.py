@@ -140,7 +140,7 @@ def test_the_dimension_is_that_of_the_normalised_observations_clipped():
 def test_a_dimension_at_its_limits_is_told_of(caplog):
     """Three observations have at most 1.5 dimensions, and a motion at least 1."""
     calibrated("mesh-dimension", [episode(value, measure=1.25) for value in (5, 6, 7)])
-    assert "the dimension is 1.25 in all of the original's episodes" in caplog.text
+    assert "the clipped dimension is 1.25 in all of the original's episodes" in caplog.text
     caplog.clear()
     calibrated("mesh-dimension", [episode(value, measure=value / 2) for value in (5, 6, 7)])
     calibrated("mesh-dimension", [episode(5, measure=1.7)] * 3)  # one and the same episode, however it is clipped
