@@ -8,6 +8,8 @@ from typing import Any
 
 from sb3_refine.errors import RefineError, did_you_mean
 
+_MAX_LITERAL = 200  # characters
+
 
 def parse_part(argument: str, text: str, known: Mapping[str, type]) -> tuple[str, dict[str, Any]]:
     """
@@ -66,7 +68,8 @@ def options_of(cls: type) -> list[str]:
 
 
 def _literal(text: str) -> Any:
+    """Long text may be nested so deeply that it stops the interpreter; it may come from a checkpoint."""
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(text) if len(text) <= _MAX_LITERAL else text
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text

@@ -1,10 +1,9 @@
 """The refiner: a trained agent in, a better one of the same kind out."""
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,16 @@ from sb3_refine.errors import RefineError, check_count, check_seconds
 from sb3_refine.evaluation.acceptance import ORIGINAL, Decision, unchecked
 from sb3_refine.evaluation.baseline import evaluate_baseline, recheck_reproducibility, warn_if_unexpected
 from sb3_refine.evaluation.judge import JudgeSettings, judge
-from sb3_refine.evaluation.robustness import BOTH, check_entries, examine
+from sb3_refine.evaluation.robustness import BOTH, check_entries, measure_robustness
 from sb3_refine.evaluation.selection import Candidate
 from sb3_refine.evaluation.target import EvaluationTarget, rollout_task
 from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator, n_processors
+from sb3_refine.files import sha256
 from sb3_refine.objectives import OBJECTIVES, Objective, make_objective
 from sb3_refine.optimizers import OPTIMIZERS, ExplicitPopulation, Optimizer
 from sb3_refine.parts import check_options, parse_part
 from sb3_refine.policies.parameters import PolicyParameters
-from sb3_refine.reporting.record import content_of, write_refinement
+from sb3_refine.reporting.record import FILE_NAME, read_record, record_of, write_record
 from sb3_refine.reporting.report import write_report
 from sb3_refine.reporting.video import record_video
 from sb3_refine.rollouts.episode import Episode, Trajectory
@@ -256,7 +256,23 @@ class Refiner:
             raise RefineError("save: there is nothing to save yet; call learn() first")
         run_folder = Path(run_folder or new_run_folder(folder, self.agent.algo, self.agent.env_name))
         zip_path = save_agent(self.agent, run_folder)
-        write_refinement(run_folder, content_of(self, zip_path))
+        seeds = {
+            "seed": self.run_seed,
+            "validation": self.validation_seeds if self.result.candidates else None,
+            "test": list(self.result.baseline.seeds) if self.result.baseline else None,
+        }
+        settings = {
+            **self.settings,
+            "n_updates": self.result.n_updates,
+            "n_updates_done": self.result.n_updates_done,
+            "wrappers": [list(wrapper) for wrapper in self.agent.recipe.wrappers],
+            "gym_packages": list(self.agent.recipe.gym_packages),
+            "env_from_callable": self.agent.recipe.env_id is None,
+            "backend": self.backend,
+            "n_workers": self.n_workers,
+        }
+        record = record_of(self.result, self.objective, settings, seeds, self.agent.source, sha256(zip_path))
+        write_record(run_folder, record)
         return run_folder
 
     def report(
@@ -273,24 +289,25 @@ class Refiner:
         :raises EpisodeError: when an episode fails; the report is written without it
         """
         run_folder = Path(run_folder)
-        if not (run_folder / "refinement.json").is_file():
-            raise RefineError(f"report: no refinement.json in {run_folder}; name the folder that save() returned")
+        if not (run_folder / FILE_NAME).is_file():
+            raise RefineError(f"report: no {FILE_NAME} in {run_folder}; name the folder that save() returned")
         if phase_portrait is not None:
             check_entries(phase_portrait, n_observed(self.model.observation_space))
-        content = json.loads((run_folder / "refinement.json").read_text())
+        record = read_record(run_folder)
         try:
             if self.tested is not None and self.result is not None and self.result.refined is not None:
                 with self.evaluator() as evaluator:
                     original, refined = (EvaluationTarget(evaluator, theta) for theta in self.tested)
-                    examination = examine(original, refined, self.result.refined.seeds, entries=phase_portrait)
-                content["examination"] = asdict(examination)
-                write_refinement(run_folder, content)
+                    seeds = self.result.refined.seeds
+                    robustness = measure_robustness(original, refined, seeds, entries=phase_portrait)
+                write_record(run_folder, replace(record, robustness=robustness))
+                record = read_record(run_folder)
                 if video:
-                    seed = examination.traces["seed"]
+                    seed = robustness.traces["seed"]
                     path = run_folder / "videos" / f"{self.agent.env_name}-seed-{seed}.mp4"
                     record_video(dict(zip(BOTH, (original, refined), strict=True)), seed, path)
         finally:  # also of what is known where the environment fails under noise or cannot be filmed
-            report = write_report(run_folder, content)
+            report = write_report(run_folder, record)
         return report
 
     @property

@@ -109,7 +109,7 @@ def test_4_arguments_of_the_environment_are_read_and_overridden(folder, name):
         assert env.unwrapped.g == g
         assert folder.refine("ppo", ENV_ID, *more)[0] == 0
     line = folder.refine("ppo", ENV_ID, "--env-kwargs", "gravity:5.0")[2]
-    assert "env_kwargs: Pendulum-v1: " in line
+    assert "env-kwargs: Pendulum-v1: " in line
     assert "unexpected keyword argument 'gravity'" in line
 
 

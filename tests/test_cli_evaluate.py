@@ -199,7 +199,7 @@ def test_the_figures_are_those_of_plain_rollouts_on_the_test_seeds(made_agents, 
         assert f"{summary[figure]:.2f}\n" in shown
     assert f"ppo on {ENV_ID}, 12 episodes with the test seeds of --seed 3" in shown
     assert "0 of 12" in shown
-    assert "0.0% (0.0, 24.2)" in shown
+    assert "0.0% (0.0% to 24.2%)" in shown
 
 
 def test_two_agents_side_by_side_on_the_same_seeds(made_agents, evaluated):
@@ -437,7 +437,7 @@ def test_nothing_is_cut_off_in_a_pipe(made_agents, capsys):
     shown = capsys.readouterr().out
     assert "…" not in shown
     assert max(map(len, [line for line in shown.splitlines() if str(made_agents) not in line])) <= 110
-    assert "observation 2.5%" in shown and "high-frequency share of actions" in shown
+    assert "observation 2.5%" in shown and "high-frequency share" in shown
 
 
 @pytest.mark.parametrize(

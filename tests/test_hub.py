@@ -403,7 +403,7 @@ def test_without_the_client_a_folder_is_all_there_is(made_agents, monkeypatch):
 def test_a_pushed_agent_has_the_zoos_layout(hub, client, run_folder):
     (run_folder / "plots").mkdir()
     (run_folder / "plots" / "returns.png").write_bytes(b"\x89PNG")
-    (run_folder / "report.md").write_text(f"sb3-refine evaluate -f {run_folder.parent.parent} --seeds 1")
+    (run_folder / "report.md").write_text("Somebody wrote this, perhaps not the run.")
     (run_folder / "progress.csv").write_text("a,b\n1,2\n")
     assert client(f"push({str(run_folder)!r}, 'me')", TOKEN) == f"{hub.url}/me/a2c-{ENV_ID}"
     files = hub.repos[f"me/a2c-{ENV_ID}"].files
@@ -414,7 +414,10 @@ def test_a_pushed_agent_has_the_zoos_layout(hub, client, run_folder):
     assert files[ZIP] == (run_folder / f"{ENV_ID}.zip").read_bytes()
     assert files["vec_normalize.pkl"] == (run_folder / ENV_ID / "vecnormalize.pkl").read_bytes()
     assert zipfile.ZipFile(io.BytesIO(files["train_eval_metrics.zip"])).namelist() == ["progress.csv"]
-    assert files["report.md"] == b"sb3-refine evaluate -f refined-agents --seeds 1"
+    report = files["report.md"].decode()  # written anew from refinement.json
+    assert report.startswith(f"# a2c {ENV_ID}: ")
+    assert "sb3-refine evaluate --algo a2c" in report
+    assert str(run_folder.parent.parent) not in report and "Somebody" not in report
     local = json.loads((run_folder / "refinement.json").read_text())
     assert json.loads(files["results.json"])["mean_reward"] == local["baseline"]["mean_return"]
     assert json.loads(files["refinement.json"]) == {**local, "source": {**local["source"], "path": f"{ENV_ID}.zip"}}
@@ -536,9 +539,7 @@ def test_only_what_a_run_has_left_is_pushed(run_folder, tmp_path):
     with pytest.raises(RefineError, match=r"no folder of a finished run; name OUTPUT/ALGO/ENV_K"):
         push(tmp_path / "nothing", "me")
     (run_folder / f"{ENV_ID}.zip").write_bytes(b"another")
-    with pytest.raises(
-        RefineError, match=r"Pendulum-v1\.zip: missing, or not the agent that refinement.json speaks of"
-    ):
+    with pytest.raises(RefineError, match=r"Pendulum-v1\.zip: missing, or not the agent that refinement.json names"):
         push(run_folder, "me")
 
 

@@ -84,6 +84,10 @@ def assert_includes(found, expected, where="refinement.json"):
         for key, value in expected.items():
             assert key in found, f"{where} has no {key}"
             assert_includes(found[key], value, f"{where}: {key}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for index, value in enumerate(expected):
+            assert_includes(found[index], value, f"{where}: {index}")
     else:
         assert found == expected, where
 

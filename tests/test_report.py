@@ -20,10 +20,17 @@ from sb3_refine.envs.families import family_of
 from sb3_refine.envs.observations import Normalisation
 from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluation.evaluation import Evaluation, paired_difference
-from sb3_refine.evaluation.robustness import Examination, check_entries, end_effector_jerk, examine, motion_of
+from sb3_refine.evaluation.robustness import (
+    RobustnessResult,
+    check_entries,
+    end_effector_jerk,
+    measure_robustness,
+    motion_of,
+)
 from sb3_refine.evaluation.statistics import mean_interval
 from sb3_refine.evaluation.target import EvaluationTarget
-from sb3_refine.reporting.record import content_of
+from sb3_refine.files import as_json
+from sb3_refine.reporting.record import RunRecord, read_record
 from sb3_refine.reporting.report import PLOTS, write_report
 from sb3_refine.rollouts.episode import Episode, Trajectory
 from sb3_refine.rollouts.mesh_dimension import mesh_dimension
@@ -106,7 +113,7 @@ def examination(lost=0.0, continuous=True, n_dimensions=2, n=20):
         actions = rng.normal(size=(n_dimensions, 30)).tolist()
         return {"actions": actions, "return": 1.0, "length": 30, "failed": False}
 
-    return Examination(
+    return RobustnessResult(
         robustness=[
             level("no noise", undisturbed, undisturbed),
             level("action noise 10%", undisturbed - 10, undisturbed - 10 - lost + rng.normal(0, 0.1, n)),
@@ -151,9 +158,16 @@ def run_folder(tmp_path) -> Path:
     return folder
 
 
+def report_of(run_folder, content, found=None):
+    """The report of a run with that ``refinement.json``."""
+    if found is not None:
+        content = content | {"examination": asdict(found)}
+    return write_report(run_folder, RunRecord.from_json(json.loads(as_json(content))))
+
+
 def text_of(run_folder, *args):
     """The report, its paragraphs on one line each."""
-    blocks = write_report(run_folder, *args).read_text().split("\n\n")
+    blocks = report_of(run_folder, *args).read_text().split("\n\n")
     return "\n\n".join(block if block.startswith(("|", "`", "-")) else " ".join(block.split("\n")) for block in blocks)
 
 
@@ -218,13 +232,13 @@ def test_a_small_difference_is_not_called_anything(run_folder):
     after = OLD + RNG.normal(0, 10, N)
     text = text_of(run_folder, refinement(after=after, decision="original"), examination())
     assert row(text, "mean return")[-1] == "no clear change"
-    assert text.splitlines()[2].startswith("**The original agent was kept; what the search found did not pass.**")
+    assert text.splitlines()[2].startswith("**The original agent was kept; the result of the search did not pass.**")
 
 
 def test_another_objective_than_the_return_is_told_of(run_folder):
     content = refinement(after=OLD - 30)
     content["settings"]["objective"] = "mesh_dimension"
-    content["objective_difference"] = {"mean": 12.5, "ci_low": 10.0, "ci_high": 15.25}
+    content["objective_difference"] = {**content["paired_difference"], "mean": 12.5, "ci_low": 10.0, "ci_high": 15.25}
     text = text_of(run_folder, content, examination())
     assert "was kept.** Its objective, `mesh_dimension`, changed by +12.5 (10 to 15.25). Mean return" in text
     assert text.splitlines()[4].startswith("**Worse after the search:** mean return; ")
@@ -234,7 +248,7 @@ def test_another_objective_than_the_return_is_shown_where_the_return_is(run_fold
     content = refinement()
     content["settings"]["objective"] = "mesh-dimension"
     content["objective_note"] = " (as a bound)"
-    content["objective_difference"] = {"mean": 12.5, "ci_low": 10.0, "ci_high": 15.25}
+    content["objective_difference"] = {**content["paired_difference"], "mean": 12.5, "ci_low": 10.0, "ci_high": 15.25}
     content["baseline"]["objective"], content["refined"]["objective"] = ({"D of it": d} for d in (3.25, 2.5))
     for candidate, fitness in zip(content["candidates"], (31.25, 61.5), strict=True):
         candidate["mean_fitness"] = fitness
@@ -245,11 +259,12 @@ def test_another_objective_than_the_return_is_shown_where_the_return_is(run_fold
         "on validation seeds",
         "update",
         "episodes",
+        "steps",
         "mean return",
         "objective",
         "",
     ]
-    assert row(text, "last iterate") == ["last iterate", "3", "20", "150", "61.5", "chosen"]
+    assert row(text, "last iterate") == ["last iterate", "3", "20", "", "150.00", "61.50", "chosen"]
     content["refined"]["objective"] = {"D of it": None}  # NaN, in JSON
     assert "D of it" not in text_of(run_folder, content)
 
@@ -283,20 +298,20 @@ def test_an_untested_agent_claims_nothing(run_folder):
 
 def test_after_an_interruption_the_original_is_known(run_folder):
     content = refinement(decision="unchecked") | {"refined": None, "paired_difference": None, "learning_curve": []}
-    assert f"The original: mean return {OLD.mean():.4g}, standard deviation" in text_of(run_folder, content)
+    assert f"The original: mean return {OLD.mean():.2f}, standard deviation" in text_of(run_folder, content)
 
 
 def test_unpaired_seeds_are_not_compared_seed_by_seed(run_folder):
     text = text_of(run_folder, refinement(paired=False), examination())
     assert "unpaired, as the environment ignores its seed" in text.splitlines()[2]
-    assert "there are no pairs of episodes to show" in text
+    assert "so there are no pairs of episodes" in text
     assert "largest loss" not in text
     assert "on no seed" not in text
     assert not (run_folder / "plots" / "paired.png").exists()
 
 
 def test_without_failures_there_is_a_sentence_and_no_plot(run_folder):
-    write_report(run_folder, refinement(failed=np.arange(N) < 3))
+    report_of(run_folder, refinement(failed=np.arange(N) < 3))
     assert (run_folder / "plots" / "failures.png").exists()
     text = text_of(run_folder, refinement())
     assert "None of the 40 episodes ended in a failure, neither before nor after." in text
@@ -304,7 +319,7 @@ def test_without_failures_there_is_a_sentence_and_no_plot(run_folder):
 
 
 def test_tables_are_tables_in_a_terminal(run_folder):
-    text = write_report(run_folder, refinement(), examination()).read_text()
+    text = report_of(run_folder, refinement(), examination()).read_text()
     tables = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
     assert len(tables) == 5
     for table in tables:
@@ -327,9 +342,9 @@ def test_the_worst_seeds_are_listed_with_what_replays_them(run_folder):
     assert rows[1].split()[1] == "1003"
     assert len(rows) == 5
     assert "on no seed did it return less" not in text
-    replays = [command for command in commands(text) if "--seeds" in command]
-    assert [option(command, "--seeds") for command in replays] == [line.split()[1] for line in rows]
-    first = replays[0]
+    (first,) = [command for command in commands(text) if "--seeds" in command]  # one command for all
+    seeds = first[first.index("--seeds") + 1 :]
+    assert seeds[: seeds.index("--video")] == [line.split()[1] for line in rows]
     assert first[:2] == ["sb3-refine", "evaluate"]
     assert option(first, "-f") == str(run_folder.parent.parent)
     assert option(first, "--exp-id") == "7"
@@ -390,7 +405,7 @@ def test_every_plot_is_drawn_in_both_colours(run_folder):
     from sb3_refine.reporting import plots
 
     after = OLD + RNG.normal(20, 30, N)
-    write_report(run_folder, refinement(after=after, failed=np.arange(N) < 3), with_motion(examination()))
+    report_of(run_folder, refinement(after=after, failed=np.arange(N) < 3), with_motion(examination()))
     assert sorted(path.stem for path in run_folder.glob("plots/*.png")) == sorted(PLOTS)
     for path in run_folder.glob("plots/*.png"):
         found = colours(path)
@@ -415,7 +430,7 @@ def test_odd_returns_are_reported(run_folder, before, after):
     text = text_of(run_folder, refinement(before, after), examination(n=len(before)))
     assert (run_folder / "plots" / "returns.png").stat().st_size > 2000
     assert "nan" not in text
-    assert ("With fewer than 10 episodes they say little" in text) == (len(before) < 10)
+    assert ("With fewer than 10 episodes, intervals say little" in text) == (len(before) < 10)
 
 
 def test_far_outliers_do_not_squeeze_all_others_into_one_bar():
@@ -544,7 +559,7 @@ def test_the_motion_is_shown_where_there_is_any(run_folder):
     assert f"the motion has: {lower:.2f} to {upper:.2f} before, " in text
     first, second = found.motion["phase"]["entries"]
     assert f"Observations {first} and {second} (numbered from 0) against each other over the last 500 steps" in text
-    assert f"{found.motion['end_effector']['original']['jerk']:,.0f} m/s³ before" in text
+    assert f"{found.motion['end_effector']['original']['jerk']:.2f} m/s³ before" in text
     assert "with `--no-end-at-success` the goal has to be held" in text
     content["settings"]["end_at_success"] = False
     text = text_of(run_folder, content, found)
@@ -572,7 +587,7 @@ def demo():
 
 def test_examination_of_two_policies(demo):
     other = replace(demo, theta=np.zeros_like(demo.theta))
-    found = examine(demo, other, range(50, 90), n_seeds=3)
+    found = measure_robustness(demo, other, range(50, 90), n_seeds=3)
     names = ["no noise", "action noise 2.5%", "action noise 10%", "observation noise 2.5%", "observation noise 10%"]
     assert [level["noise"] for level in found.robustness] == names
     assert found.n_episodes == 5 * 2 * 3 + 2
@@ -592,7 +607,7 @@ def test_examination_of_two_policies(demo):
     assert found.motion["phase"]["entries"] == [0, 2] or found.motion["phase"]["entries"] == [1, 2]
     assert np.shape(found.motion["phase"]["original"]) == (2, 201)
     assert "end_effector" not in found.motion
-    assert examine(demo, other, [50], entries=(1, 0)).motion["phase"]["entries"] == [1, 0]
+    assert measure_robustness(demo, other, [50], entries=(1, 0)).motion["phase"]["entries"] == [1, 0]
 
 
 def test_an_examination_whose_traced_episode_is_invalid_says_so(demo, monkeypatch):
@@ -602,32 +617,31 @@ def test_an_examination_whose_traced_episode_is_invalid_says_so(demo, monkeypatc
     traced = ["trajectory"]
     monkeypatch.setattr(EvaluationTarget, "run", lambda *given: invalid if traced in given else run(*given))
     with pytest.raises(EpisodeError, match="the original"):
-        examine(demo, demo, [50])
+        measure_robustness(demo, demo, [50])
 
 
 def test_an_examination_that_was_written_and_read_gives_the_same_report(demo, run_folder):
-    found = examine(demo, demo, range(3), n_seeds=2)
-    first = write_report(run_folder, refinement(), found).read_text()
+    found = measure_robustness(demo, demo, range(3), n_seeds=2)
+    first = report_of(run_folder, refinement(), found).read_text()
     content = refinement() | {"examination": json.loads(json.dumps(asdict(found)))}
-    assert write_report(run_folder, content).read_text() == first
+    assert report_of(run_folder, content).read_text() == first
     assert row(first, "action noise 10%")[-1] == "same"
 
 
 def test_commands_say_where_the_environment_came_from_a_callable(run_folder):
-    told = "# Pendulum-v1 as it is registered, if it is: this run's came from a callable\nsb3-refine evaluate"
+    told = "# Pendulum-v1 as it is registered, if it is: the environment of this run came from a callable\nsb3-refine"
     content = refinement()
-    assert told not in write_report(run_folder, content).read_text()
+    assert told not in report_of(run_folder, content).read_text()
     content["settings"]["env_from_callable"] = True
-    assert told in write_report(run_folder, content).read_text()
+    assert told in report_of(run_folder, content).read_text()
 
 
 @pytest.mark.parametrize(
     ("env", "told"), [(None, False), ("Pendulum-v1", False), (lambda: gym.make("Pendulum-v1"), True)]
 )
-def test_what_is_saved_says_whether_the_environment_came_from_a_callable(env, told):
+def test_what_is_saved_says_whether_the_environment_came_from_a_callable(env, told, tmp_path):
     agent = load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"])
     refiner = Refiner(agent if env is None else agent.model, env, acceptance=False, backend="serial", n_delta=2).learn(
         1
     )
-    zip_path = Path(__file__)  # any file, for its hash
-    assert content_of(refiner, zip_path)["settings"]["env_from_callable"] is told
+    assert read_record(refiner.save(tmp_path)).settings["env_from_callable"] is told

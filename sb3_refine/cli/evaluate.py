@@ -361,12 +361,12 @@ def _under_noise(report: _Report) -> "Table":
 
 
 def _mean_and_rate(evaluation: "Evaluation", rate: str) -> tuple[str, str]:
-    from sb3_refine.reporting.tables import number_text, rate_text
+    from sb3_refine.reporting.formatting import number_text, rate_text
 
     if evaluation.n_invalid:
         return "not valid", f"{evaluation.n_invalid} with NaN or inf"
     s = evaluation.summary()
-    return f"{number_text(s['mean_return'])} ± {number_text(s['std_return'])}", rate_text(s, rate)
+    return f"{number_text(s['mean_return'])} ± {number_text(s['std_return'])}", rate_text(s[rate], s[f"{rate}_ci"])
 
 
 # ---------------------------------------------------------------- what a program reads

@@ -223,7 +223,3 @@ def is_scope(parameters: str) -> bool:
     from sb3_refine.policies.parameters import SCOPES
 
     return parameters in SCOPES
-
-
-def plural(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from sb3_refine.cli.options import (
     load_chosen_agent,
-    plural,
     say,
     set_up_logging,
 )
@@ -207,6 +206,8 @@ def _make_logger(options: argparse.Namespace, run_folder: Path) -> Any:
 
 
 def _announce(refiner: "Refiner", n_updates: int) -> None:
+    from sb3_refine.reporting.formatting import plural
+
     agent = refiner.agent
     normalised = "normalised observations" if agent.vec_normalize is not None else "raw observations"
     scope = refiner.parameters.scope

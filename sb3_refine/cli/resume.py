@@ -97,7 +97,7 @@ def say_how_to_go_on(run_folder: Path, stop: BaseException, command: str) -> Non
 def original_source(source: dict[str, Any], state_folder: Path) -> dict[str, Any]:
     """Where the agent came from in the first place, also when it is loaded from the state of an interrupted run."""
     from sb3_refine.agents.decoding.schema import SchemaError, read_json
-    from sb3_refine.reporting.run_folder import SOURCE
+    from sb3_refine.reporting.record import SOURCE
 
     path = state_folder / _SOURCE
     if path.exists():

@@ -24,7 +24,7 @@ MAX_DIMENSIONS = 4  # of an action trace
 
 
 @dataclass(frozen=True)
-class Examination:
+class RobustnessResult:
     """
     What is found out about two policies beside their returns. All of it can be written as JSON and read again.
 
@@ -55,13 +55,13 @@ class Examination:
         return len(self.robustness[0]["original"]["returns"])
 
 
-def examine(
+def measure_robustness(
     original: EvaluationTarget,
     refined: EvaluationTarget,
     seeds: Sequence[int],
     n_seeds: int = N_SEEDS,
     entries: tuple[int, int] | None = None,
-) -> Examination:
+) -> RobustnessResult:
     """
     Run both under noise, and record what they do on the seed on which their difference is the median one.
 
@@ -84,7 +84,7 @@ def examine(
     for name, evaluation in traced.items():
         check_valid(evaluation, f"the {name}")
     ran = [evaluation for condition in (*conditions.values(), traced) for evaluation in condition.values()]
-    return Examination(
+    return RobustnessResult(
         robustness=[
             {"noise": noise, **{name: _figures(evaluation) for name, evaluation in condition.items()}}
             for noise, condition in conditions.items()
@@ -142,7 +142,7 @@ def motion_of(
     :param found: an episode of each policy
     :param env_id: gymnasium id
     :param entries: for the phase portrait, see :func:`check_entries`; by default the two that move most
-    :return: ``motion`` of an :class:`Examination`
+    :return: ``motion`` of an :class:`RobustnessResult`
     """
     observations = [trajectory.observations for trajectory in found.values()]
     n_observed = observations[0].shape[1]

@@ -15,6 +15,8 @@ from PIL import Image
 
 from sb3_refine.evaluation.robustness import BOTH
 from sb3_refine.files import atomic_path
+from sb3_refine.reporting.formatting import number_text
+from sb3_refine.reporting.record import AgentFigures, CandidateFigures, UpdateFigures
 
 ORIGINAL, REFINED = "#E69F00", "#0072B2"
 """Orange and blue of Okabe and Ito, which differ in brightness, too."""
@@ -37,22 +39,22 @@ _STYLE = {
 
 
 def learning_curve(
-    path: Path, history: Sequence[dict[str, Any]], candidates: Sequence[dict[str, Any]], objective: str = "return"
+    path: Path, history: Sequence[UpdateFigures], candidates: Sequence[CandidateFigures], objective: str = "return"
 ) -> None:
     """
-    Return over updates: the population, and what was put to the choice on validation seeds; below it the objective,
-    where that is another.
+    Return over updates: the population, and the candidates on validation seeds; below, the objective if it is not the
+    return.
 
     :param path: where to
-    :param history: ``learning_curve`` of ``refinement.json``
-    :param candidates: of ``refinement.json``
+    :param history: of the search
+    :param candidates: on validation seeds
     :param objective: what was maximised
     """
     curve = {
-        key: _numbers(row.get(key) for row in history)
+        key: _numbers(getattr(row, key) for row in history)
         for key in ("update", "rollouts", "mean_return", "std_return", "min_return", "max_return", "mean_fitness")
     }
-    candidates = [candidate for candidate in candidates if candidate["n_episodes"]]  # a single one is not run
+    candidates = [candidate for candidate in candidates if candidate.n_episodes]  # a single one is not run
     updates, mean, std = curve["update"], curve["mean_return"], curve["std_return"]
     n_panels = 1 if objective == "return" else 2
     with _picture(path, 7.6, 2.0 + 2.4 * n_panels) as figure:
@@ -66,7 +68,7 @@ def learning_curve(
         axes.fill_between(updates, low, high, alpha=0.25, label="mean ± std", **band)
         axes.plot(updates, mean, color=REFINED, lw=2, label="mean of the population")
         _mark_candidates(axes, candidates, "mean_return")
-        _limit(axes, curve, [candidate["mean_return"] for candidate in candidates])
+        _limit(axes, curve, [candidate.mean_return for candidate in candidates])
         axes.set_ylabel("return")
         if n_panels == 2:
             panels[1].plot(updates, curve["mean_fitness"], color=REFINED, lw=2)
@@ -100,7 +102,7 @@ def returns(path: Path, before: Sequence[float], after: Sequence[float], names: 
             if sample.size:
                 mean, std = sample.mean(), sample.std()
                 axes.axvline(np.clip(mean, bins[0], bins[-1]), color=_DARK, lw=2, ls="--")
-                title = f"{name}: mean {_short(mean)} (dashed), std {_short(std)}, n = {sample.size}"
+                title = f"{name}: mean {number_text(mean)} (dashed), std {number_text(std)}, n = {sample.size}"
                 axes.set_title(title, loc="left")
             axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
             axes.tick_params("x", pad=12)
@@ -111,7 +113,7 @@ def returns(path: Path, before: Sequence[float], after: Sequence[float], names: 
 
 def paired(path: Path, before: Sequence[float], after: Sequence[float], names: tuple[str, str]) -> None:
     """
-    One dot a seed: its return before against that after.
+    One dot for each seed: its return before against its return after.
 
     :param path: where to
     :param before: returns
@@ -139,21 +141,21 @@ def paired(path: Path, before: Sequence[float], after: Sequence[float], names: t
         figure.legend(loc="outside upper center", ncols=3, columnspacing=1, handletextpad=0.3)
 
 
-def failures(path: Path, before: dict[str, Any], after: dict[str, Any], names: tuple[str, str]) -> None:
+def failures(path: Path, before: AgentFigures, after: AgentFigures, names: tuple[str, str]) -> None:
     """
     Share of the episodes that have failed, over the steps of an episode.
 
     :param path: where to
-    :param before: has ``lengths`` and ``failed``
-    :param after: the same on the same seeds
+    :param before: of the original
+    :param after: after the search, on the same seeds
     :param names: of the two
     """
-    end = max(*before["lengths"], *after["lengths"])
+    end = max(*before.lengths, *after.lengths)
     with _picture(path, 7.6, 3.8) as figure:
         axes = figure.subplots()
         for figures, name, colour, dashes in zip((before, after), names, _COLOURS, ("--", "-"), strict=True):
-            failed = np.array(figures["failed"], dtype=bool)
-            steps = np.sort(np.array(figures["lengths"])[failed])
+            failed = np.array(figures.failed, dtype=bool)
+            steps = np.sort(np.array(figures.lengths)[failed])
             share = np.arange(steps.size + 1) / failed.size
             label = f"{name}: {failed.sum()} of {failed.size} failed"
             axes.step([0, *steps, end], [*share, share[-1]], where="post", color=colour, ls=dashes, lw=2.5, label=label)
@@ -167,7 +169,7 @@ def actions(path: Path, traces: dict[str, Any], names: tuple[str, str]) -> None:
     Actions over steps on one seed, before on the left, after on the right.
 
     :param path: where to
-    :param traces: of an :class:`~sb3_refine.reporting.report.Examination`
+    :param traces: of an :class:`~sb3_refine.reporting.report.RobustnessResult`
     :param names: of the two
     """
     dimensions = traces["dimensions"]
@@ -177,7 +179,7 @@ def actions(path: Path, traces: dict[str, Any], names: tuple[str, str]) -> None:
         for column, (key, name, colour) in enumerate(zip(("original", "refined"), names, _COLOURS, strict=True)):
             trace = traces[key]
             end = "failed" if trace["failed"] else "ended"
-            title = f"{name}\nreturn {_short(trace['return'])}, {end} at step {trace['length']}"
+            title = f"{name}\nreturn {number_text(trace['return'])}, {end} at step {trace['length']}"
             grid[0, column].set_title(title, loc="left")
             grid[-1, column].set_xlabel("step")
             for axes, values in zip(grid[:, column], trace["actions"], strict=True):
@@ -193,7 +195,7 @@ def robustness(path: Path, levels: Sequence[dict[str, Any]], names: tuple[str, s
     Returns under noise: a dot an episode, a bar for the mean.
 
     :param path: where to
-    :param levels: ``robustness`` of an :class:`~sb3_refine.reporting.report.Examination`
+    :param levels: ``robustness`` of an :class:`~sb3_refine.reporting.report.RobustnessResult`
     :param names: of the two
     """
     rng = np.random.default_rng(0)
@@ -221,7 +223,7 @@ def mesh(path: Path, meshes: dict[str, Any], names: tuple[str, str]) -> None:
     How many boxes the motion visits, for each size of the boxes.
 
     :param path: where to
-    :param meshes: ``mesh`` of the ``motion`` of an :class:`~sb3_refine.evaluation.robustness.Examination`
+    :param meshes: ``mesh`` of the ``motion`` of an :class:`~sb3_refine.evaluation.robustness.RobustnessResult`
     :param names: of the two
     """
     with _picture(path, 7.6, 4.6) as figure:
@@ -248,7 +250,7 @@ def phase(path: Path, portraits: dict[str, Any], names: tuple[str, str]) -> None
     Two observations against each other, before on the left, after on the right.
 
     :param path: where to
-    :param portraits: ``phase`` of the ``motion`` of an :class:`~sb3_refine.evaluation.robustness.Examination`
+    :param portraits: ``phase`` of the ``motion`` of an :class:`~sb3_refine.evaluation.robustness.RobustnessResult`
     :param names: of the two
     """
     first, second = portraits["entries"]
@@ -268,7 +270,7 @@ def end_effector(path: Path, traces: dict[str, Any], names: tuple[str, str]) -> 
     Position and speed of the end effector of a Panda arm over time, before on the left, after on the right.
 
     :param path: where to
-    :param traces: ``end_effector`` of the ``motion`` of an :class:`~sb3_refine.evaluation.robustness.Examination`
+    :param traces: ``end_effector`` of the ``motion`` of an :class:`~sb3_refine.evaluation.robustness.RobustnessResult`
     :param names: of the two
     """
     labels = ("x in m", "y in m", "z in m", "speed in m/s")
@@ -276,7 +278,7 @@ def end_effector(path: Path, traces: dict[str, Any], names: tuple[str, str]) -> 
     with _picture(path, 9.6, 6.7) as figure:
         grid = figure.subplots(len(labels), 2, sharex=True, sharey="row")
         for column, (key, name, colour) in enumerate(zip(BOTH, names, _COLOURS, strict=True)):
-            title = f"{name}\njerk of the end effector {_short(traces[key]['jerk'])} m/s³"
+            title = f"{name}\njerk of the end effector {number_text(traces[key]['jerk'])} m/s³"
             grid[0, column].set_title(title, loc="left")
             grid[-1, column].set_xlabel("seconds")
             for axes, values in zip(grid[:, column], both[column], strict=True):
@@ -298,22 +300,22 @@ def _picture(path: Path, width: float, height: float) -> Iterator[Figure]:
             picture.quantize(_N_COLOURS).save(partial, optimize=True)  # a third of the bytes
 
 
-def _mark_candidates(axes: Axes, candidates: Sequence[dict[str, Any]], key: str) -> None:
+def _mark_candidates(axes: Axes, candidates: Sequence[CandidateFigures], key: str) -> None:
     label: str | None = "on validation seeds"
     for candidate in candidates:
-        if candidate["name"] == "original":
-            axes.axhline(candidate[key], color=ORIGINAL, lw=2, ls="--", label="original, on validation seeds")
+        if candidate.name == "original":
+            axes.axhline(getattr(candidate, key), color=ORIGINAL, lw=2, ls="--", label="original, on validation seeds")
             continue
-        place = [candidate["update"]], [candidate[key]]
-        if candidate["chosen"]:
-            chosen = f"chosen: {candidate['name']}"
+        place = _numbers([candidate.update]), _numbers([getattr(candidate, key)])
+        if candidate.chosen:
+            chosen = f"chosen: {candidate.name}"
             axes.plot(*place, "*", color=_DARK, ms=17, mec="white", label=chosen, clip_on=False, zorder=5)
         else:
             axes.plot(*place, "D", color="white", ms=7, mec=_DARK, mew=1.5, label=label, clip_on=False, zorder=4)
             label = None
 
 
-def _limit(axes: Axes, curve: dict[str, np.ndarray], validated: Sequence[float]) -> None:
+def _limit(axes: Axes, curve: dict[str, np.ndarray], validated: Sequence[float | None]) -> None:
     """All but the wildest of the population is seen."""
     lows, highs = _finite(curve["min_return"]), _finite(curve["max_return"])
     if lows.size:
@@ -361,7 +363,3 @@ def _numbers(values: Any) -> np.ndarray:
 def _finite(values: Any) -> np.ndarray:
     numbers = _numbers(values)
     return numbers[np.isfinite(numbers)]
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -4,6 +4,8 @@ import io
 import json
 import shlex
 import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from sb3_refine.agents.hub_client import LOG_IN, client, push_refusal, quiet
 from sb3_refine.agents.zoo import zoo_yaml
 from sb3_refine.errors import RefineError, one_line
 from sb3_refine.reporting.model_card import model_card
+from sb3_refine.reporting.report import report_text
 from sb3_refine.reporting.run_folder import RunFolder, read_run_folder
 
 _OURS = (*PULLED, "train_eval_metrics.zip", "results.json", "refinement.json", "report.md", "replay.mp4")
@@ -56,7 +59,7 @@ def push(run_folder: str | Path, organization: str, repo_name: str | None = None
     :raises RefineError: when it could not be pushed, with the command that tries again; the folder stays as it is
     """
     run = read_run_folder(run_folder)
-    repo = f"{organization}/{repo_name or f'{run.algo}-{run.env_name}'}"
+    repo = f"{organization}/{repo_name or f'{run.record.algo}-{run.env_name}'}"
     command = ["sb3-refine", "push", str(run_folder), "--organization", organization]
     command += ["--repo-name", repo_name] if repo_name else []
     try:
@@ -75,28 +78,28 @@ def layout(run: RunFolder, repo: str) -> dict[str, Path | bytes]:
     :return: the files of the repo: their names, as the Zoo has them, and their content or where it lies
     """
     inner = run.path / run.env_name
-    refinement = {**run.refinement, "source": _published(run.refinement["source"])}
+    record = replace(run.record, source=_published(run.record.source))
     files: dict[str, Path | bytes] = {
-        f"{run.algo}-{run.env_name}.zip": run.zip,
+        f"{record.algo}-{run.env_name}.zip": run.zip,
         "config.yml": zoo_yaml(run.config).encode(),
         "args.yml": inner / "args.yml",
         "env_kwargs.yml": yaml.safe_dump(json.loads(json.dumps(run.args.get("env_kwargs") or {}))).encode(),
         "train_eval_metrics.zip": _zipped([path for name in _METRICS if (path := run.path / name).is_file()]),
-        "refinement.json": (json.dumps(refinement, indent=2) + "\n").encode(),
+        "refinement.json": (json.dumps(record.to_json(), indent=2) + "\n").encode(),
         "README.md": model_card(run, repo).encode(),
         **{f"plots/{path.name}": path for path in run.plots},
     }
-    if run.report is not None:  # without the folders of this machine
-        text = run.report.read_text(errors="replace")
+    if run.report is not None:  # written anew: without the folders of this machine, and without what others added to it
+        text = report_text(run.path, record, {path.stem for path in run.plots})
         files["report.md"] = text.replace(str(run.path.parent.parent), "refined-agents").encode()
     if run.vec_normalize is not None:
         files["vec_normalize.pkl"] = run.vec_normalize
-    if run.evaluation is not None:
+    if record.saved is not None:
         results = {
-            "mean_reward": run.evaluation["mean_return"],
-            "std_reward": run.evaluation["std_return"],
+            "mean_reward": record.saved.mean_return,
+            "std_reward": record.saved.std_return,
             "is_deterministic": True,
-            "n_eval_episodes": run.evaluation["n_episodes"],
+            "n_eval_episodes": record.saved.n_episodes,
         }
         files["results.json"] = json.dumps(results).encode()
     return files
@@ -128,7 +131,7 @@ def _is_stale(name: str, zip_name: str, files: dict[str, Path | bytes]) -> bool:
     return name not in files and (name in _OURS or name.startswith(("plots/", f"{Path(zip_name).stem}/")))
 
 
-def _published(source: dict[str, Any]) -> dict[str, Any]:
+def _published(source: Mapping[str, Any]) -> dict[str, Any]:
     """Where an agent came from, without the folders of the machine that refined it."""
     return {**source, "path": Path(source["path"]).name if source.get("path") else None}
 

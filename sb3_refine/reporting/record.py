@@ -1,87 +1,332 @@
-"""``refinement.json``: what was done, what came of it, and all that is needed to do it again."""
+"""The record of a run, as ``refinement.json`` stores it. Report, plots, model card and tables are made from it."""
 
 import platform
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sb3_refine.evaluation.evaluation import Evaluation
-from sb3_refine.files import as_json, atomic_path, reraise_write_errors, sha256
+from typing_extensions import Self
+
+from sb3_refine.agents.decoding.schema import (
+    Check,
+    SchemaError,
+    flag,
+    list_of,
+    mapping_of,
+    number,
+    one_of,
+    optional,
+    plain,
+    read_json,
+    record,
+    row,
+    text,
+    whole,
+)
+from sb3_refine.agents.sb3_models import ALGOS
+from sb3_refine.errors import RefineError
+from sb3_refine.evaluation.evaluation import Evaluation, PairedDifference
+from sb3_refine.evaluation.robustness import RobustnessResult
+from sb3_refine.files import as_json, atomic_path, reraise_write_errors
 from sb3_refine.objectives import Objective
-from sb3_refine.search.state import Update
+from sb3_refine.rollouts.metrics import SMOOTHNESS
+from sb3_refine.search.result import Result
 
-if TYPE_CHECKING:
-    from sb3_refine.refiner import Refiner
+FILE_NAME = "refinement.json"
 
 _PACKAGES = (
     "sb3-refine", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "torch",
     "pybullet", "pybullet-envs-gymnasium", "panda-gym", "mujoco", "box2d",
 )  # fmt: skip
 
+Number = float | None
+"""A figure; None stands for NaN in JSON."""
 
-def content_of(refiner: "Refiner", zip_path: Path) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of the record. Fields with a default of None are left out of the JSON where they are None."""
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """:return: the part, from JSON that has been checked; entries of other versions are ignored"""
+        return cls(**{each.name: content[each.name] for each in fields(cls) if each.name in content})
+
+    def to_json(self) -> dict[str, Any]:
+        """:return: what JSON stores"""
+        optional_fields = {each.name for each in fields(self) if each.default is None}
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in found.items() if value is not None or name not in optional_fields}
+
+
+@dataclass(frozen=True)
+class AgentFigures(_Part):
+    """Figures of one agent on the test seeds, see :meth:`~sb3_refine.evaluation.evaluation.Evaluation.summary`."""
+
+    mean_return: Number
+    std_return: Number
+    min_return: Number
+    cvar10_return: Number
+    mean_length: Number
+    failure_rate: Number
+    n_episodes: int
+    median_return: Number = None
+    failure_rate_ci: list[Number] | None = None
+    success_rate: Number = None
+    success_rate_ci: list[Number] | None = None
+    action_change: Number = None
+    action_jerk: Number = None
+    high_frequency_share: Number = None
+    mesh_dimension: Number = None
+    mesh_dimension_episodes: int | None = None
+    objective: Mapping[str, Number] = field(default_factory=dict)
+    returns: list[Number] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    failed: list[bool] = field(default_factory=list)
+    success: list[bool] | None = None
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, objective: Objective) -> Self:
+        """
+        :param evaluation: of the agent
+        :param objective: what was maximised, for its own figures
+        :return: the summary, and the result on every seed: a claim that can be checked seed by seed
+        """
+        return cls(
+            **evaluation.summary(),
+            objective=objective.figures(evaluation.episodes),
+            returns=evaluation.returns.tolist(),
+            lengths=evaluation.lengths.tolist(),
+            failed=[episode.failed for episode in evaluation.episodes],
+            success=None if evaluation.success_rate is None else [bool(e.success) for e in evaluation.episodes],
+        )
+
+
+@dataclass(frozen=True)
+class DifferenceFigures(_Part):
+    """See :class:`~sb3_refine.evaluation.evaluation.PairedDifference`."""
+
+    mean: Number
+    ci_low: Number
+    ci_high: Number
+    p_better: Number
+    confidence: float
+    paired: bool
+
+
+@dataclass(frozen=True)
+class CandidateFigures(_Part):
+    """A candidate on validation seeds; without a choice, candidates were not run on any."""
+
+    name: str
+    update: int | None
+    n_episodes: int
+    mean_return: Number
+    mean_fitness: Number
+    chosen: bool
+    env_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class UpdateFigures(_Part):
     """
-    :param refiner: a refiner whose ``learn()`` has concluded
-    :param zip_path: the saved agent, for its hash
-    :return: content of ``refinement.json``
+    See :class:`~sb3_refine.search.state.Update`. ``mean_fitness`` is left out where the search uses another figure than
+    the fitness, so that its course cannot be compared.
     """
-    result = refiner.result
-    assert result is not None
-    difference = result.paired_difference
-    return {
-        "decision": result.decision,
-        "reason": result.reason,
-        "baseline": _with_returns(result.baseline, refiner.objective),
-        "refined": _with_returns(result.refined, refiner.objective),
-        "paired_difference": None if difference is None else asdict(difference),
-        "objective_difference": None if result.objective_difference is None else asdict(result.objective_difference),
-        "objective_note": refiner.objective.verdict_note,
-        "candidates": list(result.candidates),
-        "learning_curve": [_shown(update, refiner.objective) for update in result.history],
-        "rollouts": result.rollouts,
-        "env_steps": result.env_steps,
-        "wall_time_s": round(result.wall_time_s, 3),
-        "invalid_episodes": result.n_invalid,
-        "settings": {
-            **refiner.settings,
-            "n_updates": result.n_updates,
-            "n_updates_done": result.n_updates_done,
-            "wrappers": [list(wrapper) for wrapper in refiner.agent.recipe.wrappers],
-            "gym_packages": list(refiner.agent.recipe.gym_packages),
-            "env_from_callable": refiner.agent.recipe.env_id is None,
-            "backend": refiner.backend,
-            "n_workers": refiner.n_workers,
-        },
-        "seeds": {
-            "seed": refiner.run_seed,
-            "validation": list(refiner.validation_seeds) if result.candidates else None,
-            "test": list(result.baseline.seeds) if result.baseline else None,
-        },
-        "versions": versions(),
-        "source": refiner.agent.source,
-        "output_sha256": sha256(zip_path),
-    }
+
+    update: int
+    rollouts: int
+    env_steps: int
+    mean_return: Number
+    std_return: Number
+    min_return: Number
+    max_return: Number
+    failure_rate: Number
+    mean_fitness: Number = None
 
 
-def _shown(update: Update, objective: Objective) -> dict[str, Any]:
-    """An objective that the search goes by another figure of has no course that could be compared."""
-    found = update._asdict()
-    if type(objective).of_population is not Objective.of_population:
-        del found["mean_fitness"]
-    return found
+@dataclass(frozen=True)
+class RunRecord:
+    """
+    What a run did and found, and everything that is needed to repeat it.
+
+    :param decision: ``"refined"``, ``"original"`` or ``"unchecked"``
+    :param reason: why
+    :param baseline: the original on the test seeds; None where it was not tested
+    :param refined: the chosen candidate on the same seeds; None where it was not tested
+    :param paired_difference: of the returns
+    :param objective_difference: of what was maximised
+    :param objective_note: remark about the objective
+    :param candidates: what was chosen from
+    :param learning_curve: of the search
+    :param rollouts: episodes run
+    :param env_steps: their environment steps
+    :param wall_time_s: seconds
+    :param invalid_episodes: candidates of the search that were dropped
+    :param settings: every setting that the result depends on
+    :param seeds: ``seed``, ``validation``, ``test``
+    :param versions: of Python and packages
+    :param source: where the original came from
+    :param output_sha256: of the saved agent
+    :param robustness: both agents under noise, once a report was made
+    """
+
+    decision: str
+    reason: str
+    settings: Mapping[str, Any]
+    seeds: Mapping[str, Any]
+    versions: Mapping[str, str]
+    source: Mapping[str, Any]
+    output_sha256: str
+    rollouts: int
+    env_steps: int
+    wall_time_s: float = 0.0
+    invalid_episodes: int = 0
+    objective_note: str = ""
+    baseline: AgentFigures | None = None
+    refined: AgentFigures | None = None
+    paired_difference: DifferenceFigures | None = None
+    objective_difference: DifferenceFigures | None = None
+    candidates: tuple[CandidateFigures, ...] = ()
+    learning_curve: tuple[UpdateFigures, ...] = ()
+    robustness: RobustnessResult | None = None
+
+    @property
+    def algo(self) -> str:
+        """The Zoo's name of the algorithm."""
+        return str(self.settings["algo"])
+
+    @property
+    def env_id(self) -> str:
+        """Id of the environment."""
+        return str(self.settings["env"])
+
+    @property
+    def objective(self) -> str:
+        """Name of what was maximised."""
+        return str(self.settings.get("objective", "return"))
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether both agents were run on the test seeds, and could be compared."""
+        return None not in (self.baseline, self.refined, self.paired_difference)
+
+    @property
+    def saved(self) -> AgentFigures | None:
+        """Figures of the agent that was saved; None where it was not tested."""
+        return {"refined": self.refined, "original": self.baseline}.get(self.decision)
+
+    def to_json(self) -> dict[str, Any]:
+        """:return: content of ``refinement.json``"""
+        content = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "robustness"}
+        for name, value in content.items():
+            if isinstance(value, _Part):
+                content[name] = value.to_json()
+            elif isinstance(value, tuple):
+                content[name] = [part.to_json() for part in value]
+        return content if self.robustness is None else {**content, "examination": asdict(self.robustness)}
+
+    @classmethod
+    def from_json(cls, content: Any) -> Self:
+        """
+        :param content: of ``refinement.json``, also of one that somebody else has written
+        :return: the record
+        :raises SchemaError: when something is missing, or of another type
+        """
+        _CONTENT(content)
+        known = {each.name: content[each.name] for each in fields(cls) if content.get(each.name) is not None}
+        for name, part in _PARTS.items():
+            if name in known:
+                known[name] = part.from_json(known[name])
+        for name, part in _LISTS.items():
+            known[name] = tuple(part.from_json(item) for item in known.get(name, ()))
+        robustness = content.get("examination")
+        return cls(**known, robustness=RobustnessResult(**robustness) if robustness else None)
 
 
-def write_refinement(run_folder: Path, content: dict[str, Any]) -> None:
+_PARTS: dict[str, type[_Part]] = {
+    "baseline": AgentFigures,
+    "refined": AgentFigures,
+    "paired_difference": DifferenceFigures,
+    "objective_difference": DifferenceFigures,
+}
+_LISTS: dict[str, type[_Part]] = {"candidates": CandidateFigures, "learning_curve": UpdateFigures}
+
+
+def record_of(
+    result: Result,
+    objective: Objective,
+    settings: Mapping[str, Any],
+    seeds: Mapping[str, Any],
+    source: Mapping[str, Any],
+    output_sha256: str,
+) -> RunRecord:
+    """
+    :param result: of the run
+    :param objective: what was maximised
+    :param settings: every setting that the result depends on
+    :param seeds: of the episodes
+    :param source: where the original came from
+    :param output_sha256: of the saved agent
+    :return: the record of the run
+    """
+    is_comparable = type(objective).of_population is Objective.of_population
+    curve = (update._asdict() for update in result.history)
+    return RunRecord(
+        decision=result.decision,
+        reason=result.reason,
+        baseline=AgentFigures.of(result.baseline, objective) if result.baseline else None,
+        refined=AgentFigures.of(result.refined, objective) if result.refined else None,
+        paired_difference=_difference(result.paired_difference),
+        objective_difference=_difference(result.objective_difference),
+        objective_note=objective.verdict_note,
+        candidates=tuple(CandidateFigures(**candidate) for candidate in result.candidates),
+        learning_curve=tuple(
+            UpdateFigures(**update if is_comparable else {**update, "mean_fitness": None}) for update in curve
+        ),
+        rollouts=result.rollouts,
+        env_steps=result.env_steps,
+        wall_time_s=round(result.wall_time_s, 3),
+        invalid_episodes=result.n_invalid,
+        settings=settings,
+        seeds=seeds,
+        versions=versions(),
+        source=source,
+        output_sha256=output_sha256,
+    )
+
+
+def _difference(found: PairedDifference | None) -> DifferenceFigures | None:
+    return DifferenceFigures(**asdict(found)) if found else None
+
+
+def write_record(run_folder: Path, content: RunRecord) -> None:
     """
     Write ``refinement.json``.
 
     :param run_folder: where to
-    :param content: see :func:`content_of`
+    :param content: the record
     :raises RefineError: when it cannot be written
     """
-    with reraise_write_errors("refinement.json", run_folder), atomic_path(run_folder / "refinement.json") as path:
-        path.write_text(as_json(content))
+    with reraise_write_errors(FILE_NAME, run_folder), atomic_path(run_folder / FILE_NAME) as path:
+        path.write_text(as_json(content.to_json()))
+
+
+def read_record(run_folder: Path) -> RunRecord:
+    """
+    Read ``refinement.json``.
+
+    :param run_folder: where from
+    :return: the record
+    :raises RefineError: when it cannot be read
+    """
+    path = run_folder / FILE_NAME
+    try:
+        return RunRecord.from_json(read_json(path))
+    except SchemaError as error:
+        raise RefineError(f"{path}: cannot be read ({error}); refine the agent again") from None
 
 
 def versions() -> dict[str, str]:
@@ -95,15 +340,102 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _with_returns(evaluation: Evaluation | None, objective: Objective) -> dict[str, Any] | None:
-    """The summary, and what came of every seed: a claim that can be checked seed by seed."""
-    if evaluation is None:
-        return None
-    return {
-        **evaluation.summary(),
-        "objective": objective.figures(evaluation.episodes),
-        "returns": evaluation.returns.tolist(),
-        "lengths": evaluation.lengths.tolist(),
-        "failed": [episode.failed for episode in evaluation.episodes],
-        **({} if evaluation.success_rate is None else {"success": [bool(e.success) for e in evaluation.episodes]}),
+# ---------------------------------------------------------------- checks of files that somebody else may have written
+
+_HEX = r"[0-9a-f]{64}"
+_ID = r"[\w./:-]{1,200}"
+_FIGURE = optional(number(-1e300, 1e300))
+_FIGURES = list_of(_FIGURE)
+_INTERVAL = row(_FIGURE, _FIGURE)
+_COUNT = whole(0)
+
+SOURCE = record(
+    {
+        "path?": optional(text()),
+        "sha256?": optional(text(_HEX)),
+        "repo?": optional(text(_ID)),
+        "revision?": optional(text(r"[\w./-]{1,200}")),
+    },
+    others=plain,
+)
+"""Where an agent came from, as ``source.json`` and ``refinement.json`` have it."""
+
+_CHECKS: dict[str, Check] = {
+    **dict.fromkeys(("n_episodes", "update", "rollouts", "env_steps", "mesh_dimension_episodes"), _COUNT),
+    **dict.fromkeys(("failure_rate_ci", "success_rate_ci"), _INTERVAL),
+    "returns": _FIGURES, "lengths": list_of(_COUNT), "failed": list_of(flag), "success": list_of(flag),
+    "objective": mapping_of(_FIGURE), "confidence": number(0, 1), "paired": flag, "chosen": flag, "name": text(),
+}  # fmt: skip
+
+
+def _check_of(part: type[_Part]) -> Check:
+    """All other fields are figures."""
+    checks: dict[str, Check] = {}
+    for each in fields(part):
+        is_required = each.default is MISSING and each.default_factory is MISSING
+        check = _CHECKS.get(each.name, _FIGURE)
+        checks[each.name if is_required else f"{each.name}?"] = check if is_required else optional(check)
+    return record(checks)
+
+
+def _both(check: Check, **others: Check) -> Check:
+    return record({"original": check, "refined": check, **others})
+
+
+_ROWS = list_of(_FIGURES)
+_ROBUSTNESS = record(
+    {
+        "robustness": list_of(_both(record({"returns": _FIGURES}), noise=text())),
+        "smoothness": mapping_of(_both(_FIGURES), "|".join(SMOOTHNESS)),
+        "traces": _both(
+            record({"actions": _ROWS, "return": _FIGURE, "length": _COUNT, "failed": flag}),
+            seed=_COUNT,
+            continuous=flag,
+            dimensions=list_of(_COUNT),
+        ),
+        "paired": flag,
+        "n_episodes": _COUNT,
+        "n_env_steps": _COUNT,
+        "motion?": record(
+            {
+                "mesh?": _both(
+                    record({"lower": number(), "upper": number(), "box_sizes": _FIGURES, "mesh_sizes": _FIGURES})
+                ),
+                "phase?": _both(row(_FIGURES, _FIGURES), entries=row(_COUNT, _COUNT)),
+                "end_effector?": _both(
+                    record({"position": _ROWS, "speed": _FIGURES, "jerk": _FIGURE}), seconds_per_step=number(0)
+                ),
+            }
+        ),
     }
+)
+
+_CONTENT = record(
+    {
+        "decision": one_of("refined", "original", "unchecked"),
+        "reason": text(),
+        **{f"{name}?": optional(_check_of(part)) for name, part in _PARTS.items()},
+        **{f"{name}?": optional(list_of(_check_of(part))) for name, part in _LISTS.items()},
+        "rollouts": _COUNT,
+        "env_steps": _COUNT,
+        "wall_time_s?": optional(number(0)),
+        "invalid_episodes?": optional(_COUNT),
+        "objective_note?": optional(text()),
+        "settings": record(
+            {
+                "algo": one_of(*ALGOS),
+                "env": text(_ID),
+                "optimizer": text(),
+                "objective?": text(),
+                "n_updates": _COUNT,
+                "n_updates_done": _COUNT,
+            },
+            others=plain,
+        ),
+        "seeds": record({"seed": _COUNT, "test?": optional(list_of(_COUNT)), "validation?": optional(list_of(_COUNT))}),
+        "versions": mapping_of(text(r"[\w.+!-]{1,50}"), r"[\w.-]{1,50}"),
+        "source": SOURCE,
+        "output_sha256": text(_HEX),
+        "examination?": optional(_ROBUSTNESS),
+    }
+)

@@ -2,15 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from sb3_refine.evaluation.evaluation import Evaluation, PairedDifference
+from sb3_refine.reporting.formatting import METRIC_LABELS, number_text, rate_text
 from sb3_refine.rollouts.episode import Episode
-
-_ROUNDING = 1e-12  # of sums of floats
 
 _LABELS = {
     "mean_return": "mean return",
@@ -19,13 +17,6 @@ _LABELS = {
     "min_return": "min",
     "cvar10_return": "worst tenth (CVaR10)",
     "mean_length": "mean length",
-}
-
-_MEASURE_LABELS = {  # the first in half ranges, see sb3_refine.rollouts.metrics
-    "action_change": "action change a step",
-    "action_jerk": "action jerk",
-    "high_frequency_share": "high-frequency share of actions",
-    "mesh_dimension": "mesh dimension",
 }
 
 
@@ -61,37 +52,20 @@ def figures_table(
 def _column(evaluation: Evaluation) -> dict[str, str]:
     """The figures of one agent, by their label."""
     s = evaluation.summary()
-    column = {label: number_text(s[name]) for name, label in _LABELS.items()}
+    steps = f"{int(evaluation.lengths.sum()):,}"
+    column = {"episodes": str(s["n_episodes"]), "environment steps": steps}
+    column |= {label: number_text(s[name]) for name, label in _LABELS.items()}
     n_failed = sum(episode.failed for episode in evaluation.episodes)
     column["failures"] = f"{n_failed} of {s['n_episodes']}"
-    column["failure rate (95%)"] = rate_text(s, "failure_rate")
+    column["failure rate (95%)"] = rate_text(s["failure_rate"], s["failure_rate_ci"])
     if "success_rate" in s:
-        column["success rate (95%)"] = rate_text(s, "success_rate")
-    column |= {label: f"{s[name]:.4f}" for name, label in _MEASURE_LABELS.items() if name in s}
+        column["success rate (95%)"] = rate_text(s["success_rate"], s["success_rate_ci"])
+    column |= {label: f"{s[name]:.4f}" for name, label in METRIC_LABELS.items() if name in s}
     n_moving = s.get("mesh_dimension_episodes", s["n_episodes"])
     if n_moving < s["n_episodes"]:
         value = column.get("mesh dimension", "no motion to measure")
         column["mesh dimension"] = f"{value} ({n_moving} of {s['n_episodes']} episodes)"
     return column
-
-
-def number_text(value: float, sign: str = "") -> str:
-    """
-    :param value: any number
-    :param sign: ``"+"`` to have it also where the number is positive
-    :return: to two digits after the point, or to three significant ones where that says too little
-    """
-    return f"{value:{sign}.3g}" if _ROUNDING < abs(value) < 0.1 else f"{value:{sign}.2f}"
-
-
-def rate_text(summary: dict[str, Any], name: str) -> str:
-    """
-    :param summary: of an evaluation
-    :param name: of a rate in it
-    :return: the rate and its interval, in per cent
-    """
-    low, high = summary[f"{name}_ci"]
-    return f"{summary[name]:.1%} ({100 * low:.1f}, {100 * high:.1f})"
 
 
 def better_text(p_better: float, paired: bool) -> str:
