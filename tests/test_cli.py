@@ -85,7 +85,7 @@ def test_no_acceptance_saves_the_last_iterate_unchecked(made_agents, tmp_path, r
 def test_a_dry_run_says_what_would_run_and_writes_nothing(made_agents, tmp_path, run):
     done = run("--algo", "td3", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "80 updates of 32 rollouts: 2560 rollouts, up to 450 held-out episodes" in done.stdout
+    assert "80 updates of 32 rollouts: 2,560 rollouts, up to 450 held-out episodes" in done.stdout
     assert re.search(r"two candidates of the first update: returns -?\d+\.\d and -?\d+\.\d, 400 steps", done.stdout)
     assert re.search(r"would take about \d+ (seconds|minutes) at this pace; nothing was written", done.stdout)
     assert not (tmp_path / "out").exists()
