@@ -23,16 +23,22 @@ from sb3_refine.agents.sb3_models import sync_copies
 from sb3_refine.agents.zoo import new_run_folder
 from sb3_refine.envs.observations import n_observed
 from sb3_refine.errors import RefineError, check_count, check_seconds
-from sb3_refine.evaluation.acceptance import ORIGINAL, Decision, unchecked
+from sb3_refine.evaluation.acceptance import ORIGINAL
 from sb3_refine.evaluation.baseline import evaluate_baseline, recheck_reproducibility, warn_if_unexpected
-from sb3_refine.evaluation.judge import JudgeSettings, judge
+from sb3_refine.evaluation.judge import JudgeSettings
 from sb3_refine.evaluation.robustness import BOTH, check_entries, measure_robustness
 from sb3_refine.evaluation.selection import Candidate
 from sb3_refine.evaluation.target import EvaluationTarget, rollout_task
 from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator, n_processors
 from sb3_refine.files import sha256
 from sb3_refine.objectives import OBJECTIVES, Objective, make_objective
-from sb3_refine.optimizers import OPTIMIZERS, ExplicitPopulation, Optimizer
+from sb3_refine.optimizers import (
+    OPTIMIZERS,
+    ExplicitPopulation,
+    Optimizer,
+    default_n_updates,
+    optimizer_options,
+)
 from sb3_refine.parts import check_options, parse_part
 from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.reporting.record import FILE_NAME, read_record, record_of, write_record
@@ -43,7 +49,7 @@ from sb3_refine.search.callbacks import callback_context
 from sb3_refine.search.checkpoint import Checkpoint
 from sb3_refine.search.clock import Clock
 from sb3_refine.search.log import log_update
-from sb3_refine.search.result import Result, result_of
+from sb3_refine.search.result import Result, interrupted_result, tested_result, untested_result
 from sb3_refine.search.state import SearchState
 from sb3_refine.seeding import EpisodeSeeds, derived_seed
 
@@ -112,7 +118,7 @@ class Refiner:
         verbose: int = 0,
         **optimizer_kwargs: Any,
     ):
-        self.optimizer_name, self.optimizer_kwargs = _optimizer_of(optimizer, optimizer_kwargs)
+        self.optimizer_name, self.optimizer_kwargs = optimizer_options(optimizer, optimizer_kwargs)
         self.backend, self._backend_kwargs = parse_part("backend", backend, EVALUATORS)
         check_options("backend", self.backend, self._backend_kwargs, EVALUATORS[self.backend].options())
         check_count("n_workers", 1 if n_workers is None else n_workers, 1)
@@ -462,37 +468,22 @@ class Refiner:
         if search.n_updates < search.optimizer.n_updates:
             n_done, n_updates = search.n_updates, search.optimizer.n_updates
             logger.warning("the search ended after %d of %d updates: out of time, or by a callback", n_done, n_updates)
-        evaluator = original.target.evaluator
-        if not self.acceptance:
-            decision = unchecked("the last iterate, not tested on held-out seeds (acceptance was switched off)")
-            self.parameters.set_theta(search.optimizer.theta)
-            self.result = result_of(search, decision)
+        if self.acceptance:
+            self.result, chosen = tested_result(search, original, self.judging, self.seeds)
+            self.tested = (search.start, chosen)
+            self.parameters.set_theta(self.tested[self.result.decision != ORIGINAL])
         else:
-            iterates = search.iterates if search.n_updates else []
-            candidates = [Candidate(one.name, EvaluationTarget(evaluator, one.theta), one.update) for one in iterates]
-            verdict = judge(original, candidates, self.judging, self.seeds)
-            search.count(evaluator)
-            self.tested = (search.start, verdict.chosen.target.theta)
-            self.parameters.set_theta(self.tested[verdict.decision.decision != ORIGINAL])
-            self.result = result_of(search, verdict.decision, verdict)
+            self.parameters.set_theta(search.optimizer.theta)
+            self.result = untested_result(search)
         if search.baseline is not None and self.is_seeded:
-            evaluator.on_episode = lambda: None  # these belong neither to the search nor to its test
+            original.target.evaluator.on_episode = lambda: None  # these belong neither to the search nor to its test
             recheck_reproducibility(original.target, search.baseline)
 
     def _conclude_early(self, search: SearchState) -> None:
         """Interrupted: leave the best so far."""
-        if self.result is not None:  # after the verdict
-            return
-        update, best = search.best
-        self.parameters.set_theta(best)
-        after = f"interrupted after {search.n_updates} of {search.optimizer.n_updates} updates"
-        if np.array_equal(best, search.start):
-            decision = Decision(ORIGINAL, f"{after}: nothing better yet, this is the original")
-        else:
-            which = f"this is the best iterate so far, that after update {update}"
-            decision = unchecked(f"{after}: {which}, not tested on held-out seeds")
-        if search.n_updates:
-            self.result = result_of(search, decision)
+        if self.result is None:  # before the verdict
+            self.parameters.set_theta(search.best[1])
+            self.result = interrupted_result(search)
 
 
 def refine(
@@ -513,23 +504,3 @@ def refine(
     :return: the refiner, with ``result`` and ``model``
     """
     return Refiner(model, env, **kwargs).learn(n_updates, progress_bar=progress_bar)
-
-
-def default_n_updates(optimizer: str) -> int:
-    """
-    :param optimizer: name of a search method
-    :return: the number of updates of its default preset
-    """
-    return int(OPTIMIZERS[optimizer].presets["default"].get("n_updates", 80))
-
-
-def _optimizer_of(optimizer: str, kwargs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name of the optimizer, and its options from ``"name:option=value"`` and from keywords."""
-    name, options = parse_part("optimizer", optimizer, OPTIMIZERS)
-    for option in options:
-        if option in kwargs:
-            raise RefineError(f"optimizer: {option} is given twice: in {optimizer!r} and as an argument of its own")
-    cls = OPTIMIZERS[name]
-    preset = {option: value for option, value in cls.presets["default"].items() if option in cls.options()}
-    check_options("optimizer", name, [*options, *kwargs], cls.options())
-    return name, {**preset, **options, **kwargs}

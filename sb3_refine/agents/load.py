@@ -88,6 +88,7 @@ def load_agent(
     config = read_config(files.config) if files.config else {}
     args = read_args(files)
     recipe = recipe_of(files.env, config, args, env_kwargs, gym_packages)
+    recipe = replace(recipe, end_at_success=end_at_success)
     if trust_remote_code:
         logger.warning(
             "trust_remote_code: %s and the files beside it are unpickled where they cannot be read as data: their "
@@ -97,35 +98,44 @@ def load_agent(
     stored = read_model(files.model, trust_remote_code)
     check_identity(stored, algo)
     statistics = _load_statistics(files, stored, config, no_vec_normalize, trust_remote_code)
-    vec_wrappers = vec_wrappers_of(config, statistics, recipe.gym_packages)
-    recipe = replace(recipe, vec_wrappers=vec_wrappers, end_at_success=end_at_success)
+    return _agent_of(files, stored, statistics, config, args, recipe)
+
+
+def _agent_of(
+    files: AgentFiles,
+    stored: StoredModel,
+    statistics: VecNormalize | None,
+    config: dict[str, Any],
+    args: dict[str, Any],
+    recipe: EnvRecipe,
+) -> Agent:
+    """The agent in its environment, from files that have been read."""
+    recipe = replace(recipe, vec_wrappers=vec_wrappers_of(config, statistics, recipe.gym_packages))
     observation_space, action_space = _spaces_of(recipe)
     if stored.has_goal_in_observation and isinstance(observation_space, spaces.Dict):
         recipe = replace(recipe, wrappers=(*recipe.wrappers, (GOAL_IN_OBSERVATION, {})))
         observation_space, action_space = _spaces_of(recipe)
-    sb3_model = load_model(stored, config, observation_space)
-    check_fit(sb3_model, statistics, observation_space, action_space, recipe)
-    if statistics is not None and fits(statistics.observation_space, sb3_model.observation_space):
+    model = load_model(stored, config, observation_space)
+    check_fit(model, statistics, observation_space, action_space, recipe)
+    if statistics is not None and fits(statistics.observation_space, model.observation_space):
         # so that both accept the environment of today for further training
-        statistics.observation_space, statistics.action_space = sb3_model.observation_space, sb3_model.action_space
+        statistics.observation_space, statistics.action_space = model.observation_space, model.action_space
+    wrappers = {"env_wrapper": [{name: kwargs} for name, kwargs in recipe.wrappers]} if recipe.wrappers else {}
+    normalize = (config.get("normalize") or True) if statistics is not None else False
+    env_args = {
+        "env": recipe.env_id,
+        "env_kwargs": recipe.env_kwargs or None,
+        "gym_packages": list(recipe.gym_packages),
+    }
     return Agent(
-        model=sb3_model,
+        model=model,
         algo=stored.algo,
         env_name=(recipe.env_id or files.env).replace("/", "-"),
         recipe=recipe,
         observation_space=observation_space,
         vec_normalize=statistics,
-        config={
-            **config,
-            **({"env_wrapper": [{name: kwargs} for name, kwargs in recipe.wrappers]} if recipe.wrappers else {}),
-            "normalize": (config.get("normalize") or True) if statistics is not None else False,
-        },
-        args={
-            **args,
-            "env": recipe.env_id,
-            "env_kwargs": recipe.env_kwargs or None,
-            "gym_packages": list(recipe.gym_packages),
-        },
+        config={**config, **wrappers, "normalize": normalize},
+        args={**args, **env_args},
         source={**files.source, "path": str(files.model), "sha256": sha256(files.model)},
         expected_return=expected_return(files),
     )

@@ -16,8 +16,6 @@ from sb3_refine.errors import RefineError, printable
 from sb3_refine.files import as_json
 
 if TYPE_CHECKING:  # not for `--help`
-    from rich.table import Table
-
     from sb3_refine.agents.agent import Agent
     from sb3_refine.evaluation.evaluation import Evaluation, PairedDifference
     from sb3_refine.evaluation.target import EvaluationTarget
@@ -304,7 +302,7 @@ def _title(options: argparse.Namespace, agent: "Agent", n_episodes: int) -> str:
 def _print_report(report: _Report, title: str) -> None:
     from rich.console import Console
 
-    from sb3_refine.reporting.tables import figures_table
+    from sb3_refine.reporting.tables import figures_table, noise_table
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -316,7 +314,7 @@ def _print_report(report: _Report, title: str) -> None:
     console.print(figures_table(report.undisturbed))
     if len(report.conditions) > 1:
         console.print()
-        console.print(_under_noise(report))
+        console.print(noise_table(report.conditions, report.differences, OTHER))
         if not any(condition.startswith("observation") for condition in report.conditions):
             console.print("no noise on observations: they are not continuous, or images", soft_wrap=True)
     if report.differences:
@@ -335,38 +333,6 @@ def _verdict(d: "PairedDifference") -> str:
 def _origin(agent: "Agent") -> str:
     source = agent.source
     return f"{source['repo']} at {source.get('revision')}" if source.get("repo") else str(source["path"])
-
-
-def _under_noise(report: _Report) -> "Table":
-    """Rows are conditions, and in each the agents."""
-    from sb3_refine.evaluation.comparison import UNDISTURBED
-    from sb3_refine.reporting.tables import difference_text, plain_table
-
-    rate = "success_rate" if "success_rate" in report.undisturbed[AGENT].summary() else "failure_rate"
-    headers = ["noise on", "mean ± std", f"{rate.replace('_', ' ')} (95%)"]
-    table = plain_table(*([headers[0], "", *headers[1:], "difference"] if OTHER in report.agents else headers))
-    for condition, evaluations in report.conditions.items():
-        label = "none" if condition == UNDISTURBED else condition.replace(" noise", "")
-        figures = [_mean_and_rate(evaluation, rate) for evaluation in evaluations.values()]
-        cells = ["\n".join(column) for column in zip(*figures, strict=True)]
-        if OTHER in report.agents:
-            d = report.differences.get(condition)
-            cells = [
-                "\n".join(evaluations),
-                *cells,
-                "" if d is None else f"{difference_text(d)}\nbetter: {d.p_better:.1%}",
-            ]
-        table.add_row(label, *cells)
-    return table
-
-
-def _mean_and_rate(evaluation: "Evaluation", rate: str) -> tuple[str, str]:
-    from sb3_refine.reporting.formatting import number_text, rate_text
-
-    if evaluation.n_invalid:
-        return "not valid", f"{evaluation.n_invalid} with NaN or inf"
-    s = evaluation.summary()
-    return f"{number_text(s['mean_return'])} ± {number_text(s['std_return'])}", rate_text(s[rate], s[f"{rate}_ci"])
 
 
 # ---------------------------------------------------------------- what a program reads

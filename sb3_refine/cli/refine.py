@@ -133,7 +133,8 @@ def _report(refiner: "Refiner", run_folder: Path, options: argparse.Namespace) -
 
 
 def _make_refiner(options: argparse.Namespace) -> tuple["Refiner", int]:
-    from sb3_refine.refiner import Refiner, default_n_updates
+    from sb3_refine.optimizers import default_n_updates
+    from sb3_refine.refiner import Refiner
 
     optimizer, settings = _optimizer_settings(options)
     n_updates = settings.pop("n_updates", None) or default_n_updates(optimizer)

@@ -1,11 +1,51 @@
 """Search methods. A new one is a file here and a line in the registry."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from sb3_refine.errors import RefineError
 from sb3_refine.optimizers.ars import ARS
 from sb3_refine.optimizers.base import Optimizer
 from sb3_refine.optimizers.population import ExplicitPopulation, NoisePopulation, Population
+from sb3_refine.parts import check_options, parse_part
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "ars": ARS,
 }
 
-__all__ = ["ARS", "OPTIMIZERS", "ExplicitPopulation", "NoisePopulation", "Optimizer", "Population"]
+
+def optimizer_options(optimizer: str, kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """
+    :param optimizer: ``name`` or ``name:option=value,option=value``
+    :param kwargs: further options
+    :return: the name, and all options, those of the default preset included
+    :raises RefineError: for an unknown name or option, or one that is given twice
+    """
+    name, options = parse_part("optimizer", optimizer, OPTIMIZERS)
+    for option in options:
+        if option in kwargs:
+            raise RefineError(f"optimizer: {option} is given twice: in {optimizer!r} and as an argument of its own")
+    cls = OPTIMIZERS[name]
+    check_options("optimizer", name, [*options, *kwargs], cls.options())
+    preset = {option: value for option, value in cls.presets["default"].items() if option in cls.options()}
+    return name, {**preset, **options, **kwargs}
+
+
+def default_n_updates(optimizer: str) -> int:
+    """
+    :param optimizer: name of a search method
+    :return: the number of updates of its default preset
+    """
+    return int(OPTIMIZERS[optimizer].presets["default"].get("n_updates", 80))
+
+
+__all__ = [
+    "ARS",
+    "OPTIMIZERS",
+    "ExplicitPopulation",
+    "NoisePopulation",
+    "Optimizer",
+    "Population",
+    "default_n_updates",
+    "optimizer_options",
+]

@@ -68,6 +68,40 @@ def _column(evaluation: Evaluation) -> dict[str, str]:
     return column
 
 
+def noise_table(
+    conditions: Mapping[str, Mapping[str, Evaluation]], differences: Mapping[str, PairedDifference], reference: str
+) -> Table:
+    """
+    :param conditions: evaluations by condition and agent, without noise first
+    :param differences: of the agent and the reference, by condition
+    :param reference: name of the agent that another is compared with, where there is one
+    :return: rows are conditions, and in each the agents
+    """
+    without_noise, *_ = conditions.values()
+    is_comparison = reference in without_noise
+    has_success = all(evaluation.success_rate is not None for evaluation in without_noise.values())
+    rate = "success_rate" if has_success else "failure_rate"
+    headers = ["noise on", "mean ± std", f"{rate.replace('_', ' ')} (95%)"]
+    table = plain_table(*([headers[0], "", *headers[1:], "difference"] if is_comparison else headers))
+    for condition, evaluations in conditions.items():
+        label = "none" if evaluations is without_noise else condition.replace(" noise", "")
+        figures = [_mean_and_rate(evaluation, rate) for evaluation in evaluations.values()]
+        cells = ["\n".join(column) for column in zip(*figures, strict=True)]
+        if is_comparison:
+            d = differences.get(condition)
+            difference = "" if d is None else f"{difference_text(d)}\nbetter: {d.p_better:.1%}"
+            cells = ["\n".join(evaluations), *cells, difference]
+        table.add_row(label, *cells)
+    return table
+
+
+def _mean_and_rate(evaluation: Evaluation, rate: str) -> tuple[str, str]:
+    if evaluation.n_invalid:
+        return "not valid", f"{evaluation.n_invalid} with NaN or inf"
+    s = evaluation.summary()
+    return f"{number_text(s['mean_return'])} ± {number_text(s['std_return'])}", rate_text(s[rate], s[f"{rate}_ci"])
+
+
 def better_text(p_better: float, paired: bool) -> str:
     """
     :param p_better: see :class:`~sb3_refine.evaluation.evaluation.PairedDifference`

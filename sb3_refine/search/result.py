@@ -3,10 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from sb3_refine.evaluation.acceptance import Decision
+import numpy as np
+
+from sb3_refine.evaluation.acceptance import ORIGINAL, Decision, unchecked
 from sb3_refine.evaluation.evaluation import Evaluation, PairedDifference
-from sb3_refine.evaluation.judge import Verdict
+from sb3_refine.evaluation.judge import JudgeSettings, Verdict, judge
+from sb3_refine.evaluation.selection import Candidate
+from sb3_refine.evaluation.target import EvaluationTarget
 from sb3_refine.search.state import SearchState, Update
+from sb3_refine.seeding import EpisodeSeeds
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,50 @@ class Result:
     history: tuple[Update, ...] = field(default=(), repr=False)
 
 
-def result_of(search: SearchState, decision: Decision, verdict: Verdict | None = None) -> Result:
+def tested_result(
+    search: SearchState, original: Candidate, settings: JudgeSettings, seeds: EpisodeSeeds
+) -> tuple[Result, np.ndarray]:
     """
-    :param search: a search that has ended
-    :param decision: about its result
-    :param verdict: of the test, where there was one
-    :return: both in one
+    Judge the iterates of a search.
+
+    :param search: that has ended
+    :param original: where the search started, fit to be evaluated
+    :param settings: how to judge
+    :param seeds: of the run
+    :return: the result, and the parameters of the iterate that was tested
     """
+    evaluator, iterates = original.target.evaluator, search.iterates if search.n_updates else []
+    candidates = [Candidate(one.name, EvaluationTarget(evaluator, one.theta), one.update) for one in iterates]
+    verdict = judge(original, candidates, settings, seeds)
+    search.count(evaluator)
+    return _result_of(search, verdict.decision, verdict), verdict.chosen.target.theta
+
+
+def untested_result(search: SearchState) -> Result:
+    """
+    :param search: that has ended
+    :return: the result where there is no test
+    """
+    reason = "the last iterate, not tested on held-out seeds (acceptance was switched off)"
+    return _result_of(search, unchecked(reason))
+
+
+def interrupted_result(search: SearchState) -> Result | None:
+    """
+    :param search: that was interrupted
+    :return: the result, for the best iterate so far; None before the first update
+    """
+    if not search.n_updates:
+        return None
+    update, best = search.best
+    after = f"interrupted after {search.n_updates} of {search.optimizer.n_updates} updates"
+    if np.array_equal(best, search.start):
+        return _result_of(search, Decision(ORIGINAL, f"{after}: nothing better yet, this is the original"))
+    which = f"this is the best iterate so far, that after update {update}"
+    return _result_of(search, unchecked(f"{after}: {which}, not tested on held-out seeds"))
+
+
+def _result_of(search: SearchState, decision: Decision, verdict: Verdict | None = None) -> Result:
     return Result(
         decision=decision.decision,
         reason=decision.reason,

@@ -111,6 +111,26 @@ def _fast_apply_action(walker: Any) -> Callable[[np.ndarray], None]:
     return apply_action
 
 
+def _torso_state(torso: Any, client: int) -> Callable[[], tuple[Any, Any, Any]]:
+    """Position, orientation and velocity of the torso, which is a link or the base of its body."""
+    import pybullet
+
+    body, link = torso.bodies[torso.bodyIndex], torso.bodyPartIndex
+    link_state = partial(pybullet.getLinkState, physicsClientId=client)
+    base_pose = partial(pybullet.getBasePositionAndOrientation, physicsClientId=client)
+    base_velocity = partial(pybullet.getBaseVelocity, physicsClientId=client)
+
+    def state_of_link() -> tuple[Any, Any, Any]:
+        state = link_state(body, link, computeLinkVelocity=1)
+        return state[0], state[1], state[6]
+
+    def state_of_base() -> tuple[Any, Any, Any]:
+        position, orientation = base_pose(body)
+        return position, orientation, base_velocity(body)[0]
+
+    return state_of_link if link >= 0 else state_of_base
+
+
 def _fast_calc_state(walker: Any) -> Callable[[], np.ndarray]:
     """All links in one call, all joints in another."""
     import pybullet
@@ -122,23 +142,13 @@ def _fast_calc_state(walker: Any) -> Callable[[], np.ndarray]:
     positions = np.array([part.current_position() for part in parts])  # those of base parts other than the torso stay
     is_link = np.array([part.bodyPartIndex >= 0 for part in parts])
     is_torso = np.array([part is torso for part in parts])
-    torso_is_link = torso.bodyPartIndex >= 0
+    torso_is_link, torso_state = torso.bodyPartIndex >= 0, _torso_state(torso, client)
     joints = [joint.jointIndex for joint in robot.ordered_joints]
     limits = [(joint.lowerLimit, joint.upperLimit - joint.lowerLimit) for joint in robot.ordered_joints]
     link_states = partial(pybullet.getLinkStates, physicsClientId=client)
-    link_state = partial(pybullet.getLinkState, physicsClientId=client)
     joint_states = partial(pybullet.getJointStates, physicsClientId=client)
-    base_pose = partial(pybullet.getBasePositionAndOrientation, physicsClientId=client)
-    base_velocity = partial(pybullet.getBaseVelocity, physicsClientId=client)
     euler, add, n_parts = pybullet.getEulerFromQuaternion, np.add.reduce, len(parts)
     x, y = positions[:, 0], positions[:, 1]
-
-    def torso_state() -> tuple[Any, Any, Any]:
-        if torso_is_link:
-            state = link_state(body, torso.bodyPartIndex, computeLinkVelocity=1)
-            return state[0], state[1], state[6]
-        position, orientation = base_pose(body)
-        return position, orientation, base_velocity(body)[0]
 
     def calc_state() -> np.ndarray:
         relative = []
