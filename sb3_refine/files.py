@@ -14,7 +14,7 @@ from typing import Any
 from sb3_refine.errors import RefineError, one_line
 
 MAX_BYTES = 2**30
-"""Size of the largest file of a stranger that is read."""
+"""Size of the largest file from somebody else that is read."""
 
 _MAX_ENTRIES = 100_000
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -41,7 +41,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def refuse_links(folder: Path) -> None:
     """
-    Check that a run's folder, which may be a stranger's, leads nowhere else.
+    Check that a run's folder, which may come from somebody else, has no links to other places.
 
     :param folder: of a run; may itself be a link that the user has made
     :raises RefineError: when anything below it is neither a plain file nor a folder
@@ -70,7 +70,7 @@ def refuse_links(folder: Path) -> None:
 def is_disk_full(error: OSError) -> bool:
     """
     :param error: of a write
-    :return: whether it says that there is no room
+    :return: whether the disk is full
     """
     return error.errno in _FULL
 

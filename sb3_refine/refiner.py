@@ -452,7 +452,7 @@ class Refiner:
         return clock.is_late(search.n_episodes, self._n_remaining_episodes(search))
 
     def _evaluate_original(self, search: SearchState, evaluator: Evaluator) -> Candidate:
-        """Run the original on validation seeds: is it what it was, and what does the objective make of it?"""
+        """Run the original on validation seeds: for the choice, the objective, and a check of its own returns."""
         original = Candidate("original", EvaluationTarget(evaluator, search.start), update=0)
         if search.baseline is None and not (self.acceptance or self.objective.needs_baseline):
             return original

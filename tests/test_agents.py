@@ -236,7 +236,7 @@ def test_environment_arguments_of_the_agent_and_over_them(agents):
 
 def test_a_file_cannot_have_modules_imported(agents):
     (agents / "ppo" / f"{ENV_ID}_1" / ENV_ID / "args.yml").write_text("gym_packages: [this]\n")
-    with pytest.raises(RefineError, match="'this' is not imported unasked.*pass --gym-packages this"):
+    with pytest.raises(RefineError, match="'this' is not imported.*pass --gym-packages this"):
         load_agent("ppo", ENV_ID, agents)
     assert "this" not in sys.modules
 

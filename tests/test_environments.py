@@ -41,7 +41,7 @@ def test_keyword_arguments_reach_the_environment():
 
 
 class Still(gym.Env):
-    """Gives back the action as it came, and heeds masks."""
+    """Returns the action that it got, and has masks."""
 
     def __init__(self, action_space, observation=0.0, observation_space=None):
         self.action_space = action_space
@@ -65,7 +65,6 @@ class Still(gym.Env):
     [
         (spaces.Discrete(4), [0, 1, 0, 1], {(1,), (3,)}),
         (spaces.MultiDiscrete([2, 3]), [1, 0, 0, 1, 1], {(0, 1), (0, 2)}),
-        (spaces.MultiBinary(3), [1, 1, 0, 1, 1, 0], {(0, 1, 0), (1, 1, 0)}),
     ],
 )
 def test_noise_on_actions_takes_none_that_is_not_valid(space, masks, valid):

@@ -622,7 +622,7 @@ def planted(agent, monkeypatch):
 @pytest.mark.parametrize("key", ["env_wrapper", "vec_env_wrapper"])
 def test_a_wrapper_that_is_not_installed_is_not_imported(planted, module, key):
     (planted.inner / "config.yml").write_text(yaml.safe_dump({key: f"{module}.Wrapper"}))
-    line = planted.refused(rf"config.yml: {key}: the module .* is not imported unasked")
+    line = planted.refused(rf"config.yml: {key}: the module .* is not imported")
     assert line.endswith(f"pass --gym-packages {shlex.quote(module)}")
 
 
@@ -631,14 +631,14 @@ def test_a_wrapper_that_is_not_installed_is_not_imported(planted, module, key):
 )
 def test_a_package_that_is_not_installed_is_not_imported(planted, module):
     (planted.inner / "args.yml").write_text(yaml.safe_dump({"gym_packages": [module]}))
-    line = planted.refused("args.yml: gym_packages: the module .* is not imported unasked")
+    line = planted.refused("args.yml: gym_packages: the module .* is not imported")
     assert line.endswith(f"pass --gym-packages {shlex.quote(module)}")
     assert "this" not in sys.modules
 
 
 def test_an_environment_that_names_a_module_is_not_imported(planted):
     (planted.inner / "args.yml").write_text(yaml.safe_dump({"env": "planted:Env-v0; touch P"}))
-    with pytest.raises(RefineError, match="args.yml: env: .* the module 'planted' is not imported unasked"):
+    with pytest.raises(RefineError, match="args.yml: env: .* the module 'planted' is not imported"):
         load_agent(model=planted.zip)
 
 
@@ -648,7 +648,7 @@ def test_modules_that_are_installed_or_named_by_the_user_are_imported(agent, tmp
     (agent.inner / "config.yml").write_text(yaml.safe_dump({"env_wrapper": wrappers}))
     (tmp_path / "mine.py").write_text("from gymnasium import Wrapper\n")
     monkeypatch.syspath_prepend(tmp_path)
-    agent.refused("the module 'mine' is not imported unasked")
+    agent.refused("the module 'mine' is not imported")
     with pytest.raises(RefineError, match="observation space"):  # imported: it does not fit this agent
         agent.load(gym_packages=["mine"])
 

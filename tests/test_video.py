@@ -46,11 +46,11 @@ def test_the_filmed_episode_is_the_episode(demo):
     (expected,) = demo.run([SEED]).episodes
     found = film(demo, SEED)
     assert found.episode == expected
-    assert len(found.packed) == 201  # the reset and every step: Pendulum's clock is as fast as the video's
+    assert len(found.pictures) == 201  # the reset and every step: Pendulum's clock is as fast as the video's
     assert found.fps == 30
     assert found.captions[0] == "step 0   return 0.0"
     assert found.captions[-1] == f"ended at step 200   return {expected.episode_return:.1f}"
-    assert not np.array_equal(found.picture(0), found.picture(100))
+    assert not np.array_equal(found.at(0)[0], found.at(100)[0])
 
 
 def test_the_video_shows_both_side_by_side(demo, tmp_path):
@@ -61,7 +61,7 @@ def test_the_video_shows_both_side_by_side(demo, tmp_path):
     assert about["size"] == (2 * 500 + 8, 500 + 44)
     assert len(frames) == 201 + 45  # the last picture stays for a second and a half
     shown = frames[100][44:, :500].astype(int), frames[100][44:, 508:].astype(int)
-    filmed = [film(who, SEED).picture(100).astype(int) for who in (demo, still)]
+    filmed = [film(who, SEED).at(100)[0].astype(int) for who in (demo, still)]
     apart = [[np.abs(a - b).mean() for a in shown] for b in filmed]
     assert max(apart[0][0], apart[1][1]) < 2 < min(apart[0][1], apart[1][0])
     assert frames[100][:44].max() > 200  # something is written above
@@ -70,15 +70,17 @@ def test_the_video_shows_both_side_by_side(demo, tmp_path):
 
 def test_what_ends_early_stays_with_its_caption():
     short, long = Film(fps=30), Film(fps=30)
-    short.add(picture(value=90), "failed at step 1   return -5.0")
+    short.pictures.append(picture(value=90))
+    short.captions.append("failed at step 1   return -5.0")
     for i in range(5):
-        long.add(picture(height=300), f"step {i}   return {i}.0")
+        long.pictures.append(picture(height=300))
+        long.captions.append(f"step {i}   return {i}.0")
     frames = list(side_by_side({"original": short, "refined": long}))
     assert len(frames) == 5 + 45
     assert frames[-1].shape == (344, 648, 3)
     assert (frames[-1][44:284, :320] == 90).all()
     assert (frames[-1][284:, :320] != 90).all()  # below the lower of the two
-    assert short.caption(40) == "failed at step 1   return -5.0"
+    assert short.at(40)[1] == "failed at step 1   return -5.0"
     left, right = frames[-1][:44, :320].astype(int), frames[-1][:44, 328:].astype(int)
     assert (left[..., 0] - left[..., 2]).max() > 100  # the end is written in another colour
     assert (right[..., 0] - right[..., 2]).max() < 20
@@ -86,7 +88,8 @@ def test_what_ends_early_stays_with_its_caption():
 
 def test_small_pictures_are_enlarged_and_odd_sizes_made_even():
     tiny = Film(fps=30)
-    tiny.add(picture(63, 65), "step 0   return 0.0")
+    tiny.pictures.append(picture(63, 65))
+    tiny.captions.append("step 0   return 0.0")
     height, width, _ = next(side_by_side({"a": tiny})).shape
     assert (height, width) == (5 * 63 + 44 + 1, 5 * 65 + 1)
 
@@ -182,5 +185,5 @@ def test_real_agents_are_filmed_without_a_display(zoo_agents, tmp_path, monkeypa
         raise
     assert found.episode == expected
     assert (os.environ.get("MUJOCO_GL"), os.environ.get("SDL_VIDEODRIVER")) == before
-    assert found.picture(0).std() > 5  # not blank
-    assert not np.array_equal(found.picture(0), found.picture(len(found.packed) // 2))
+    assert found.at(0)[0].std() > 5  # not blank
+    assert not np.array_equal(found.pictures[0], found.pictures[len(found.pictures) // 2])

@@ -108,7 +108,7 @@ def _no_such_repo(repo: str, status: int) -> NotThere:
 
 
 def _public_repos(repo: str) -> list[str]:
-    """Repos of the same organization, as far as the Hub tells: to suggest one."""
+    """Repos of the same organization, as far as the Hub lists them: to suggest one."""
     hub = client()
     try:
         return [model.id for model in hub.HfApi().list_models(author=repo.partition("/")[0], limit=1000)]

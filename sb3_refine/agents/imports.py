@@ -34,7 +34,7 @@ def check_importable(module: str, named_by: str, gym_packages: Iterable[str] = (
     if is_public and _is_for_environments(module):
         return
     raise RefineError(
-        f"{named_by}: the module {module[:80]!r} is not imported unasked: no installed package that depends on "
+        f"{named_by}: the module {module[:80]!r} is not imported: no installed package that depends on "
         "gymnasium has it; install that package, or if you trust the agent's author, pass --gym-packages "
         f"{shlex.quote(module[:200])}"
     )
@@ -62,7 +62,7 @@ def _is_for_environments(module: str) -> bool:
 
 
 def _homes(package: str) -> Iterator[Path]:
-    """Folders of the distributions that provide a package; what lies in the working directory does not count."""
+    """Folders of the distributions that provide a package; the working directory does not count."""
     here = Path.cwd().resolve()
     path = [entry for entry in sys.path if entry and Path(entry).resolve() != here]
     for distribution in metadata.distributions(path=path):

@@ -287,7 +287,7 @@ def _restore_schedules(path: Path, data: dict[str, Any], config: dict[str, Any],
             )
         if unreadable or (value(1.0) if callable(value) else value) == 0:
             data[name] = _zoo_schedule(name, config.get(name, inspect.signature(cls).parameters[name].default))
-    if "delta_std_schedule" in data:  # ARS does not keep what it was made of
+    if "delta_std_schedule" in data:  # ARS does not store its arguments
         value = data["delta_std_schedule"]
         if isinstance(value, UnreadableSchedule):
             value = _zoo_schedule("delta_std", config.get("delta_std", 0.05))

@@ -1,4 +1,4 @@
-"""The RL Zoo's folder layout: where an agent's files lie, and where a new run goes."""
+"""The RL Zoo's folder layout: where an agent's files are, and where a new run goes."""
 
 import logging
 import re
@@ -30,7 +30,7 @@ LAST_CHECKPOINT = "rl_model_*_steps.zip"
 @dataclass(frozen=True)
 class AgentFiles:
     """
-    What lies on disk of an agent.
+    The files of an agent.
 
     :param model: the zip
     :param env: id of the environment it was trained on
@@ -91,11 +91,11 @@ def find_beside(
     zip_path: Path, env: str | None = None, vec_normalize: Path | None = None, gym_packages: Iterable[str] = ()
 ) -> AgentFiles:
     """
-    Find what belongs to a zip: inside a Zoo folder its config and statistics lie beside it.
+    Find the files that belong to a zip: inside a Zoo folder, its config and statistics are beside it.
 
     :param zip_path: the zip; the suffix may be left out, as Stable-Baselines3 allows
     :param env: environment id; None to take that of the config
-    :param vec_normalize: its statistics, if they lie elsewhere
+    :param vec_normalize: its statistics, if they are elsewhere
     :param gym_packages: modules that the user has named
     :return: its files
     :raises RefineError: when there is no such zip, or nothing says which environment it is for

@@ -8,7 +8,7 @@ from sb3_refine.cli.options import Parser, say
 def make_push_parser() -> Parser:
     """:return: the parser of ``sb3-refine push``"""
     parser = Parser(
-        prog="sb3-refine push", description="Push what a run has left to the Hugging Face Hub.", allow_abbrev=False
+        prog="sb3-refine push", description="Push the folder of a run to the Hugging Face Hub.", allow_abbrev=False
     )
     parser.add_argument("run_folder", metavar="DIR", help="folder of a finished run, OUTPUT/ALGO/ENV_K")
     parser.add_argument("--organization", required=True, metavar="ORG", help="organization or user to push to")

@@ -30,7 +30,7 @@ class Normalisation(NamedTuple):
 def observed_keys(space: Any) -> list[str]:
     """
     :param space: a ``Dict`` space
-    :return: the entries that trajectories keep: what is sensed, where that is told from goals
+    :return: the entries that trajectories keep: the ``observation`` entry where there are goals, else all
     """
     return ["observation"] if "observation" in space.spaces else list(space.spaces)
 

@@ -9,7 +9,7 @@ import numpy as np
 NEW_BOX2D_WORLD, FORGET_CONTACTS = "new Box2D world", "forget contacts"
 
 FRESH_ENV = "fresh env"
-"""The remedy of last resort: build the environment anew for each episode."""
+"""The remedy where nothing else helps: a new environment for each episode."""
 
 _FAR_AWAY = (1e3, 1e3, 1e3)
 

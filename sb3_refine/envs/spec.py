@@ -73,7 +73,7 @@ class EnvRecipe:
             env = _call(self.make) if self.make is not None else _make(self.env_id or "", self.env_kwargs)
             if not self.end_at_success:
                 env = IgnoreSuccessTermination(env)
-            env.reset(seed=0)  # before the wrappers: those that end episodes early may swallow the reset after it
+            env.reset(seed=0)  # before the wrappers: wrappers that end episodes early may ignore the next reset
             if not _OBSERVES_ONLY.issuperset(name for name, _ in self.wrappers):
                 env = TrueReturn(env)
             for name, kwargs in self.wrappers:

@@ -226,7 +226,7 @@ class Noisy(gym.Wrapper):
         return self._observed(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """:return: what comes of the disturbed action, with the observation disturbed"""
+        """:return: the result of the disturbed action, with the observation disturbed"""
         observation, reward, terminated, truncated, info = self.env.step(self._acted(action))
         return self._observed(observation), reward, terminated, truncated, info
 
@@ -243,17 +243,14 @@ class Noisy(gym.Wrapper):
         return action
 
     def _mask(self) -> Any:
-        """Which actions are valid now, in the form that ``sample`` takes; None where the environment does not say."""
+        """Which actions are valid now, in the form that ``sample`` takes; None where the environment has no masks."""
         space = self.action_space
         if not self.env.has_wrapper_attr("action_masks"):
             return None
         masks = np.asarray(self.env.get_wrapper_attr("action_masks")(), dtype=np.int8).ravel()
         if isinstance(space, spaces.MultiDiscrete):
             return tuple(np.split(masks, np.cumsum(space.nvec.ravel())[:-1]))
-        if isinstance(space, spaces.MultiBinary):  # 0, 1 or, where both are valid, 2
-            zero, one = masks.reshape(-1, 2).T
-            return (one + (zero & one)).reshape(space.shape).astype(np.int8)
-        return masks
+        return masks if isinstance(space, spaces.Discrete) else None
 
     def _observed(self, observation: Any) -> Any:
         std = self._noise.observation_std

@@ -31,7 +31,7 @@ class DeterministicPolicy(ABC):
     """
 
     _targets: list[tuple[np.ndarray, slice]]
-    """Flat float32 views of the searched tensors, and where in the vector each lies."""
+    """Flat float32 views of the searched tensors, and the place of each in the vector."""
 
     @property
     def n_parameters(self) -> int:

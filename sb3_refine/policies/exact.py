@@ -135,11 +135,11 @@ class ExactPolicy(DeterministicPolicy):
     """
     An MLP actor as ``torch.addmv`` on views of one flat, padded buffer: the bits of ``predict`` at a tenth of its cost.
 
-    Every tensor from the input to the output is allocated once, so that a step is nothing but calls without arguments.
+    Every tensor from the input to the output is allocated once, so that a step consists of calls without arguments.
 
     :param inputs: entries of the observation, in the order in which they are concatenated
     :param layers: linear layers (their weights are copied) and elementwise activations, in order
-    :param slices: for each linear layer, where its weight and bias lie in the vector (None: not searched)
+    :param slices: for each linear layer, the places of its weight and bias in the vector (None: not searched)
     :param to_action: the step from the network's output to the action
     """
 

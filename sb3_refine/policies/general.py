@@ -21,7 +21,7 @@ class GeneralPolicy(DeterministicPolicy):
     Any Stable-Baselines3 policy, through its own ``predict``.
 
     :param policy: the policy; a copy of it when this object is sent to another process
-    :param slices: where in the vector each searched parameter lies, by name
+    :param slices: the place of each searched parameter in the vector, by name
     :param vec_normalize: frozen normalisation without its environment, or None
     :param space: observation space of the raw environment
     """

@@ -59,7 +59,7 @@ class PolicyParameters:
         return sum(p.numel() for p in self._parameters.values())
 
     def slices(self) -> dict[str, slice]:
-        """:return: where in the vector each parameter lies, by name"""
+        """:return: the place of each parameter in the vector, by name"""
         slices, start = {}, 0
         for name, parameter in self._parameters.items():
             slices[name] = slice(start, start + parameter.numel())

@@ -106,7 +106,7 @@ def returns(path: Path, before: Sequence[float], after: Sequence[float], names: 
                 axes.set_title(title, loc="left")
             axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
             axes.tick_params("x", pad=12)
-        cut = "; what lies beyond is in the outermost bars" if is_cut else ""
+        cut = "; values beyond are in the outermost bars" if is_cut else ""
         panels[1].set_xlabel(f"return{cut}")
         figure.supylabel("episodes", fontsize=11)
 
@@ -344,15 +344,15 @@ def _bins(values: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def _widened(values: np.ndarray, margin: float = 0.06) -> tuple[float, float]:
-    """Limits around values, with room where they are all the same."""
+    """Limits around values, with a margin also where they are all the same."""
     values = _finite(values)
     if values.size == 0:
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())
-    room = margin * (high - low)
+    space = margin * (high - low)
     if high - low <= 1e-9 * max(1.0, abs(low)):
-        room = max(0.5, 0.02 * abs(low))
-    return low - room, high + room
+        space = max(0.5, 0.02 * abs(low))
+    return low - space, high + space
 
 
 def _numbers(values: Any) -> np.ndarray:

@@ -20,7 +20,7 @@ from sb3_refine.reporting.report import report_text
 from sb3_refine.reporting.run_folder import RunFolder, read_run_folder
 
 _OURS = (*PULLED, "train_eval_metrics.zip", "results.json", "refinement.json", "report.md", "replay.mp4")
-"""What speaks of the agent that a push replaces, and must not outlive it."""
+"""Files about the agent that a push replaces; they are removed."""
 
 _METRICS = ("evaluations.npz", "progress.csv")
 
@@ -49,8 +49,8 @@ def check_push(organization: str, repo_name: str | None = None) -> None:
 
 def push(run_folder: str | Path, organization: str, repo_name: str | None = None) -> str:
     """
-    Push what a run has left to the Hub, where this package, the Zoo's ``load_from_hub`` and that of ``huggingface_sb3``
-    find it. The repo is made if need be; files of the agent that was there before do not stay.
+    Push the folder of a run to the Hub, in the layout that this package and ``load_from_hub`` of the Zoo and of
+    ``huggingface_sb3`` expect. A missing repo is created; files of an agent that was there before are removed.
 
     :param run_folder: ``OUTPUT/ALGO/ENV_K``
     :param organization: organization or user
@@ -73,9 +73,9 @@ def push(run_folder: str | Path, organization: str, repo_name: str | None = None
 
 def layout(run: RunFolder, repo: str) -> dict[str, Path | bytes]:
     """
-    :param run: what a run has left
-    :param repo: where it goes
-    :return: the files of the repo: their names, as the Zoo has them, and their content or where it lies
+    :param run: the folder of a run
+    :param repo: id of the repo
+    :return: the files of the repo by the Zoo's names: their content, or the path of a file
     """
     inner = run.path / run.env_name
     record = replace(run.record, source=_published(run.record.source))

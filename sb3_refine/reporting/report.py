@@ -264,7 +264,7 @@ def _origin(record: RunRecord) -> list[str]:
 
 
 def _command(run_folder: Path, record: RunRecord, *options: str) -> str:
-    """What evaluates the saved agent, against the original where that is at hand."""
+    """The command that evaluates the saved agent, against the original where its files exist."""
     algo, env, state, settings = record.algo, record.env_id, run_folder / "state", record.settings
     numbered = re.fullmatch(r"(.+)_(\d+)", run_folder.name)
     if numbered and run_folder.parent.name == algo and numbered[1] == env.replace("/", "-"):

@@ -23,7 +23,7 @@ _LABELS = {
 def plain_table(*headers: str) -> Table:
     """
     :param headers: of the columns
-    :return: a table that breaks lines where there is too little room; nothing is ever cut off
+    :return: a table that breaks lines where the terminal is narrow; no text is cut off
     """
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for i, header in enumerate(headers):

@@ -4,7 +4,6 @@ import importlib
 import math
 import os
 import sys
-import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -39,44 +38,26 @@ _WITHOUT_DISPLAY = {"MUJOCO_GL": "egl", "SDL_VIDEODRIVER": "dummy"}
 @dataclass
 class Film:
     """
-    Pictures of one episode, packed: an episode of a thousand steps would fill a gigabyte.
+    Pictures of one episode.
 
     :param fps: pictures per second
-    :param shape: of a picture: height, width, 3
-    :param captions: of each picture
-    :param packed: the pictures
-    :param episode: what it came to
+    :param pictures: uint8 of shape ``(height, width, 3)``
+    :param captions: what to write above each picture
+    :param episode: the result of the episode
     """
 
     fps: float = _MAX_FPS
-    shape: tuple[int, ...] = ()
+    pictures: list[np.ndarray] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
-    packed: list[bytes] = field(default_factory=list)
     episode: Episode | None = None
 
-    def add(self, picture: np.ndarray, caption: str) -> None:
+    def at(self, index: int) -> tuple[np.ndarray, str]:
         """
-        :param picture: uint8 of shape ``(height, width, 3)``
-        :param caption: what to write above it
+        :param index: of a picture; the last picture stays until the other episode ends, too
+        :return: the picture and its caption
         """
-        self.shape = picture.shape
-        self.captions.append(caption)
-        self.packed.append(zlib.compress(np.ascontiguousarray(picture).tobytes(), 1))
-
-    def picture(self, index: int) -> np.ndarray:
-        """
-        :param index: of a picture; the last one stays for ever
-        :return: the picture
-        """
-        packed = self.packed[min(index, len(self.packed) - 1)]
-        return np.frombuffer(zlib.decompress(packed), dtype=np.uint8).reshape(self.shape)
-
-    def caption(self, index: int) -> str:
-        """
-        :param index: of a picture; the last one stays for ever
-        :return: what is written above it
-        """
-        return self.captions[min(index, len(self.captions) - 1)]
+        index = min(index, len(self.pictures) - 1)
+        return self.pictures[index], self.captions[index]
 
 
 def record_video(targets: Mapping[str, EvaluationTarget], seed: int, path: str | Path) -> Path:
@@ -132,11 +113,11 @@ def side_by_side(films: Mapping[str, Film]) -> Iterator[np.ndarray]:
         far
     """
     draw = _caption_painter()
-    n_pictures = max(len(film.packed) for film in films.values())
+    n_pictures = max(len(film.pictures) for film in films.values())
     n_pictures += round(_HOLD * next(iter(films.values())).fps)
     for i in range(n_pictures):
-        columns = [draw(_enlarged(film.picture(i)), name, film.caption(i)) for name, film in films.items()]
-        yield _joined(columns)
+        shown = {name: film.at(i) for name, film in films.items()}
+        yield _joined([draw(_enlarged(picture), name, caption) for name, (picture, caption) in shown.items()])
 
 
 class _Camera(gym.Wrapper):
@@ -166,7 +147,8 @@ class _Camera(gym.Wrapper):
         return result
 
     def _take(self) -> None:
-        self._film.add(_rendered(self.env), f"step {self._n_steps}   return {self._total:.1f}")
+        self._film.pictures.append(_rendered(self.env))
+        self._film.captions.append(f"step {self._n_steps}   return {self._total:.1f}")
 
 
 def _rendered(env: gym.Env) -> np.ndarray:

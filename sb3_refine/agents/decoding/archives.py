@@ -26,7 +26,7 @@ def read_zip(
     file: Path | bytes, is_wanted: Callable[[str], bool], max_bytes: dict[str, int] | None = None, stored: bool = False
 ) -> dict[str, bytes]:
     """
-    :param file: the zip: where it lies, or its content
+    :param file: the zip: its path, or its content
     :param is_wanted: whether to read the member of a name
     :param max_bytes: for some members, the most that they may unpack to
     :param stored: whether members must not be compressed

@@ -1,4 +1,4 @@
-"""What the values of a run's own files may be: a run's folder can come from a stranger, too."""
+"""Checks of values in files of a run, which somebody else may have written."""
 
 import json
 import math
