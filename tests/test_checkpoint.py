@@ -129,7 +129,8 @@ def test_nothing_to_resume_is_told(made_agents, tmp_path):
         refiner_of(made_agents).learn(2, checkpoint_folder=tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("moment", [3, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [3, 7])
 def test_a_killed_run_resumes_to_the_same_agent(made_agents, tmp_path, run, moment):
     """SIGKILL of the whole run, at any moment, loses at most the updates since the last checkpoint."""
     arguments = ["--algo", "a2c", "--env", ENV_ID, "-f", str(made_agents), "--no-report"]

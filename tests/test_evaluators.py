@@ -149,7 +149,11 @@ def test_an_episode_whose_worker_is_lost_is_run_again(task, tmp_path, fault, tim
 
 
 @pytest.mark.parametrize(
-    ("fault", "timeout", "line"), [("exit", 600.0, "died .exit code 7.*3 times"), ("hang", 1.0, "hung .*3 times")]
+    ("fault", "timeout", "line"),
+    [
+        ("exit", 600.0, "died .exit code 7.*3 times"),
+        pytest.param("hang", 1.0, "hung .*3 times", marks=pytest.mark.slow),
+    ],
 )
 def test_an_episode_that_loses_every_worker_is_told(task, tmp_path, fault, timeout, line):
     faulty = RolloutTask(EnvRecipe(None, make=partial(Faulty, fault, str(tmp_path / "done"))), task.policy)

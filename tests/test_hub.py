@@ -546,6 +546,7 @@ def test_only_what_a_run_has_left_is_pushed(run_folder, tmp_path):
 # ---------------------------------------------------------------- there and back
 
 
+@pytest.mark.slow
 def test_pull_refine_push_and_pull_again(hub, client, home, made_agents, fingerprint, tmp_path):
     revision = hub.add(f"sb3/a2c-{ENV_ID}", files_of(made_agents))
     options = ["--algo", "a2c", "--env", ENV_ID, "-f", tmp_path / "none", "-o", tmp_path / "out", *FAST]

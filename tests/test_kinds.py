@@ -329,10 +329,10 @@ model.learn(150, reset_num_timesteps=False)
     ("algo", "env", "module"),
     [
         ("a2c", "BipedalWalker-v3", "Box2D"),
-        ("her", "PandaReach-v1", "panda_gym"),
-        ("tqc", "PandaReach-v1", "panda_gym"),
-        ("ppo", "LunarLanderContinuous-v2", "Box2D"),
-        ("ars", "Hopper-v3", "mujoco"),
+        pytest.param("her", "PandaReach-v1", "panda_gym", marks=pytest.mark.slow),
+        pytest.param("tqc", "PandaReach-v1", "panda_gym", marks=pytest.mark.slow),
+        pytest.param("ppo", "LunarLanderContinuous-v2", "Box2D", marks=pytest.mark.slow),
+        pytest.param("ars", "Hopper-v3", "mujoco", marks=pytest.mark.slow),
     ],
 )
 def test_training_goes_on_from_an_old_agent_with_plain_sb3(zoo_agents, tmp_path, algo, env, module):

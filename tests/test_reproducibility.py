@@ -115,7 +115,7 @@ def test_an_environment_with_a_history_is_built_anew_each_time(refiner):
     ("env_id", "remedy", "module"),
     [
         ("PandaPush-v3", "forget contacts", "panda_gym"),
-        ("PandaStack-v3", FRESH_ENV, "panda_gym"),
+        pytest.param("PandaStack-v3", FRESH_ENV, "panda_gym", marks=pytest.mark.slow),
         ("BipedalWalker-v3", "new Box2D world", "Box2D"),
     ],
 )
