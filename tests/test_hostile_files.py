@@ -660,6 +660,7 @@ def test_a_wrapper_that_writes_files_is_refused_under_any_name(agent, tmp_path, 
     agent.refused("renamed.Rec writes files", gym_packages=["renamed"])
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no -P")
 def test_the_working_directory_is_importable_only_where_a_module_is_named(made_agents, tmp_path):
     script = "import sys; from sb3_refine.cli.main import main; main(sys.argv[1:]); print('' in sys.path)"
     common = ["--algo", "ppo", "--env", ENV_ID, "-f", str(made_agents), "--dry-run", "--backend", "serial"]
