@@ -223,7 +223,7 @@ class Refiner:
             self._concluding(search, checkpoint),
         ):
             clock.start_episodes(search.n_episodes)
-            original = self._evaluate_original(search, evaluator)
+            original = self._evaluate_baseline(search, evaluator)
             optimizer, n_env_steps = search.optimizer, self.model.num_timesteps
             total_timesteps = n_env_steps + n_updates  # SB3's progress bar counts one a call
             hooks.on_training_start(locals(), globals())
@@ -386,7 +386,7 @@ class Refiner:
         few = ExplicitPopulation([population.theta(index) for index in range(min(2, len(population)))])
         with SerialEvaluator(self.make_task()) as evaluator:
             clock = Clock(None)
-            search = SearchState(self.make_optimizer(n_updates=1), start=few.theta(0))
+            search = SearchState(self.make_optimizer(n_updates=1), start_theta=few.theta(0))
             episodes = evaluator.evaluate(few, search.take_seeds(self.seeds, few.groups, 1), self.objective.metrics)
             return [own[0] for own in episodes], clock.elapsed
 
@@ -431,7 +431,7 @@ class Refiner:
             self._conclude_early(search)
             raise
         except BaseException:
-            self.parameters.set_theta(search.start)
+            self.parameters.set_theta(search.start_theta)
             raise
         finally:
             self._n_learned = max(self._n_learned, search.run_number + (search.n_updates > 0))
@@ -451,9 +451,9 @@ class Refiner:
         """Whether the time left is needed for the held-out episodes."""
         return clock.is_late(search.n_episodes, self._n_remaining_episodes(search))
 
-    def _evaluate_original(self, search: SearchState, evaluator: Evaluator) -> Candidate:
+    def _evaluate_baseline(self, search: SearchState, evaluator: Evaluator) -> Candidate:
         """Run the original on validation seeds: for the choice, the objective, and a check of its own returns."""
-        original = Candidate("original", EvaluationTarget(evaluator, search.start), update=0)
+        original = Candidate("original", EvaluationTarget(evaluator, search.start_theta), update=0)
         if search.baseline is None and not (self.acceptance or self.objective.needs_baseline):
             return original
         is_new, original.episodes = search.baseline is None, list(search.baseline.episodes if search.baseline else [])
@@ -470,7 +470,7 @@ class Refiner:
             logger.warning("the search ended after %d of %d updates: out of time, or by a callback", n_done, n_updates)
         if self.acceptance:
             self.result, chosen = tested_result(search, original, self.judging, self.seeds)
-            self.tested = (search.start, chosen)
+            self.tested = (search.start_theta, chosen)
             self.parameters.set_theta(self.tested[self.result.decision != ORIGINAL])
         else:
             self.parameters.set_theta(search.optimizer.theta)

@@ -812,7 +812,10 @@ def changed_checkpoint(run_folder, change):
         (lambda c: c["state"]["optimizer"].update(n_updates_done=-1), "n_updates_done: expected a whole number"),
         (lambda c: c["state"]["optimizer"].update(theta=torch.ones(3)), "optimizer.theta: expected"),
         (lambda c: c["state"]["optimizer"].update(other="x" * 10**6), "optimizer.other: expected text"),
-        (lambda c: c["state"].update(start=c["state"]["start"] * float("nan")), "start: NaN or infinity"),
+        (
+            lambda c: c["state"].update(start_theta=c["state"]["start_theta"] * float("nan")),
+            "start_theta: NaN or infinity",
+        ),
         (lambda c: c["state"].update(history=torch.ones(1, 3)), "history: expected 9 columns of numbers"),
         (lambda c: c["state"].update(baseline=3), "baseline: expected a list of 2"),
         (lambda c: c["state"].update(baseline=[[], []]), "baseline: not an episode for each seed"),
@@ -829,7 +832,7 @@ def changed_checkpoint(run_folder, change):
             lambda c: c["state"].update(baseline=[[1], [[2**2000, 1, False, None, {}]]]),
             "baseline.1.0.0: expected a number",
         ),
-        (lambda c: c["state"].update(start=c["state"]["start"].bfloat16()), "damaged"),
+        (lambda c: c["state"].update(start_theta=c["state"]["start_theta"].bfloat16()), "damaged"),
     ],
 )
 def test_a_checkpoint_with_absurd_values_is_one_line(run_folder, capsys, change, line):

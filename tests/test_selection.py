@@ -112,7 +112,7 @@ def test_that_many_episodes_do_resolve_it():
 
 def searched(scores, n_updates=None):
     """The state of a search whose iterates are 1, 2, 3, ... and whose populations did as well as the scores say."""
-    search = SearchState(ARS(vector(0), seed=0, n_updates=n_updates or len(scores)), start=vector(0))
+    search = SearchState(ARS(vector(0), seed=0, n_updates=n_updates or len(scores)), start_theta=vector(0))
     for update, score in enumerate(scores):
         search.optimizer.theta, search.optimizer.n_updates_done = vector(update + 1), update + 1
         search.n_episodes += 2
@@ -139,7 +139,7 @@ def test_the_original_is_no_find():
 
 def test_the_state_of_a_search_survives():
     search = searched([0, 1, 0, 2, 0, 3])
-    again = SearchState(ARS(vector(0), seed=0, n_updates=6), start=vector(7))
+    again = SearchState(ARS(vector(0), seed=0, n_updates=6), start_theta=vector(7))
     again.load_state_dict(search.state_dict())
     assert again.history == search.history
     assert [(i.name, i.update, i.theta) for i in again.iterates] == [
@@ -194,7 +194,7 @@ def test_the_three_streams_of_seeds_stay_apart(model, monkeypatch):
 
 
 def test_no_search_seed_is_used_twice_whatever_the_sizes_of_the_populations():
-    search, seeds = SearchState(ARS(vector(0), seed=0, n_updates=3), start=vector(0)), EpisodeSeeds(0)
+    search, seeds = SearchState(ARS(vector(0), seed=0, n_updates=3), start_theta=vector(0)), EpisodeSeeds(0)
     taken = [search.take_seeds(seeds, groups, n) for groups, n in (([0, 0, 1, 1], 1), ([7], 2), ([4, 5, 4], 3))]
     stream = seeds.take("search", 10)
     assert taken[0] == [[stream[0]], [stream[0]], [stream[1]], [stream[1]]]

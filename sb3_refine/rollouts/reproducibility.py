@@ -105,7 +105,7 @@ def _at_most(seconds: float, what: str) -> Iterator[None]:
 def probe(
     recipe: EnvRecipe,
     policy: DeterministicPolicy,
-    mean: np.ndarray,
+    theta: np.ndarray,
     accelerator: bool = True,
     episode_timeout: float = 600.0,
 ) -> Reproducibility:
@@ -119,13 +119,13 @@ def probe(
 
     :param recipe: builds the environment
     :param policy: any policy for it
-    :param mean: parameters for the policy
+    :param theta: parameters for the policy
     :param accelerator: whether to look for an accelerator at all
     :param episode_timeout: seconds after which an episode is given up as hanging
     :return: the recipe to use from now on, and whether the environment uses its seed
     :raises EpisodeError: when an episode fails or hangs
     """
-    run = partial(_fingerprints, policy=policy, mean=mean, episode_timeout=episode_timeout)
+    run = partial(_fingerprints, policy=policy, theta=theta, episode_timeout=episode_timeout)
     with one_thread(), globals_restored():
         for remedy in (family_of(recipe.env_id).remedy, FRESH_ENV):
             candidate = replace(recipe, remedy=remedy)
@@ -172,16 +172,16 @@ def _fingerprints(
     recipe: EnvRecipe,
     plan: Sequence[tuple[float, int]],
     policy: DeterministicPolicy,
-    mean: np.ndarray,
+    theta: np.ndarray,
     episode_timeout: float,
     n_resets: int = 1,
 ) -> list[str]:
     """Run episodes (scale of the perturbation, seed) in one environment; hash the observations and rewards of each."""
     episodes, found = Episodes(recipe), []
-    delta = np.random.default_rng(0).standard_normal(mean.size, dtype=np.float32)
+    delta = np.random.default_rng(0).standard_normal(theta.size, dtype=np.float32)
     try:
         for scale, seed in plan:
-            policy.set_theta(mean + np.float32(scale) * delta)
+            policy.set_theta(theta + np.float32(scale) * delta)
             what = f"the episode with seed {seed} that probes the environment"
             with reraise_as_episode_error(what), _at_most(episode_timeout, what):
                 hashing = _Hashing(episodes.next_env(seed))

@@ -178,7 +178,7 @@ def _check_state(state: Any, n_parameters: int, n_updates: int) -> None:
     record(
         {
             "optimizer": record({"theta": theta, "n_updates_done": done}, others=_optimizer_state),
-            "start": theta,
+            "start_theta": theta,
             "average": either(vector(0, np.float64), vector(n_parameters, np.float64)),
             "milestones": mapping_of(_milestone(number(), done, theta), r"\d"),
             "history": table(len(Update._fields)),

@@ -88,7 +88,7 @@ def interrupted_result(search: SearchState) -> Result | None:
         return None
     update, best = search.best
     after = f"interrupted after {search.n_updates} of {search.optimizer.n_updates} updates"
-    if np.array_equal(best, search.start):
+    if np.array_equal(best, search.start_theta):
         return _result_of(search, Decision(ORIGINAL, f"{after}: nothing better yet, this is the original"))
     which = f"this is the best iterate so far, that after update {update}"
     return _result_of(search, unchecked(f"{after}: {which}, not tested on held-out seeds"))

@@ -64,7 +64,7 @@ class SearchState:
     Everything that changes during a search.
 
     :param optimizer: has the current iterate
-    :param start: parameters that the search started from
+    :param start_theta: parameters that the search started from
     :param baseline: the original on validation seeds, once evaluated
     :param average: running average of the iterates, later ones weighing more
     :param milestones: of each part of the search, the iterate whose population did best: mean fitness of the
@@ -75,7 +75,7 @@ class SearchState:
     """
 
     optimizer: Optimizer
-    start: np.ndarray
+    start_theta: np.ndarray
     baseline: Evaluation | None = None
     average: np.ndarray = field(default_factory=lambda: np.empty(0))
     milestones: dict[int, tuple[float, int, np.ndarray]] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class SearchState:
     def best(self) -> tuple[int, np.ndarray]:
         """The iterate whose population did best: number of updates, parameters."""
         if not self.milestones:
-            return 0, self.start
+            return 0, self.start_theta
         _, update, vector = max(self.milestones.values(), key=lambda milestone: milestone[0])
         return update, vector
 
@@ -186,7 +186,7 @@ class SearchState:
         """:return: a copy of everything, in types that :func:`read_checkpoint` reads"""
         return {
             "optimizer": self.optimizer.state_dict(),
-            "start": self.start.copy(),
+            "start_theta": self.start_theta.copy(),
             "average": self.average.copy(),
             "milestones": {str(part): dict(enumerate(milestone)) for part, milestone in self.milestones.items()},
             "history": np.array(self.history, dtype=np.float64).reshape(-1, len(Update._fields)),
@@ -202,7 +202,15 @@ class SearchState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """:param state: what :meth:`state_dict` gave"""
         self.optimizer.load_state_dict(state["optimizer"])
-        for name in ("start", "average", "run_number", "n_search_seeds", "n_episodes", "n_env_steps", "n_invalid"):
+        for name in (
+            "start_theta",
+            "average",
+            "run_number",
+            "n_search_seeds",
+            "n_episodes",
+            "n_env_steps",
+            "n_invalid",
+        ):
             setattr(self, name, state[name])
         self.milestones = {int(part): (m[0], m[1], m[2]) for part, m in state["milestones"].items()}
         self.history = [Update(*map(int, update[:3]), *map(float, update[3:])) for update in state["history"]]

@@ -167,7 +167,7 @@ def run(optimizer: Optimizer, n_updates: int) -> None:
 
 def stored(optimizer: Optimizer, folder: Any) -> dict[str, Any]:
     """:return: the state of an optimizer, written to a checkpoint and read again"""
-    search = SearchState(optimizer, start=np.zeros(N_PARAMETERS, dtype=np.float32))
+    search = SearchState(optimizer, start_theta=np.zeros(N_PARAMETERS, dtype=np.float32))
     settings: dict[str, Any] = {
         **dict.fromkeys(("algo", "env", "optimizer", "objective", "parameters"), "toy"),
         **dict.fromkeys(("end_at_success", "acceptance", "selection"), True),
