@@ -55,7 +55,7 @@ class ProcessEvaluator(Evaluator):
     def __init__(self, task: RolloutTask, n_workers: int = 1, episode_timeout: float = 600.0):
         super().__init__(task, n_workers, episode_timeout)
         self._context: Any = mp.get_context("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
-        self._context.set_forkserver_preload([__name__])
+        self._context.set_forkserver_preload([__name__, "stable_baselines3"])  # else every worker imports them
         self._payload = _pickled(task)
         self._workers: list[_Worker] = []
         self._max_episodes = _MAX_FRESH_ENVS if task.recipe.remedy == FRESH_ENV else None
