@@ -1,4 +1,4 @@
-"""A trained agent with all that is needed to run it, and how it is saved."""
+"""A trained agent with everything needed to run it, and how it is saved."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from sb3_refine.files import atomic_path, reraise_write_errors
 @dataclass
 class Agent:
     """
-    A trained agent and all that is needed to run it.
+    A trained agent and everything needed to run it.
 
     :param model: the Stable-Baselines3 model
     :param algo: the Zoo's name of its algorithm
@@ -30,7 +30,7 @@ class Agent:
     :param config: the Zoo's ``config.yml``
     :param args: the Zoo's ``args.yml``
     :param source: where it came from
-    :param expected_return: what its own ``evaluations.npz`` says of its mean return, or None
+    :param expected_return: mean return that its ``evaluations.npz`` recorded in training, or None
     """
 
     model: BaseAlgorithm
@@ -46,8 +46,8 @@ class Agent:
 
     @property
     def statistics(self) -> VecNormalize | None:
-        """What the policy has to normalise observations with: None where the recipe does it already."""
-        return left_to_the_policy(self.vec_normalize, self.recipe)
+        """Statistics that the policy normalises observations with; None where the recipe's environment already does."""
+        return statistics_for_policy(self.vec_normalize, self.recipe)
 
 
 def save_agent(agent: Agent, run_folder: str | Path) -> Path:
@@ -74,7 +74,7 @@ def save_agent(agent: Agent, run_folder: str | Path) -> Path:
     return run_folder / f"{agent.env_name}.zip"
 
 
-def left_to_the_policy(statistics: VecNormalize | None, recipe: EnvRecipe) -> VecNormalize | None:
+def statistics_for_policy(statistics: VecNormalize | None, recipe: EnvRecipe) -> VecNormalize | None:
     return None if any(isinstance(wrapper, Normalised) for wrapper in recipe.vec_wrappers) else statistics
 
 
@@ -85,7 +85,7 @@ def check_fit(
     action_space: spaces.Space,
     recipe: EnvRecipe,
 ) -> None:
-    """Hold the environment's spaces against the model's. Bounds may differ, shapes may not."""
+    """Compare the environment's spaces with the model's: shapes must match, bounds may differ."""
     for name, ours, theirs in (
         ("observation", model.observation_space, observation_space),
         ("action", model.action_space, action_space),
@@ -95,7 +95,7 @@ def check_fit(
                 f"--env: the agent's {name} space {ours} does not fit that of {recipe.env_id or 'the environment'}, "
                 f"{theirs}; is a wrapper (config.yml), an --env-kwargs or another version of the environment missing?"
             )
-    statistics = left_to_the_policy(statistics, recipe)
+    statistics = statistics_for_policy(statistics, recipe)
     if statistics is not None and statistics.norm_obs:
         obs_rms: Any = statistics.obs_rms
         if isinstance(obs_rms, dict) and isinstance(observation_space, spaces.Dict):

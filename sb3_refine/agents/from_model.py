@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from sb3_refine.agents.agent import Agent, check_fit, left_to_the_policy
+from sb3_refine.agents.agent import Agent, check_fit, statistics_for_policy
 from sb3_refine.agents.sb3_models import algo_of
 from sb3_refine.envs.families import current_env_id
 from sb3_refine.envs.normalisation import Normalised, without_env
@@ -78,7 +78,7 @@ def _recipe_from_env(env: str | Callable[[], gym.Env] | VecEnv | gym.Env) -> Env
     raise RefineError(f"env: expected an id, a callable, a VecEnv or an environment, got {type(env).__name__}")
 
 
-_WAY_OUT = "pass a callable that makes the raw environment, or its id"
+_REMEDY = "pass a callable that makes the raw environment, or its id"
 _TIME_FEATURE = "sb3_contrib.common.wrappers.time_feature:TimeFeatureWrapper"
 _MONITOR = "stable_baselines3.common.monitor:Monitor"
 _TRUE_RETURN = "sb3_refine.envs.wrappers:TrueReturn"
@@ -86,7 +86,7 @@ _VECTORISED = "sb3_refine.envs.wrappers:Vectorised"
 
 
 def _recipe_from_instance(env: VecEnv | gym.Env) -> EnvRecipe:
-    """A recipe from a living environment, through the spec and the wrappers that gymnasium records."""
+    """A recipe for an existing environment, from the spec and the wrappers that gymnasium recorded."""
     vec_wrappers: list[Callable[[Any], Any]] = []
     while isinstance(env, VecEnvWrapper):
         if isinstance(env, VecNormalize):
@@ -94,22 +94,22 @@ def _recipe_from_instance(env: VecEnv | gym.Env) -> EnvRecipe:
         elif isinstance(env, VecFrameStack):
             vec_wrappers.insert(0, _frame_stack(env.stacked_obs))
         elif not isinstance(env, (VecTransposeImage, VecMonitor)):  # predict transposes itself
-            raise RefineError(f"env: a {type(env).__name__} cannot be built again in a worker; {_WAY_OUT}")
+            raise RefineError(f"env: a {type(env).__name__} cannot be built again in a worker; {_REMEDY}")
         env = env.venv
-    if vec_wrappers and isinstance(vec_wrappers[-1], Normalised):  # left to the policy
+    if vec_wrappers and isinstance(vec_wrappers[-1], Normalised):  # the policy normalises
         vec_wrappers.pop()
     specs = env.get_attr("spec") if isinstance(env, VecEnv) else [env.spec]
     if any(spec != specs[0] for spec in specs):
-        raise RefineError(f"env: its {len(specs)} environments differ; {_WAY_OUT}")
+        raise RefineError(f"env: its {len(specs)} environments differ; {_REMEDY}")
     spec = specs[0]
     if spec is None:
         inner = env.get_attr("unwrapped", 0)[0] if isinstance(env, DummyVecEnv) else env
-        raise RefineError(f"env: {type(inner).__name__} was not made by gymnasium.make; {_WAY_OUT}")
+        raise RefineError(f"env: {type(inner).__name__} was not made by gymnasium.make; {_REMEDY}")
     return EnvRecipe(spec.id, vec_wrappers=tuple(vec_wrappers), make=_maker(_complete(spec, env)))
 
 
 def _frame_stack(stack: Any) -> Callable[[Any], VecFrameStack]:
-    """The same frame stack again, given what stacks the observations."""
+    """Make the same frame stack again from Stable-Baselines3's ``StackedObservations``."""
     parts = getattr(stack, "sub_stacked_observations", None)
     if parts is None:
         return partial(VecFrameStack, n_stack=stack.n_stack, channels_order=_order_of(stack))
@@ -122,10 +122,10 @@ def _order_of(stack: Any) -> str:
 
 
 def _complete(spec: Any, env: VecEnv | gym.Env) -> Any:
-    """The spec with the arguments of wrappers that gymnasium has not recorded, as far as we know them."""
+    """The spec, with arguments of known wrappers that gymnasium did not record."""
     wrappers = []
     for wrapper in spec.additional_wrappers:
-        if wrapper.entry_point == _MONITOR:  # which counts the rewards that come from within
+        if wrapper.entry_point == _MONITOR:  # counts the rewards of the environment that it wraps
             wrappers.append(WrapperSpec("TrueReturn", _TRUE_RETURN, {}))
             continue
         kwargs = wrapper.kwargs
@@ -133,9 +133,9 @@ def _complete(spec: Any, env: VecEnv | gym.Env) -> Any:
             kwargs = {name: _attribute_of(env, f"_{name}") for name in ("max_steps", "test_mode")}
         if kwargs is None:
             name = wrapper.entry_point.replace(":", ".")
-            raise RefineError(f"env: the wrapper {name} cannot be built again in a worker; {_WAY_OUT}")
+            raise RefineError(f"env: the wrapper {name} cannot be built again in a worker; {_REMEDY}")
         wrappers.append(replace(wrapper, kwargs=kwargs))
-    if all(wrapper.entry_point in (_TRUE_RETURN, _TIME_FEATURE) for wrapper in wrappers):  # nothing alters rewards
+    if all(wrapper.entry_point in (_TRUE_RETURN, _TIME_FEATURE) for wrapper in wrappers):  # no wrapper changes rewards
         wrappers = [wrapper for wrapper in wrappers if wrapper.entry_point != _TRUE_RETURN]
     return replace(spec, additional_wrappers=tuple(wrappers))
 
@@ -158,21 +158,21 @@ class _SpecMaker:
         return env
 
 
-_OF_THE_SCRIPT = "__main__:"
+_MAIN_MODULE = "__main__:"
 
 
 def _maker(spec: Any) -> _SpecMaker:
-    """What the caller's script defines goes to the workers as it is: they cannot import it by its name."""
+    """Classes that the caller's script defines are sent to the workers by value: workers cannot import them by name."""
     wrappers = spec.additional_wrappers
-    is_ours = [wrapper.entry_point.startswith(_OF_THE_SCRIPT) for wrapper in wrappers]
+    is_ours = [wrapper.entry_point.startswith(_MAIN_MODULE) for wrapper in wrappers]
     n_theirs = is_ours.index(True) if any(is_ours) else len(wrappers)
     spec = replace(spec, additional_wrappers=wrappers[:n_theirs])
     try:
-        if str(spec.entry_point).startswith(_OF_THE_SCRIPT):
+        if str(spec.entry_point).startswith(_MAIN_MODULE):
             spec = replace(spec, entry_point=load_env_creator(spec.entry_point))
         ours: Any = [(load_env_creator(wrapper.entry_point), wrapper.kwargs) for wrapper in wrappers[n_theirs:]]
     except AttributeError as error:  # a class within a function
-        raise RefineError(f"env: it cannot be built again in a worker ({error}); {_WAY_OUT}") from None
+        raise RefineError(f"env: it cannot be built again in a worker ({error}); {_REMEDY}") from None
     return _SpecMaker(spec, tuple(ours))
 
 
@@ -200,14 +200,14 @@ def _minimal_config(
     wrappers = [
         (w.entry_point.replace(":", "."), w.kwargs)
         for w in recorded
-        if w.entry_point not in (_TRUE_RETURN, _VECTORISED)  # ours, made again of what is said here
+        if w.entry_point not in (_TRUE_RETURN, _VECTORISED)  # ours, made again from this config
     ]
     if wrappers and all(kwargs is not None for _, kwargs in wrappers):
         config["env_wrapper"] = [{name: kwargs} for name, kwargs in wrappers]
     stacks = [wrapper for wrapper in recipe.vec_wrappers if isinstance(wrapper, partial)]
     if stacks:
         config["frame_stack"] = stacks[0].keywords["n_stack"]
-        if statistics is not None and left_to_the_policy(statistics, recipe) is not None:
+        if statistics is not None and statistics_for_policy(statistics, recipe) is not None:
             raise RefineError(
                 "env: a VecNormalize around a VecFrameStack cannot be written in the Zoo's config.yml; have them the "
                 "other way round, as the Zoo does"

@@ -16,7 +16,7 @@ ORGANIZATION = "sb3"
 """Where the Zoo keeps its agents on the Hub."""
 
 PULLED = ("config.yml", "args.yml", "env_kwargs.yml", "vec_normalize.pkl")
-"""What is pulled beside the zip, where it is there."""
+"""Files that are pulled with the zip, if the repo has them."""
 _TIMEOUT = 30.0
 
 
@@ -74,12 +74,12 @@ def pull(
     Pull an agent from the Hub into the Hub client's own cache, or take it from there when the Hub cannot be reached.
 
     :param algo: the Zoo's name of the algorithm
-    :param env: environment id; where nothing is filed under an old id, what its new id has is taken
+    :param env: environment id; if there is no repo for an old id, that of its new id is used
     :param organization: organization or user
     :param repo_name: name of the repo; None: ``ALGO-ENV``
     :param revision: branch, tag or commit; None: the newest
     :return: its files; all but the zip are optional
-    :raises RefineError: no such repo, revision or zip; no access; no connection; a download that broke off
+    :raises RefineError: no such repo, revision or zip; no access; no connection; an interrupted download
     """
     names = list(dict.fromkeys(f"{algo}-{name.replace('/', '-')}" for name in (env, current_env_id(env))))
     missing: list[NotThere] = []
@@ -108,7 +108,7 @@ def _snapshot(repo: str, revision: str | None, zip_names: list[str]) -> Path:
             return _cached_snapshot(repo, revision, wanted, error)
         _check_zip(repo, zip_names, [file.rfilename for file in info.siblings or ()])
         try:
-            # the zip last: where the cache has it, it has the rest too
+            # the zip last: if the cache has the zip, it has the other files too
             for names in (PULLED, zip_names):
                 snapshot = Path(hub.snapshot_download(repo, revision=revision, allow_patterns=[*names]))
         except (hub.errors.HTTPError, OSError) as error:
@@ -163,7 +163,7 @@ def _check_zip(repo: str, wanted: list[str], there: list[str]) -> None:
 
 
 def _check_intact(repo: str, path: Path) -> None:
-    """The cache names a large file's copy by the SHA-256 that the Hub has of it."""
+    """The cache names the copy of a large file by its SHA-256 on the Hub."""
     copy = path.resolve()
     if re.fullmatch("[0-9a-f]{64}", copy.name) and sha256(copy) != copy.name:
         copy.unlink()

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub's client, imported where used, and what the Hub's answers mean."""
+"""The Hugging Face Hub's client, imported where used, and error messages for the Hub's answers."""
 
 import sys
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ LOG_IN = "run `hf auth login` or set HF_TOKEN"
 
 
 class NotThere(RefineError):
-    """No such repo, as far as can be seen: the agent may be filed under another name."""
+    """No such repo, or none that the token may see: the agent may have another name."""
 
 
 def client() -> ModuleType:
@@ -33,8 +33,8 @@ def client() -> ModuleType:
 @contextmanager
 def quiet() -> Iterator[None]:
     """
-    Without the client's warnings of retries and missing tokens, for what matters is in the one line of an error; and
-    without its progress bars where nobody looks on.
+    Silence the client's warnings of retries and missing tokens, since errors say what matters in one line, and its
+    progress bars if standard error is not a terminal.
     """
     utils = client().utils
     verbosity = utils.logging.get_verbosity()
@@ -53,7 +53,7 @@ def quiet() -> Iterator[None]:
 def is_unreachable(error: Exception) -> bool:
     """
     :param error: of a request
-    :return: whether there was no answer at all, or that of an overloaded or broken Hub
+    :return: whether the Hub did not answer, or answered that it is overloaded or broken
     """
     answer = _answer(error)
     return answer is None or answer.status_code == 429 or answer.status_code >= 500
@@ -64,7 +64,7 @@ def pull_refusal(repo: str, revision: str | None, error: Exception) -> RefineErr
     :param repo: what was asked for
     :param revision: of it
     :param error: of a request that the Hub has answered
-    :return: which of the ways to say no it is, and the remedy
+    :return: why the Hub refused, and the remedy
     """
     hub = client()
     address = f"{hub.constants.ENDPOINT}/{repo}"
@@ -98,7 +98,7 @@ def push_refusal(repo: str, error: Exception) -> RefineError:
 
 
 def _no_such_repo(repo: str, status: int) -> NotThere:
-    """To the nameless, the Hub does not tell a private repo (401) from none; to the others, it says 404 to both."""
+    """Without a token, the Hub answers 401 for private and for missing repos; with one, 404 for both."""
     hint = did_you_mean(repo, _public_repos(repo))
     if client().get_token() is not None:
         return NotThere(f"there is no {repo}{hint}, or your token may not see it")
@@ -108,7 +108,7 @@ def _no_such_repo(repo: str, status: int) -> NotThere:
 
 
 def _public_repos(repo: str) -> list[str]:
-    """Repos of the same organization, as far as the Hub lists them: to suggest one."""
+    """Public repos of the same organization, to suggest one."""
     hub = client()
     try:
         return [model.id for model in hub.HfApi().list_models(author=repo.partition("/")[0], limit=1000)]
@@ -117,7 +117,7 @@ def _public_repos(repo: str) -> list[str]:
 
 
 def _answer(error: BaseException | None) -> Any:
-    """The Hub's answer to a request, if that is what an error or its cause is about."""
+    """The Hub's answer to a request, if the error or its cause has one."""
     while error is not None:
         response = getattr(error, "response", None)
         if response is not None:

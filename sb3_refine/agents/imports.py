@@ -24,7 +24,7 @@ def check_importable(module: str, named_by: str, gym_packages: Iterable[str] = (
     :param module: dotted name
     :param named_by: the file and its entry, for the message
     :param gym_packages: modules that the user has named
-    :raises RefineError: when the module is neither part of an installed distribution that has to do with environments,
+    :raises RefineError: when the module is neither part of an installed distribution that depends on gymnasium,
         nor below one of ``gym_packages``: a module in the working directory, beside the agent, or of another package,
         which may be a script
     """
@@ -57,22 +57,22 @@ def _is_for_environments(module: str) -> bool:
         return False
     places = [*(spec.submodule_search_locations or ()), *([spec.origin] if spec.has_location and spec.origin else ())]
     return bool(places) and any(
-        all(Path(place).resolve().is_relative_to(root) for place in places) for root in _homes(package)
+        all(Path(place).resolve().is_relative_to(root) for place in places) for root in _install_folders(package)
     )
 
 
-def _homes(package: str) -> Iterator[Path]:
+def _install_folders(package: str) -> Iterator[Path]:
     """Folders of the distributions that provide a package; the working directory does not count."""
-    here = Path.cwd().resolve()
-    path = [entry for entry in sys.path if entry and Path(entry).resolve() != here]
+    working_directory = Path.cwd().resolve()
+    path = [entry for entry in sys.path if entry and Path(entry).resolve() != working_directory]
     for distribution in metadata.distributions(path=path):
         if package in _packages_of(distribution) and _requires_environments(distribution):
             yield Path(str(distribution.locate_file(""))).resolve()
-            yield from _editable_home(distribution)
+            yield from _editable_folder(distribution)
 
 
 def _requires_environments(distribution: metadata.Distribution) -> bool:
-    """Other packages hold scripts, too, which do things when they are imported."""
+    """Importing a module of any other package could run a script."""
     names = [distribution.name, *(distribution.requires or ())]
     return any(re.split(r"[^\w.-]", name)[0].lower().replace("_", "-") in _FOR_ENVIRONMENTS for name in names)
 
@@ -86,7 +86,7 @@ def _packages_of(distribution: metadata.Distribution) -> set[str]:
     return {file.parts[0] if len(file.parts) > 1 else file.stem for file in files if file.suffix == ".py"}
 
 
-def _editable_home(distribution: metadata.Distribution) -> Iterator[Path]:
+def _editable_folder(distribution: metadata.Distribution) -> Iterator[Path]:
     """The project's folder, where a distribution is installed from it (``pip install -e``)."""
 
     text = distribution.read_text("direct_url.json")

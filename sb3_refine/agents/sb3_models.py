@@ -1,4 +1,4 @@
-"""Stable-Baselines3 models of zips of any version, fit to be trained on."""
+"""Stable-Baselines3 models from zips of any version; they can be trained further."""
 
 import inspect
 import io
@@ -53,8 +53,8 @@ HER = "her"
 _MAX_BUFFER_GB = 1.0
 """A larger replay buffer is not allocated: no search needs one."""
 
-_FREE_NUMBERS = 1_000_000  # that a model may have beyond those of its file, such as gSDE's exploration matrices
-_FREE_TENSORS = 100
+_MAX_EXTRA_NUMBERS = 1_000_000  # that a model may have beyond those of its file, such as gSDE's exploration matrices
+_MAX_EXTRA_TENSORS = 100
 
 
 def check_algo(algo: str) -> None:
@@ -84,7 +84,7 @@ def load_model(stored: StoredModel, config: dict[str, Any], observation_space: s
     early versions saved, without seeing the file itself.
 
     :param stored: the model in its zip
-    :param config: the Zoo's ``config.yml``, for schedules that the zip has lost
+    :param config: the Zoo's ``config.yml``, for schedules that the zip does not have
     :param observation_space: of the environment as it is today; its bounds may differ from those in the zip
     :return: the model
     :raises RefineError: when it is damaged
@@ -92,7 +92,7 @@ def load_model(stored: StoredModel, config: dict[str, Any], observation_space: s
     cls = _algo_class(stored.algo)
     data = dict(stored.attributes)
     _restore_schedules(stored.path, data, config, cls)
-    _modernise(data)
+    _adapt_old_attributes(data)
     if _differ_in_bounds_only(data["observation_space"], observation_space):
         data["observation_space"] = observation_space  # so that SB3 accepts the environment for further training
     instead = _without_buffer(data)
@@ -135,8 +135,8 @@ class _Building(TorchFunctionMode):
 
     def __init__(self, stored: StoredModel):
         super().__init__()
-        self._numbers_left = stored.n_parameters + _FREE_NUMBERS
-        self._tensors_left = 2 * len(stored.distinct_parameters) + _FREE_TENSORS
+        self._numbers_left = stored.n_parameters + _MAX_EXTRA_NUMBERS
+        self._tensors_left = 2 * len(stored.distinct_parameters) + _MAX_EXTRA_TENSORS
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is th.empty:
@@ -152,7 +152,7 @@ class _Building(TorchFunctionMode):
 
 
 def _check_optimizers(model: BaseAlgorithm) -> None:
-    """torch takes any state for a parameter, and fails when it trains."""
+    """torch accepts a state of any shape for a parameter, and fails only in training."""
     for name in model._get_torch_save_params()[0]:
         owner: Any = model
         for part in name.split("."):
@@ -177,7 +177,7 @@ def algo_of(model: BaseAlgorithm) -> str:
 
 def sync_copies(model: BaseAlgorithm) -> None:
     """
-    ARS keeps its parameters twice, and goes on training from the copy: bring that up to date.
+    Update the copy of the parameters that ARS keeps and trains further.
 
     :param model: a model whose policy has changed
     """
@@ -228,8 +228,8 @@ def trained_under_vec_normalize(stored: StoredModel) -> bool:
 
 
 def _without_buffer(data: dict[str, Any]) -> dict[str, Any]:
-    """Attributes to load a model with, instead of its own, where its replay buffer is too much to ask for."""
-    if "HerReplayBuffer" in str(data.get("replay_buffer_class")):  # asks for an environment
+    """Attributes that replace a model's own if its replay buffer would be too large or needs an environment."""
+    if "HerReplayBuffer" in str(data.get("replay_buffer_class")):  # needs an environment
         return {"replay_buffer_class": None, "replay_buffer_kwargs": {}, "optimize_memory_usage": False}
     space = data["observation_space"]
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
@@ -241,15 +241,15 @@ def _without_buffer(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differ_in_bounds_only(space: spaces.Space, env_space: spaces.Space) -> bool:
-    """Not where normalisation has made something else of it, such as numbers of an image."""
+    """Shapes and types must match: normalised images, for example, are floats."""
     if isinstance(space, spaces.Dict) and isinstance(env_space, spaces.Dict):
         same_keys = space.spaces.keys() == env_space.spaces.keys()
         return same_keys and all(_differ_in_bounds_only(part, env_space[key]) for key, part in space.spaces.items())
     return shape_of(space) == shape_of(env_space) and space.dtype == env_space.dtype
 
 
-def _modernise(data: dict[str, Any]) -> None:
-    """What training asks of attributes saved by early versions of Stable-Baselines3."""
+def _adapt_old_attributes(data: dict[str, Any]) -> None:
+    """Adapt attributes saved by early versions of Stable-Baselines3, so that training can go on."""
     if "buffer_size" in data:
         kwargs = dict(data.get("replay_buffer_kwargs") or {})
         for name in ("online_sampling", "max_episode_length"):

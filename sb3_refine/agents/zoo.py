@@ -64,7 +64,7 @@ def find_in_folder(folder: Path, algo: str, env: str, exp_id: int = 0, zip_name:
 
     :param folder: the log folder
     :param algo: the Zoo's name of the algorithm
-    :param env: environment id; where nothing is filed under an old id, what its new id has is taken
+    :param env: environment id; if the folder has nothing for an old id, its new id is used
     :param exp_id: number of the experiment; 0: the newest, -1: no experiment folder
     :param zip_name: name of the zip, or a pattern of which the one with most steps is taken; None for the last model
     :return: its files
@@ -81,9 +81,9 @@ def find_in_folder(folder: Path, algo: str, env: str, exp_id: int = 0, zip_name:
     run_folder = parent / f"{env_name}_{exp_id}" if exp_id > 0 else parent
     zips = sorted(filter(Path.is_file, run_folder.glob(zip_name or f"{env_name}.zip")), key=_n_steps)
     if not zips:
-        raise _nothing_there(folder, algo, env_name, run_folder, zip_name or f"{env_name}.zip")
-    files = _with_neighbours(zips[-1], env, run_folder / env_name)
-    _refuse_links_out_of(folder, files)
+        raise _not_found_error(folder, algo, env_name, run_folder, zip_name or f"{env_name}.zip")
+    files = _files_beside(zips[-1], env, run_folder / env_name)
+    _check_links(folder, files)
     return files
 
 
@@ -113,8 +113,8 @@ def find_beside(
     env = env or str((read_zoo_yaml(args).get("env") if args else None) or names[0])
     if ":" in env and not given:
         check_importable(env.partition(":")[0], f"args.yml: env: {env[:80]!r}", gym_packages)
-    files = _with_neighbours(zip_path, env, zip_path.parent / names[0], vec_normalize)
-    _refuse_links_out_of(zip_path.parent, files, named_by_user=(zip_path, vec_normalize))
+    files = _files_beside(zip_path, env, zip_path.parent / names[0], vec_normalize)
+    _check_links(zip_path.parent, files, named_by_user=(zip_path, vec_normalize))
     return files
 
 
@@ -171,7 +171,7 @@ def _make_next_folder(parent: Path, env_name: str) -> Path:
 
 def remove_if_unused(run_folder: Path) -> None:
     """
-    Take back the folder of a run that left neither an agent nor a state to resume from, and its parents if empty.
+    Remove the folder of a run that saved neither an agent nor a state to resume from, and its parents if empty.
 
     :param run_folder: a folder made by :func:`new_run_folder`
     """
@@ -207,7 +207,7 @@ def zoo_yaml(content: dict[str, Any]) -> str:
 
 
 class _ZooDumper(yaml.SafeDumper):
-    """Writes what the Zoo reads and writes, and nothing that could not be read again."""
+    """Writes the types that the Zoo reads, and no others."""
 
 
 _ZooDumper.add_representer(
@@ -232,7 +232,7 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
-def _with_neighbours(zip_path: Path, env: str, inner: Path, vec_normalize: Path | None = None) -> AgentFiles:
+def _files_beside(zip_path: Path, env: str, inner: Path, vec_normalize: Path | None = None) -> AgentFiles:
     return AgentFiles(
         model=zip_path,
         env=env,
@@ -245,7 +245,7 @@ def _with_neighbours(zip_path: Path, env: str, inner: Path, vec_normalize: Path 
     )
 
 
-def _refuse_links_out_of(folder: Path, files: AgentFiles, named_by_user: Iterable[Path | None] = ()) -> None:
+def _check_links(folder: Path, files: AgentFiles, named_by_user: Iterable[Path | None] = ()) -> None:
     """An agent's files must not be links to other files of this machine; the folder itself may be a link."""
     parts = (files.model, files.config, files.args, files.vec_normalize, files.env_kwargs, files.evaluations)
     for path in parts:
@@ -269,7 +269,7 @@ def _statistics_of(zip_path: Path, inner: Path) -> Path | None:
 
 class ExpectedReturn(NamedTuple):
     """
-    What an agent's own evaluations lead one to expect of its mean return.
+    The range of the mean return that an agent's evaluations in training suggest.
 
     :param low: least mean return of the evaluations next to the one that was saved, less one standard deviation
     :param high: highest, plus one standard deviation
@@ -308,8 +308,8 @@ def expected_return(files: AgentFiles) -> ExpectedReturn | None:
     return ExpectedReturn(float(means[near].min()) - std, float(means[near].max()) + std, float(means[at]))
 
 
-def _nothing_there(folder: Path, algo: str, env_name: str, run_folder: Path, zip_name: str) -> RefineError:
-    """What to say when an agent is not found: what is there instead."""
+def _not_found_error(folder: Path, algo: str, env_name: str, run_folder: Path, zip_name: str) -> RefineError:
+    """The error for an agent that is not found, with what the folder has instead."""
     if run_folder.is_dir() and run_folder != folder / algo:
         zips = ", ".join(sorted(path.name for path in run_folder.glob("*.zip")))
         return RefineError(f"no {zip_name} in {run_folder}; there are: {zips or 'no zips'}")

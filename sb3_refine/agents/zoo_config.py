@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The Zoo's ``config.yml``, in which nothing is left that the Zoo would run when it reads what is saved here."""
+    """The Zoo's ``config.yml``, without code that the Zoo would run when it reads the saved agent."""
     config = read_zoo_yaml(path)
     normalizes_observations(config.get("normalize"))  # checks that a text is a literal, which is then saved as it is
     return without_code(config)
@@ -34,7 +34,7 @@ def normalizes_observations(normalize: Any) -> bool:
     """
     The Zoo's ``normalize``: a truth value, or keyword arguments of VecNormalize as a mapping or as text.
 
-    :raises RefineError: when the text is no literal
+    :raises RefineError: when the text is not a literal
     """
     if isinstance(normalize, str):
         try:
