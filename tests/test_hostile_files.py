@@ -665,7 +665,7 @@ def test_the_working_directory_is_importable_only_where_a_module_is_named(made_a
     script = (
         "import sys; from sb3_refine.cli.main import main\n"
         "for more in [], ['--gym-packages', 'sb3_contrib']:\n"
-        "    main([*sys.argv[1:], *more]); print('working directory:', '' in sys.path)\n"
+        "    assert main([*sys.argv[1:], *more]) == 0; print('working directory:', '' in sys.path)\n"
     )
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", str(made_agents), "--dry-run", "--backend", "serial"]
     command = [sys.executable, "-P", "-c", script, *arguments]
