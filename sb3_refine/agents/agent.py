@@ -30,7 +30,7 @@ class Agent:
     :param config: the Zoo's ``config.yml``
     :param args: the Zoo's ``args.yml``
     :param source: where it came from
-    :param expected_return: mean return that its ``evaluations.npz`` recorded in training, or None
+    :param expected_return: range of the mean return that its ``evaluations.npz`` suggests, or None
     """
 
     model: BaseAlgorithm

@@ -24,9 +24,9 @@ def check_importable(module: str, named_by: str, gym_packages: Iterable[str] = (
     :param module: dotted name
     :param named_by: the file and its entry, for the message
     :param gym_packages: modules that the user has named
-    :raises RefineError: when the module is neither part of an installed distribution that depends on gymnasium,
-        nor below one of ``gym_packages``: a module in the working directory, beside the agent, or of another package,
-        which may be a script
+    :raises RefineError: unless the module is one of ``gym_packages`` or below one of them, or belongs to an installed
+        distribution that is or requires one of :data:`_FOR_ENVIRONMENTS`; so modules in the working directory, beside
+        the agent, or of any other package are refused
     """
     if any(module == package or module.startswith(f"{package}.") for package in gym_packages):
         return

@@ -53,7 +53,7 @@ HER = "her"
 _MAX_BUFFER_GB = 1.0
 """A larger replay buffer is not allocated: no search needs one."""
 
-_MAX_EXTRA_NUMBERS = 1_000_000  # that a model may have beyond those of its file, such as gSDE's exploration matrices
+_MAX_EXTRA_NUMBERS = 1_000_000  # beyond those of its file, such as gSDE's exploration matrices
 _MAX_EXTRA_TENSORS = 100
 
 
@@ -241,7 +241,7 @@ def _without_buffer(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differ_in_bounds_only(space: spaces.Space, env_space: spaces.Space) -> bool:
-    """Shapes and types must match: normalised images, for example, are floats."""
+    """Whether shapes and types are the same; a normalised image, for example, has another type."""
     if isinstance(space, spaces.Dict) and isinstance(env_space, spaces.Dict):
         same_keys = space.spaces.keys() == env_space.spaces.keys()
         return same_keys and all(_differ_in_bounds_only(part, env_space[key]) for key, part in space.spaces.items())
