@@ -12,6 +12,7 @@ import subprocess
 from copy import deepcopy
 from pathlib import Path
 
+import fresh
 import gymnasium as gym
 import pytest
 import sb3_contrib
@@ -54,6 +55,12 @@ def train(algo: str):
     if algo == NORMALIZED:
         env = VecNormalize(env)
     return cls("MlpPolicy", env, learning_rate=3e-4, **kwargs).learn(64)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def server_of_processes():
+    """Started before any test starts a process."""
+    fresh.start_server()
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch as th
 from conftest import ENV_ID, MADE, train
+from fresh import run_script
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
@@ -388,7 +389,7 @@ def test_a_saved_agent_loads_where_this_package_does_not_exist(made_agents, tmp_
         f"model = A2C.load({str(run_folder / ENV_ID)!r} + '.zip', env=env, device='cpu')\n"
         "print(model.predict(env.reset(), deterministic=True)[0].shape)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    done = run_script(script)
     assert (done.returncode, done.stdout) == (0, "(1, 1)\n"), done.stderr
     with zipfile.ZipFile(run_folder / f"{ENV_ID}.zip") as archive:
         assert b"sb3_refine" not in archive.read("data")

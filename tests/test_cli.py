@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ENV_ID
+from fresh import COMMAND_LINE, run_command, run_script
 
 from sb3_refine import RefineError, Refiner
 from sb3_refine.cli.main import main
@@ -57,10 +58,7 @@ def test_refines_an_agent_and_saves_it(made_agents, tmp_path, run):
 
 
 def test_the_demo_shows_a_significant_gain(tmp_path):
-    """In a process of its own, as a user runs it."""
-    command = [sys.executable, "-m", "sb3_refine.cli", "--demo", "-o", str(tmp_path)]
-    command += ["--n-updates", "20", "--n-eval-episodes", "20", "--no-report"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = run_command("--demo", "-o", tmp_path, "--n-updates", 20, "--n-eval-episodes", 20, "--no-report")
     assert done.returncode == 0, done.stderr
     assert "decision: refined" in done.stdout
     written = json.loads((tmp_path / "ppo" / f"{ENV_ID}_1" / "refinement.json").read_text())
@@ -176,16 +174,9 @@ def test_a_disk_that_is_full_for_the_tables_is_one_line(made_agents, tmp_path, m
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits are POSIX's")
 def test_what_cannot_be_written_at_the_start_is_one_line(made_agents, tmp_path):
-    import resource
-
-    command = [sys.executable, "-m", "sb3_refine.cli", "--algo", "ppo", "--env", ENV_ID, "-f", made_agents, *FAST]
-    done = subprocess.run(
-        [*map(str, command), "-o", str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
-    )
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+    arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", *FAST]
+    done = run_script(limit + COMMAND_LINE, *arguments)
     assert done.returncode == 1
     line = rf"sb3-refine: error: the agent cannot be written to {tmp_path}.*File too large.*is the disk full\?\n"
     assert re.fullmatch(line, done.stderr), done.stderr

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import pickle
-import subprocess
 import sys
 import types
 import zipfile
@@ -14,6 +13,7 @@ from pathlib import Path
 import cloudpickle
 import numpy as np
 import pytest
+from fresh import run_script
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
@@ -318,8 +318,7 @@ def test_a_schedule_that_only_has_the_name_of_the_zoos_is_not_taken_for_it(tmp_p
 
 def test_what_is_trusted_may_bring_classes_of_its_own(tmp_path):
     """A features extractor that was defined in a notebook."""
-    script = tmp_path / "notebook.py"
-    script.write_text(
+    script = (
         "import torch\n"
         "from stable_baselines3 import PPO\n"
         "from stable_baselines3.common.torch_layers import BaseFeaturesExtractor\n"
@@ -332,7 +331,8 @@ def test_what_is_trusted_may_bring_classes_of_its_own(tmp_path):
         "PPO('MlpPolicy', 'Pendulum-v1', n_steps=8, device='cpu',\n"
         f"    policy_kwargs=dict(features_extractor_class=Own)).save({str(tmp_path / 'own.zip')!r})\n"
     )
-    subprocess.run([sys.executable, script], check=True, timeout=120)
+    done = run_script(script)
+    assert done.returncode == 0, done.stderr
     with pytest.raises(RefineError, match=r"policy_kwargs: refused to load .*--trust-remote-code"):
         load_agent(model=tmp_path / "own.zip", env="Pendulum-v1")
     agent = load_agent(model=tmp_path / "own.zip", env="Pendulum-v1", trust_remote_code=True)

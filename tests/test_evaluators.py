@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BrokenEnv, train
+from fresh import run_script
 
 from sb3_refine import Refiner, load_agent
 from sb3_refine.envs.remedies import FRESH_ENV
@@ -275,7 +276,7 @@ def test_a_script_needs_no_main_guard(tmp_path):
         "make = lambda: Slower(gym.make('Pendulum-v1'))\n"
         "print(refine(model, make, n_updates=1, n_delta=2, n_workers=2, n_eval_episodes=2).result.decision)\n"
     )
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=600, check=False)
+    done = run_script("import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')", script)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in ("refined", "original")
 

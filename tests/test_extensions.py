@@ -1,14 +1,11 @@
 """Parts that others add: each registered in one line, and used from the command line, Python, a resume and a report."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ENV_ID
+from fresh import run_command
 from toy_parts import ReturnPerStep, ThreadEvaluator, ToyCEM, ToyPGPE
 
 from sb3_refine import RefineError, Refiner, load_agent
@@ -148,8 +145,7 @@ def test_a_module_that_the_user_names_registers_parts(made_agents, tmp_path):
     (tmp_path / "my_parts.py").write_text(
         "from sb3_refine.optimizers import OPTIMIZERS\nfrom toy_parts import ToyCEM\nOPTIMIZERS['mine'] = ToyCEM\n"
     )
-    command = [sys.executable, "-m", "sb3_refine.cli", "--algo", "ppo", "--env", ENV_ID, "-f", str(made_agents)]
-    command += ["--optimizer", "mine:n_candidates=4", "--gym-packages", "my_parts", "--dry-run"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=True)
+    arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "--optimizer", "mine:n_candidates=4"]
+    done = run_command(*arguments, "--gym-packages", "my_parts", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert "2 updates of 4 rollouts" in done.stdout

@@ -7,7 +7,6 @@ import pickle
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import zipfile
 from hashlib import sha256
@@ -16,7 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ENV_ID
+from fresh import run_command
 from hub_server import HubServer
+from hub_user import HubUser
 
 from sb3_refine import RefineError, Refiner, load_agent
 from sb3_refine.reporting.model_card import model_card
@@ -40,60 +41,6 @@ FAST = [
     "0",
     "--no-report",
 ]
-
-CLIENT = """
-import hashlib, json, os, sys
-import numpy as np
-from sb3_refine import RefineError, load_agent
-from sb3_refine.agents.hub import pull
-from sb3_refine.reporting.publish import push
-
-def fingerprint(agent):
-    '''Of all parameters and statistics.'''
-    digest = hashlib.sha256()
-    for name, value in sorted(agent.model.policy.state_dict().items()):
-        digest.update(name.encode() + value.numpy().tobytes())
-    if agent.vec_normalize is not None:
-        digest.update(np.concatenate([agent.vec_normalize.obs_rms.mean, agent.vec_normalize.obs_rms.var]).tobytes())
-    return digest.hexdigest()
-
-answers = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)  # what others print does not mix with the answers
-for line in sys.stdin:
-    expression, token = json.loads(line)
-    os.environ.pop("HF_TOKEN", None)
-    if token:
-        os.environ["HF_TOKEN"] = token
-    try:
-        answer = {"answer": eval(expression)}
-    except RefineError as error:
-        answer = {"refused": str(error)}
-    print(json.dumps(answer), file=answers, flush=True)
-"""
-
-
-class Client:
-    """A process of a user's, in which expressions are evaluated: the client reads its environment when imported."""
-
-    def __init__(self, environment):
-        command = [sys.executable, "-c", CLIENT]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
-
-    def __call__(self, expression, token=None):
-        self.process.stdin.write(json.dumps([expression, token]) + "\n")
-        self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
-        if "refused" in answer:
-            raise RefineError(answer["refused"])
-        return answer["answer"]
-
-    def refused(self, expression, token=None):
-        """What it says when it refuses: one line."""
-        with pytest.raises(RefineError) as error:
-            self(expression, token)
-        assert "\n" not in str(error.value)
-        return str(error.value)
 
 
 def environment(endpoint, home, **more):
@@ -136,25 +83,21 @@ def hub(running_hub):
 
 @pytest.fixture(scope="module")
 def client(running_hub, home):
-    client = Client(environment(running_hub.url, home))
-    yield client
-    client.process.kill()
-    client.process.communicate()
+    user = HubUser(environment(running_hub.url, home))
+    yield user
+    user.process.kill()
 
 
 @pytest.fixture(scope="module")
 def offline(nowhere, home):
     """The same user without a connection."""
-    client = Client(environment(nowhere, home))
-    yield client
-    client.process.kill()
-    client.process.communicate()
+    user = HubUser(environment(nowhere, home))
+    yield user
+    user.process.kill()
 
 
 def run(endpoint, home, *arguments, **more):
-    command = [sys.executable, "-m", "sb3_refine.cli", *map(str, arguments)]
-    env = environment(endpoint, home, **more)
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=env)
+    return run_command(*arguments, env=environment(endpoint, home, **more))
 
 
 def files_of(made_agents, algo="a2c", env_name=ENV_ID):

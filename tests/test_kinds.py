@@ -1,7 +1,5 @@
 """Every kind of agent: load, refine, save, load again; and the returns are those that evaluate_policy shows."""
 
-import subprocess
-import sys
 from functools import partial
 
 import gymnasium as gym
@@ -13,6 +11,7 @@ import torch
 import toy_envs  # registers its environments
 import yaml
 from conftest import ZOO_AGENTS, run_policy, target_of
+from fresh import run_script
 from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_maskable_policy
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
@@ -340,8 +339,7 @@ def test_training_goes_on_from_an_old_agent_with_plain_sb3(zoo_agents, tmp_path,
     agent = load_agent(algo, env, zoo_agents)
     run_folder = new_run_folder(tmp_path, agent.algo, agent.env_name)
     save_agent(agent, run_folder)
-    command = [sys.executable, "-c", TRAIN_ON, type(agent.model).__name__, str(run_folder), agent.env_name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = run_script(TRAIN_ON, type(agent.model).__name__, run_folder, agent.env_name)
     assert done.returncode == 0, done.stderr[-1000:]
 
 

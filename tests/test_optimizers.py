@@ -1,10 +1,8 @@
 """Every optimizer in the registry keeps the contract, and ARS is what its equation says."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from fresh import run_script
 
 from sb3_refine.errors import RefineError
 from sb3_refine.optimizers import ARS, OPTIMIZERS, ExplicitPopulation, NoisePopulation
@@ -157,7 +155,7 @@ def test_directions_are_the_same_in_every_process_and_read_only():
     code = (
         "from sb3_refine.optimizers.noise_table import *; print(direction(3, noise_key(3, 1, 2), 1000).tobytes().hex())"
     )
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    other = run_script(code)
     assert other.stdout.strip() == first.tobytes().hex()
     with pytest.raises(ValueError, match="read-only"):
         first += 1

@@ -2,13 +2,12 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch as th
 from conftest import ENV_ID, run_policy, train
+from fresh import run_script
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
@@ -362,7 +361,7 @@ def check_claim(folder, algo, env, module, packages="gymnasium", wrapper=("built
         folder=str(folder), algo=algo, env=env, module=module, packages=packages,
         wrapper_module=wrapper[0], wrapper=wrapper[1],
     )  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    done = run_script(script)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.splitlines()[-1]) < 2e-6  # Monitor rounds returns to six decimals
 
