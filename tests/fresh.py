@@ -20,9 +20,8 @@ COMMAND_LINE = "import sys; from sb3_refine.cli.main import main; sys.exit(main(
 
 def start_server():
     """Start the server, with more modules than the package itself asks for."""
-    forkserver.set_forkserver_preload(
-        ["sb3_contrib", "sb3_refine.refiner", "sb3_refine.cli.main", "sb3_refine.testing"]
-    )
+    modules = ["sb3_contrib", "sb3_refine.cli.main", "sb3_refine.testing"]
+    forkserver.set_forkserver_preload([*modules, "torch._dynamo"])  # every model's optimizer imports the last
     forkserver.ensure_running()
 
 

@@ -28,6 +28,7 @@ from sb3_refine.evaluation.evaluation import Evaluation
 from sb3_refine.rollouts.episode import Episode
 
 QUICK = ["--n-updates", "1", "--n-delta", "1", "--n-eval-episodes", "2", "--backend", "serial", "--verbose", "0"]
+QUICK += ["--no-report"]
 
 
 class Folder:
