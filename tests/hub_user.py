@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import suppress
 
 import pytest
 from fresh import CONTEXT, set_environment
@@ -14,9 +15,13 @@ class HubUser:
 
     def __init__(self, environment):
         self._connection, theirs = CONTEXT.Pipe()
-        self.process = CONTEXT.Process(target=_serve, args=(theirs, environment), daemon=True)
-        self.process.start()
+        self._process = CONTEXT.Process(target=_serve, args=(theirs, environment), daemon=True)
+        self._process.start()
         theirs.close()
+
+    def close(self):
+        self._connection.close()
+        self._process.join()
 
     def __call__(self, expression, token=None):
         self._connection.send((expression, token))
@@ -50,13 +55,14 @@ def _serve(connection, environment):
     from sb3_refine.reporting.publish import push
 
     names = {"load_agent": load_agent, "pull": pull, "push": push, "fingerprint": fingerprint}
-    while True:
-        expression, token = connection.recv()
-        os.environ.pop("HF_TOKEN", None)
-        if token:
-            os.environ["HF_TOKEN"] = token
-        try:
-            answer = eval(expression, names)
-        except RefineError as error:
-            answer = error
-        connection.send(answer)
+    with suppress(EOFError):  # the test has closed the connection
+        while True:
+            expression, token = connection.recv()
+            os.environ.pop("HF_TOKEN", None)
+            if token:
+                os.environ["HF_TOKEN"] = token
+            try:
+                answer = eval(expression, names)
+            except RefineError as error:
+                answer = error
+            connection.send(answer)

@@ -174,9 +174,9 @@ def test_a_config_runs_nothing(agents, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_spaces_must_fit(agents, tmp_path):
+def test_spaces_must_match(agents, tmp_path):
     with pytest.raises(
-        RefineError, match=r"observation space Box.*\(3,\).* does not fit that of MountainCarContinuous-v0"
+        RefineError, match=r"observation space Box.*\(3,\).* does not match that of MountainCarContinuous-v0"
     ):
         load_agent(model=zip_of(agents, "ppo"), env="MountainCarContinuous-v0")
     statistics = VecNormalize(make_vec_env("MountainCarContinuous-v0"))
@@ -189,8 +189,8 @@ class OwnAlgorithm(PPO):
     """A subclass: nobody else could load what is saved of it."""
 
 
-def test_algorithms_that_are_none_of_the_known_are_refused():
-    with pytest.raises(RefineError, match="OwnAlgorithm is none of the algorithms a2c, ars, crossq"):
+def test_unknown_algorithms_are_refused():
+    with pytest.raises(RefineError, match="OwnAlgorithm is not one of the algorithms a2c, ars, crossq"):
         agent_from_model(OwnAlgorithm("MlpPolicy", ENV_ID, n_steps=8, device="cpu"))
 
 
@@ -218,7 +218,7 @@ def test_schedules_of_zero_are_restored_from_the_config(agents):
     assert (model.lr_schedule(1.0), model.clip_range(1.0)) == (3e-4, 0.2)
 
 
-def test_a_schedule_of_its_authors_is_neither_run_nor_replaced(agents):
+def test_an_authors_own_schedule_is_neither_run_nor_replaced(agents):
     path = zip_of(agents, "ppo")
     PPO.load(path, device="cpu", custom_objects={"learning_rate": lambda p: 1e-5 * p}).save(path)
     with pytest.raises(RefineError, match=r"learning_rate is the author's own code.*name a number in config.yml"):
@@ -228,7 +228,7 @@ def test_a_schedule_of_its_authors_is_neither_run_nor_replaced(agents):
     assert load_agent("ppo", ENV_ID, agents).model.lr_schedule(0.5) == 0.002
 
 
-def test_environment_arguments_of_the_agent_and_over_them(agents):
+def test_environment_arguments_come_from_the_agent_and_can_be_overridden(agents):
     args = agents / "ppo" / f"{ENV_ID}_1" / ENV_ID / "args.yml"
     args.write_text("env_kwargs: {g: 3.0}\n")
     assert load_agent("ppo", ENV_ID, agents).recipe.build().unwrapped.g == 3.0
@@ -288,7 +288,7 @@ def test_an_id_that_only_the_callers_script_registers():
     assert (env.spec.max_episode_steps, env.unwrapped.g) == (9, 3.0)
 
 
-def test_what_is_saved_describes_the_environment(tmp_path):
+def test_the_saved_files_describe_the_environment(tmp_path):
     env = gym.wrappers.RescaleAction(gym.make(ENV_ID, g=5.0), np.float32(-1.0), np.float32(1.0))
     model = SAC("MlpPolicy", env, buffer_size=10, device="cpu")
     save_agent(agent_from_model(model), new_run_folder(tmp_path, "sac", ENV_ID))
@@ -317,7 +317,7 @@ def test_wrappers_of_gymnasium_are_kept():
         (lambda: 5, "expected an id, a callable, a VecEnv or an environment, got int"),
     ],
 )
-def test_what_cannot_be_rebuilt_is_refused_with_the_way_out(make_env, line):
+def test_an_environment_that_cannot_be_rebuilt_is_refused_with_a_remedy(make_env, line):
     env = make_env()
     try:
         with pytest.raises(RefineError, match=line):
@@ -362,7 +362,7 @@ def test_a_saved_agent_differs_in_the_searched_parameters_only(made_agents, tmp_
 
 
 @pytest.mark.parametrize("algo", MADE)
-def test_training_goes_on_from_a_saved_agent(made_agents, tmp_path, algo):
+def test_training_continues_from_a_saved_agent(made_agents, tmp_path, algo):
     _, run_folder = refined(made_agents, algo, tmp_path)
     env = make_vec_env(ENV_ID)
     if algo == "a2c":
@@ -422,7 +422,7 @@ def test_nothing_is_overwritten(tmp_path):
     assert [folder.name for folder in folders] == [f"{ENV_ID}_{k}" for k in (1, 2, 3)]
 
 
-def test_an_output_that_cannot_be_written_is_told(tmp_path):
+def test_an_output_folder_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RefineError, match="--output: cannot write to .*; choose another folder with -o"):
         new_run_folder(tmp_path / "file", "ppo", ENV_ID)
@@ -446,7 +446,7 @@ def test_a_failed_write_leaves_the_last_good_copy(tmp_path):
         (OSError(errno.EACCES, "Permission denied"), r"it cannot be written to .*denied\); choose another folder$"),
     ],
 )
-def test_what_cannot_be_written_is_told_with_what_to_do(error, line, tmp_path):
+def test_files_that_cannot_be_written_are_an_error_with_a_remedy(error, line, tmp_path):
     with pytest.raises(RefineError, match=line), reraise_write_errors("it", tmp_path):
         raise error
 
@@ -456,7 +456,7 @@ def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
         raise NotImplementedError("no save")  # which is a RuntimeError
 
 
-def test_an_old_agents_files_become_todays(zoo_agents, tmp_path):
+def test_files_of_an_old_agent_are_saved_in_todays_format(zoo_agents, tmp_path):
     """The legacy gym is needed neither to load nor afterwards; the old id gives way to the one that exists."""
     pytest.importorskip("Box2D")
     agent = load_agent("ppo", "LunarLanderContinuous-v2", zoo_agents)

@@ -114,7 +114,7 @@ def test_4_arguments_of_the_environment_are_read_and_overridden(folder, name):
     assert "unexpected keyword argument 'gravity'" in line
 
 
-def test_5_missing_statistics_stop_the_run_unless_told_otherwise(folder):
+def test_5_missing_statistics_stop_the_run_unless_allowed(folder):
     (folder.run_folder("a2c") / ENV_ID / "vecnormalize.pkl").unlink()
     line = folder.refused("a2c", ENV_ID)
     assert "trained on normalised observations, but there is no vecnormalize.pkl; name it with --vecnormalize" in line
@@ -129,7 +129,7 @@ def test_6_statistics_of_another_shape_show_both(folder):
 
 
 @pytest.mark.parametrize(("returns", "warned"), [([-1.0] * 10, True), ([-2000.0, 0.0], False)])
-def test_7_a_return_far_from_the_agents_own_evaluations_is_told_loudly(folder, caplog, returns, warned):
+def test_7_a_return_far_from_the_agents_own_evaluations_is_a_warning(folder, caplog, returns, warned):
     results = np.array([returns] * 6)
     np.savez(folder.run_folder("ppo") / "evaluations.npz", timesteps=np.arange(6), results=results)
     agent = load_agent("ppo", ENV_ID, folder.path / "agents")
@@ -142,7 +142,7 @@ def test_7_a_return_far_from_the_agents_own_evaluations_is_told_loudly(folder, c
 @pytest.mark.parametrize(
     ("returns", "warned"), [([-96.0, -96.0], False), ([-94.0, -94.0], True), ([-110.0, -50.0], False)]
 )
-def test_7_a_little_out_of_a_wide_range_or_by_few_episodes_is_no_alarm(returns, warned, caplog):
+def test_7_a_return_slightly_out_of_range_is_no_warning(returns, warned, caplog):
     agent = SimpleNamespace(expected_return=ExpectedReturn(-200.0, -100.0, -150.0), env_name=ENV_ID)
     warn_if_unexpected(agent, Evaluation((1, 2), tuple(Episode(value, 200, False) for value in returns)))
     assert bool(caplog.text) is warned
@@ -151,7 +151,7 @@ def test_7_a_little_out_of_a_wide_range_or_by_few_episodes_is_no_alarm(returns, 
 def test_8_bounds_of_observations_may_differ_shapes_may_not(folder):
     line = folder.refused("ppo", "MountainCarContinuous-v0", "--model", folder.zip("ppo"))
     assert "the agent's observation space Box(" in line
-    assert "does not fit that of MountainCarContinuous-v0, Box(" in line
+    assert "does not match that of MountainCarContinuous-v0, Box(" in line
     model = stable_baselines3.PPO("MlpPolicy", gym.make(ENV_ID), n_steps=8, device="cpu")
     model.observation_space.low[:] = -7
     model.save(folder.zip("ppo"))
@@ -161,7 +161,7 @@ def test_8_bounds_of_observations_may_differ_shapes_may_not(folder):
 def test_9_other_actions_are_refused(folder):
     model = stable_baselines3.PPO("MlpPolicy", "MaskedToy-v0", n_steps=8, device="cpu")
     model.save(folder.zip("ppo"))
-    assert "the agent's action space Discrete(4) does not fit that of Pendulum-v1" in folder.refused("ppo", ENV_ID)
+    assert "the agent's action space Discrete(4) does not match that of Pendulum-v1" in folder.refused("ppo", ENV_ID)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text"])
@@ -175,7 +175,7 @@ def test_10_a_damaged_zip_is_answered_with_download_again(folder, damage):
     damaged = {"truncated": content[:5000], "flipped": content, "empty": b"", "text": b"404: not found"}[damage]
     path.write_bytes(damaged)
     line = folder.refused("ppo", ENV_ID)
-    assert "not an intact Stable-Baselines3 zip" in line
+    assert "not a valid Stable-Baselines3 zip" in line
     assert line.endswith("download or save it again\n")
 
 
@@ -220,7 +220,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("where", ["zip", "statistics", "config"])
-def test_28_an_untrusted_pickle_is_refused_by_the_name_of_what_it_calls(folder, where):
+def test_28_an_untrusted_pickle_is_refused_and_its_function_named(folder, where):
     """Whatever the file, nothing of it runs."""
     proof = folder.path / "it ran"
     pickled = pickle.dumps(Malicious(proof))

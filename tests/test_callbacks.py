@@ -28,7 +28,7 @@ def demo():
     return load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"])
 
 
-def test_eval_callback_evaluates_the_current_iterate_and_keeps_the_best(demo, tmp_path):
+def test_eval_callback_evaluates_the_current_iterate_and_saves_the_best(demo, tmp_path):
     callback = EvalCallback(
         make_vec_env(ENV_ID), n_eval_episodes=2, eval_freq=2, best_model_save_path=tmp_path, log_path=tmp_path
     )

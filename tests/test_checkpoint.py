@@ -53,7 +53,7 @@ def test_resumes_to_the_same_bits(made_agents, tmp_path, n_calls):
     assert (resumed.result.rollouts, resumed.result.env_steps) == (whole.result.rollouts, whole.result.env_steps)
 
 
-def test_ctrl_c_within_a_write_is_made_up_for(made_agents, tmp_path, monkeypatch):
+def test_ctrl_c_during_a_write_takes_effect_afterwards(made_agents, tmp_path, monkeypatch):
     save, calls = checkpoint.th.save, []
 
     def interrupted(*arguments):
@@ -95,7 +95,7 @@ def test_a_resume_that_fails_before_it_starts_leaves_the_original(made_agents, t
     assert np.array_equal(refiner.parameters.get_theta(), before)
 
 
-def test_the_same_refiner_goes_on_with_the_same_search(made_agents, tmp_path):
+def test_the_same_refiner_continues_its_search(made_agents, tmp_path):
     """As in a notebook, after Ctrl-C; also if it is not its first search."""
     whole, stopped = (refiner_of(made_agents).learn(1) for _ in range(2))
     whole.learn(4)
@@ -108,7 +108,7 @@ def test_the_same_refiner_goes_on_with_the_same_search(made_agents, tmp_path):
     assert stopped.result.candidates == whole.result.candidates
 
 
-def test_a_refused_search_uses_no_seeds_up(made_agents, tmp_path):
+def test_a_refused_search_uses_no_seeds(made_agents, tmp_path):
     refiner = refiner_of(made_agents)
     with pytest.raises(RefineError):
         refiner.learn(2, checkpoint_folder=tmp_path, resume=True)
@@ -121,7 +121,7 @@ def test_other_settings_are_refused_with_the_difference(made_agents, tmp_path):
         refiner_of(made_agents, n_delta=5).learn(3, checkpoint_folder=tmp_path, resume=True)
 
 
-def test_nothing_to_resume_is_told(made_agents, tmp_path):
+def test_a_missing_checkpoint_is_an_error(made_agents, tmp_path):
     with pytest.raises(RefineError, match=rf"no checkpoint at .*{FILE_NAME}"):
         refiner_of(made_agents).learn(2, checkpoint_folder=tmp_path, resume=True)
     (tmp_path / FILE_NAME).write_bytes(b"rubbish")
@@ -197,7 +197,7 @@ def test_too_many_invalid_episodes_stop_the_run():
     assert np.array_equal(refiner.parameters.get_theta(), before)
 
 
-def test_an_agent_whose_own_episodes_are_invalid_is_told():
+def test_an_agent_whose_own_episodes_are_invalid_is_an_error():
     refiner = Refiner(train("ppo"), lambda: Poisoned("reward", 1.0), **{**FAST, "n_eval_episodes": 20})
     with pytest.raises(
         EpisodeError,
@@ -206,7 +206,7 @@ def test_an_agent_whose_own_episodes_are_invalid_is_told():
         refiner.learn(1)
 
 
-def test_a_find_with_invalid_held_out_episodes_gives_way_to_the_original(made_agents, monkeypatch):
+def test_a_candidate_with_invalid_held_out_episodes_is_not_accepted(made_agents, monkeypatch):
     refiner = refiner_of(made_agents, n_eval_episodes=20)
     before, run = refiner.parameters.get_theta(), EvaluationTarget.run
 

@@ -80,7 +80,7 @@ def test_no_acceptance_saves_the_last_iterate_unchecked(made_agents, tmp_path, r
     assert written["rollouts"] == 3 * 8
 
 
-def test_a_dry_run_says_what_would_run_and_writes_nothing(made_agents, tmp_path, run):
+def test_a_dry_run_shows_the_plan_and_writes_nothing(made_agents, tmp_path, run):
     done = run("--algo", "td3", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "80 updates of 32 rollouts: 2,560 rollouts, up to 450 held-out episodes" in done.stdout
@@ -125,7 +125,7 @@ def test_a_signal_while_the_result_is_saved_takes_effect_afterwards(made_agents,
     assert (tmp_path / "ppo" / f"{ENV_ID}_1" / "refinement.json").exists()
 
 
-def test_after_an_error_the_way_on_is_one_line(made_agents, tmp_path, monkeypatch, capsys):
+def test_after_an_error_one_line_says_how_to_resume(made_agents, tmp_path, monkeypatch, capsys):
     def log(logger, search, episodes):
         if search.n_updates == 2:
             raise EpisodeError("the pendulum fell off")
@@ -139,7 +139,7 @@ def test_after_an_error_the_way_on_is_one_line(made_agents, tmp_path, monkeypatc
     assert way_on == f"to go on from here, once that is fixed: {command}"
 
 
-def test_a_full_disk_at_the_end_does_not_swallow_the_verdict(made_agents, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_at_the_end_still_shows_the_verdict(made_agents, tmp_path, monkeypatch, capsys):
     def as_json(content):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -173,7 +173,7 @@ def test_a_disk_that_is_full_for_the_tables_is_one_line(made_agents, tmp_path, m
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits are POSIX's")
-def test_what_cannot_be_written_at_the_start_is_one_line(made_agents, tmp_path):
+def test_an_agent_that_cannot_be_written_is_one_line_before_the_search(made_agents, tmp_path):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", *FAST]
     done = run_script(limit + COMMAND_LINE, *arguments)
@@ -183,7 +183,7 @@ def test_what_cannot_be_written_at_the_start_is_one_line(made_agents, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_report_is_written_without_what_cannot_be_had(made_agents, tmp_path, monkeypatch, capsys):
+def test_the_report_is_written_without_missing_parts(made_agents, tmp_path, monkeypatch, capsys):
     def record_video(*args):
         raise RefineError("video: no screen")
 
@@ -195,7 +195,7 @@ def test_the_report_is_written_without_what_cannot_be_had(made_agents, tmp_path,
     assert "## Robustness" in (tmp_path / "ppo" / f"{ENV_ID}_1" / "report.md").read_text()
 
 
-def test_the_phase_portrait_is_of_the_observations_asked_for(made_agents, tmp_path, capsys):
+def test_the_phase_portrait_shows_the_requested_observations(made_agents, tmp_path, capsys):
     """Pendulum observes the cosine and the sine of its angle, and its velocity."""
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST]
     arguments = [str(argument) for argument in arguments if argument != "--no-report"]
@@ -215,7 +215,7 @@ def test_a_plain_zip_needs_no_algo(made_agents, tmp_path, run):
     assert "ppo on Pendulum-v1" in done.stdout
 
 
-def test_tables_and_progress_go_where_sb3s_go(made_agents, tmp_path, run):
+def test_tables_and_progress_go_to_the_same_streams_as_sb3s(made_agents, tmp_path, run):
     pytest.importorskip("tensorboard")
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", *FAST[:-3], "--no-report"]
     done = run(*arguments, "--log-interval", 1, "--tensorboard-log", tmp_path / "tb")
@@ -312,7 +312,7 @@ def test_a_users_mistake_is_one_line(made_agents, tmp_path, monkeypatch, run, ar
 
 
 @pytest.mark.parametrize("what", ["wrong algo", "corrupt zip", "missing vecnormalize"])
-def test_a_broken_agent_is_one_line(made_agents, tmp_path, run, what):
+def test_a_corrupt_agent_is_one_line(made_agents, tmp_path, run, what):
     agents = tmp_path / "agents"
     shutil.copytree(made_agents, agents)
     algo, line = "ppo", ""
@@ -322,7 +322,7 @@ def test_a_broken_agent_is_one_line(made_agents, tmp_path, run, what):
         line = "holds a tqc agent, not ppo; pass --algo tqc"
     elif what == "corrupt zip":
         zip_path.write_bytes(zip_path.read_bytes()[:5000])
-        line = "not an intact Stable-Baselines3 zip"
+        line = "not a valid Stable-Baselines3 zip"
     else:
         algo, line = "a2c", "there is no vecnormalize.pkl"
         (agents / "a2c" / f"{ENV_ID}_1" / ENV_ID / "vecnormalize.pkl").unlink()

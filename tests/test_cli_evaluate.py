@@ -258,7 +258,7 @@ def test_episodes_are_replayed_by_their_seeds(made_agents, evaluated):
     assert "2 episodes with the seeds of --seeds" in shown
 
 
-def test_the_default_seeds_confirm_what_a_refinement_claims(made_agents, tmp_path, evaluated):
+def test_the_default_seeds_confirm_the_claim_of_a_refinement(made_agents, tmp_path, evaluated):
     arguments = agent_of(made_agents, "td3")
     fast = ["--n-updates", 1, "--n-delta", 2, "--n-eval-episodes", 4, "--backend", "serial", "--verbose", 0]
     assert main([*map(str, [*arguments, "-o", tmp_path / "out", *fast])]) == 0
@@ -332,7 +332,7 @@ def test_failures_over_initial_states(zoo_agents, evaluated):
     assert other[-5:].max() < 1000
 
 
-def test_agents_with_other_observations_have_noise_of_their_own_ranges(made_agents, evaluated, tmp_path):
+def test_noise_is_scaled_to_each_agents_own_observations(made_agents, evaluated, tmp_path):
     """The one has the time among its observations, the other has not."""
     wrapped = TimeFeatureWrapper(gym.make(ENV_ID))
     folder = tmp_path / "ppo" / f"{ENV_ID}_1"
@@ -355,7 +355,7 @@ def test_an_environment_of_an_old_name_is_found_under_either(zoo_agents, evaluat
         assert written["agents"]["other"] == written["agents"]["agent"]
 
 
-def test_the_mesh_dimension_is_measured_when_asked_for(made_agents, evaluated):
+def test_the_mesh_dimension_is_measured_on_request(made_agents, evaluated):
     arguments = [*agent_of(made_agents, "ppo"), "--n-eval-episodes", 2, "--mesh-dimension", "--no-noise"]
     written, shown = evaluated(*arguments)
     dimension = written["agents"]["agent"]["conditions"]["no noise"]["summary"]["mesh_dimension"]
@@ -363,7 +363,7 @@ def test_the_mesh_dimension_is_measured_when_asked_for(made_agents, evaluated):
     assert f"{dimension:.4f}" in shown
 
 
-def test_a_mesh_dimension_is_of_the_episodes_that_move(toy, evaluated):
+def test_the_mesh_dimension_is_of_episodes_with_motion(toy, evaluated):
     options = ("--n-eval-episodes", 6, "--mesh-dimension", "--no-noise")
     written, shown = evaluated(*toy(Stirring), *options)
     dimension, n_moving = re.search(r"mesh dimension +([\d.]+) \((\d) of 6 episodes\)", shown).groups()
@@ -389,7 +389,7 @@ def test_no_noise_on_observations_that_are_not_continuous(toy, evaluated):
     assert "no noise on observations: they are not continuous, or images" in shown
 
 
-def test_episodes_with_nan_are_told_in_one_line_and_cost_only_themselves(toy, refused, tmp_path):
+def test_episodes_with_nan_are_dropped_and_reported_in_one_line(toy, refused, tmp_path):
     arguments = [*toy(Fragile), "--n-eval-episodes", 3, "--json", tmp_path / "figures.json"]
     status, line, shown = refused(*arguments, "--compare-to", tmp_path / "toy.zip")
     assert status == 1
@@ -412,7 +412,7 @@ def test_nothing_is_compared_where_undisturbed_episodes_have_nan(toy, refused):
     assert "and others: there is nothing to compare; fix the environment" in line
 
 
-def test_the_first_seed_or_those_asked_for_are_filmed(made_agents, monkeypatch, tmp_path, evaluated):
+def test_the_first_seed_or_the_requested_seeds_are_filmed(made_agents, monkeypatch, tmp_path, evaluated):
     video = pytest.importorskip("sb3_refine.reporting.video")
     filmed = []
     monkeypatch.setattr(video, "record_video", lambda who, seed, path: filmed.append((list(who), seed, path)) or path)
@@ -425,14 +425,14 @@ def test_the_first_seed_or_those_asked_for_are_filmed(made_agents, monkeypatch, 
     assert [(names, seed) for names, seed, _ in filmed] == [(["agent"], 7), (["agent"], 8)]
 
 
-def test_a_missing_encoder_is_told_before_the_episodes(made_agents, monkeypatch, tmp_path, refused):
+def test_a_missing_encoder_is_an_error_before_the_episodes(made_agents, monkeypatch, tmp_path, refused):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     code, line, shown = refused(*agent_of(made_agents, "ppo"), "--video", tmp_path / "films")
     assert (code, shown) == (1, "")
     assert "imageio_ffmpeg is missing" in line
 
 
-def test_nothing_is_cut_off_in_a_pipe(made_agents, capsys):
+def test_tables_are_not_truncated_in_a_pipe(made_agents, capsys):
     assert evaluate(*agent_of(made_agents, "ppo"), "--compare-to", made_agents, "--n-eval-episodes", 2) == 0
     shown = capsys.readouterr().out
     assert "…" not in shown

@@ -172,25 +172,25 @@ def by_value(function):
 
 
 @pytest.mark.parametrize("function", [initial_value_squared(0.1), lambda p: 1e-5 * p, lambda _: 0.1 + 0.2 * _])
-def test_a_schedule_of_its_authors_is_not_guessed(function):
+def test_an_authors_own_schedule_is_not_guessed(function):
     assert isinstance(schedule(read_pickle(by_value(function))), UnreadableSchedule)
 
 
 @pytest.mark.parametrize("name", ["policy_kwargs", "action_noise", "observation_space", "policy_class", "train_freq"])
-def test_a_malicious_zip_runs_nothing_and_names_the_culprit(zip_with, tmp_path, name):
+def test_a_malicious_zip_runs_nothing_and_its_function_is_named(zip_with, tmp_path, name):
     path = zip_with("ddpg", **{name: pickle.dumps(Malicious(tmp_path / "run"))})
     with pytest.raises(RefineError, match=rf"{name}: refused to load (posix|nt)\.system.*--trust-remote-code"):
         read_model(path)
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_not_needed_is_not_read(zip_with, tmp_path):
+def test_attributes_that_are_not_needed_are_not_read(zip_with, tmp_path):
     pickled = pickle.dumps(Malicious(tmp_path / "run"))
     read_model(zip_with("ddpg", ep_info_buffer=pickled, _last_obs=pickled, save=pickled, logger="x"), True)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_malicious_vecnormalize_runs_nothing_and_names_the_culprit(tmp_path):
+def test_a_malicious_vecnormalize_runs_nothing_and_its_function_is_named(tmp_path):
     path = tmp_path / "vecnormalize.pkl"
     path.write_bytes(pickle.dumps(Malicious(tmp_path / "run")))
     with pytest.raises(RefineError, match=r"refused to load (posix|nt)\.system"):
@@ -211,7 +211,7 @@ def test_no_other_class_is_found(name):
         known_class(node, "activation_fn")
 
 
-def test_a_class_is_found_for_its_own_use_only():
+def test_a_class_is_accepted_only_where_it_belongs():
     node = read_pickle(b"cstable_baselines3.common.buffers\nReplayBuffer\n.")
     assert known_class(node, "replay_buffer_class").__name__ == "ReplayBuffer"
     with pytest.raises(UnknownObjectError, match="refused to load"):
@@ -226,7 +226,7 @@ def test_a_malicious_yaml_runs_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_nothing_is_left_out_of_the_zoos_own_configs(zoo_agents):
+def test_the_zoos_own_configs_are_kept_whole(zoo_agents):
     configs = [read_zoo_yaml(path) for path in sorted(zoo_agents.glob("*/*/*/config.yml"))]
     assert len(configs) >= 20
     for config in configs:
@@ -261,7 +261,7 @@ def test_the_zoos_yaml_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "text", "no data"])
-def test_a_broken_zip_is_told(tmp_path, made_agents, damage):
+def test_a_corrupt_zip_is_an_error(tmp_path, made_agents, damage):
     whole = (made_agents / "ppo" / "Pendulum-v1_1" / "Pendulum-v1.zip").read_bytes()
     path = tmp_path / "a.zip"
     path.write_bytes(whole)
@@ -274,7 +274,7 @@ def test_a_broken_zip_is_told(tmp_path, made_agents, damage):
     else:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("readme", "no model in here")
-    with pytest.raises(RefineError, match="not an intact Stable-Baselines3 zip.*download or save it again"):
+    with pytest.raises(RefineError, match="not a valid Stable-Baselines3 zip.*download or save it again"):
         read_model(path)
 
 
@@ -316,7 +316,7 @@ def test_a_schedule_that_only_has_the_name_of_the_zoos_is_not_taken_for_it(tmp_p
     assert [rate(1.0), rate(0.0)] == [3e-4, 1e-4]
 
 
-def test_what_is_trusted_may_bring_classes_of_its_own(tmp_path):
+def test_a_trusted_file_may_define_classes(tmp_path):
     """A features extractor that was defined in a notebook."""
     script = (
         "import torch\n"

@@ -67,7 +67,7 @@ class Still(gym.Env):
         (spaces.MultiDiscrete([2, 3]), [1, 0, 0, 1, 1], {(0, 1), (0, 2)}),
     ],
 )
-def test_noise_on_actions_takes_none_that_is_not_valid(space, masks, valid):
+def test_noisy_actions_stay_valid(space, masks, valid):
     env = Still(space)
     env.masks = np.array(masks, dtype=bool)
     noisy = Noisy(env, Noise(action=1.0))
@@ -76,7 +76,7 @@ def test_noise_on_actions_takes_none_that_is_not_valid(space, masks, valid):
     assert taken == valid
 
 
-def test_noise_goes_to_what_is_continuous_and_in_its_place():
+def test_noise_is_added_to_continuous_values_inside_the_wrappers():
     parts = {
         "image": spaces.Box(0, 255, (4, 4, 1), np.uint8),
         "mode": spaces.Discrete(3),
@@ -90,7 +90,7 @@ def test_noise_goes_to_what_is_continuous_and_in_its_place():
     assert seen["position"][0] == 0 != seen["position"][1]
 
 
-def test_noise_is_other_than_what_the_environment_draws_from_the_same_seed():
+def test_noise_differs_from_the_environments_own_draws_for_the_same_seed():
     env = Still(spaces.Discrete(2), np.zeros(3))
     noise = Noisy(env, Noise(observation_std=np.ones(3))).reset(seed=7)[0]
     assert not np.allclose(noise, env.np_random.standard_normal(3))
@@ -168,7 +168,7 @@ def test_a_missing_package_names_the_extra(monkeypatch, env_id, module, extra):
         EnvRecipe(env_id).build()
 
 
-def test_what_native_libraries_print_is_not_shown(capfd):
+def test_output_of_native_libraries_is_not_shown(capfd):
     pytest.importorskip("pybullet_envs_gymnasium")
     EnvRecipe("HopperBulletEnv-v0").build().close()
     print("shown")
@@ -183,12 +183,12 @@ def test_the_first_episode_is_like_any_other():
     assert np.array_equal(first, second)
 
 
-def test_gym_make_is_undisturbed():
+def test_gym_make_works_as_before():
     EnvRecipe("Pendulum-v1").build()
     assert "sb3_refine" not in str(gym.make("Pendulum-v1"))
 
 
-def test_ant_of_old_has_111_numbers_with_contact_forces_of_zero(zoo_agents):
+def test_old_ant_has_111_observations_with_contact_forces_of_zero(zoo_agents):
     pytest.importorskip("mujoco")
     agent = load_agent("trpo", "Ant-v3", zoo_agents)
     assert agent.recipe.env_kwargs["use_contact_forces"] is True
@@ -229,7 +229,7 @@ def test_a_renamed_environment_with_its_wrapper_is_saved_so_that_it_loads_again(
         (None, None, None, ()),
     ],
 )
-def test_what_is_known_of_a_family(env_id, extra, remedy, accelerators):
+def test_the_entry_of_a_family(env_id, extra, remedy, accelerators):
     family = family_of(env_id)
     assert (family.extra, family.remedy, family.accelerators) == (extra, remedy, accelerators)
 

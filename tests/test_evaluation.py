@@ -20,7 +20,7 @@ def test_a_single_pair_has_no_interval():
     assert mean_interval(np.array([1.0]), np.array([3.0]), 0.05) == (-np.inf, np.inf)
 
 
-def test_luck_that_befell_one_agent_might_have_befallen_the_other():
+def test_a_rare_success_could_have_happened_to_either_agent():
     """A single success, where there was none before, is no gain; seven are, by McNemar's test, too."""
     none = np.zeros(100)
     for n, is_gain in ((1, False), (3, False), (7, True)):
@@ -29,7 +29,7 @@ def test_luck_that_befell_one_agent_might_have_befallen_the_other():
         assert (mean_interval(some.astype(float), none, 0.05)[1] < 0) == is_gain
 
 
-def test_rare_successes_are_not_taken_for_a_gain():
+def test_rare_successes_are_no_proof_of_a_gain():
     """At a rate of 1% for either agent."""
     rng = np.random.default_rng(0)
     trials = [mean_interval(*(rng.random((2, 100)) < 0.01).astype(float), 0.05)[0] > 0 for _ in range(300)]
@@ -55,7 +55,7 @@ def test_summary_of_known_returns():
     assert (low, high) == pytest.approx((0.0524, 0.3604), abs=1e-4)  # Wilson (1927) for 3 of 20
 
 
-def test_success_and_measures_are_in_the_summary_where_they_are_known():
+def test_success_and_metrics_are_in_the_summary_where_known():
     episodes = tuple(Episode(1.0, 5, False, i < 3, {"action_jerk": float(i)}) for i in range(4))
     summary = Evaluation(tuple(range(4)), episodes).summary()
     assert (summary["success_rate"], summary["action_jerk"]) == (0.75, 1.5)
@@ -84,7 +84,7 @@ def test_other_seeds_cannot_be_compared():
         paired_difference(evaluation([1, 2]), evaluation([1, 2], seeds=(5, 6)))
 
 
-def test_the_interval_of_many_normal_data_is_that_of_theory():
+def test_the_interval_of_many_normal_data_matches_theory():
     differences = np.random.default_rng(0).normal(10, 3, size=2000)
     before = np.zeros(2000)
     expected = stats.norm.interval(0.95, differences.mean(), differences.std() / np.sqrt(2000))
@@ -92,14 +92,14 @@ def test_the_interval_of_many_normal_data_is_that_of_theory():
     assert mean_interval(before, differences, alpha=0.5)[0] > expected[0]
 
 
-def test_the_interval_turns_with_the_sides():
+def test_the_interval_changes_sign_when_the_agents_are_swapped():
     rng = np.random.default_rng(0)
     before, after = rng.exponential(1, size=(2, 30))
     low, high = mean_interval(before, after, 0.05)
     assert mean_interval(after, before, 0.05) == pytest.approx((-high, -low))
 
 
-def test_the_bound_reckons_with_one_more_worst_pair():
+def test_the_bound_assumes_one_more_worst_pair():
     """With all differences equal it can be computed: the worst pair's weight is beta-distributed."""
     before, after = np.array([0.0, 10.0] * 10), np.array([1.0, 11.0] * 10)
     weight = stats.beta(1, 20).ppf(0.975)
@@ -160,7 +160,7 @@ def test_an_agent_that_is_better_is_accepted():
         (0.0, "no different on any of the 200 held-out seeds", "at its best already"),
     ],
 )
-def test_any_other_gives_way_to_the_original_with_a_word_what_to_try(gain, reason, advice):
+def test_otherwise_the_original_is_kept_with_advice(gain, reason, advice):
     verdict = judge(gain)
     assert verdict.decision == "original"
     assert reason in verdict.reason
@@ -200,7 +200,7 @@ def test_a_loss_of_return_vetoes_a_gain_in_another_objective():
     assert "more than 2.5% (max" in decide(before, after, fitness=steadiness, max_return_loss=0.025).reason
 
 
-def test_numbers_are_told_to_a_digit_that_says_something():
+def test_numbers_are_rounded_to_significant_digits():
     assert [number_text(value) for value in (1234.567, -0.5, 0.0, 3e-14, 0.01234, -1.2e-6)] == [
         "1234.57", "-0.50", "0.00", "0.00", "0.0123", "-1.2e-06",
     ]  # fmt: skip

@@ -106,7 +106,7 @@ def test_an_exception_in_the_env_arrives_with_its_seed_and_traceback(task):
         assert "in step" in str(error.value)
 
 
-def test_an_env_that_cannot_be_built_in_a_worker_is_told(task):
+def test_an_env_that_cannot_be_built_in_a_worker_is_an_error(task):
     with pytest.raises(RefineError, match="unknown environment 'Pendulun-v1' \\(did you mean Pendulum-v1"):
         episodes_of(RolloutTask(EnvRecipe("Pendulun-v1"), task.policy), "process", 2)
 
@@ -156,7 +156,7 @@ def test_an_episode_whose_worker_is_lost_is_run_again(task, tmp_path, fault, tim
         pytest.param("hang", 1.0, "hung .*3 times", marks=pytest.mark.slow),
     ],
 )
-def test_an_episode_that_loses_every_worker_is_told(task, tmp_path, fault, timeout, line):
+def test_an_episode_that_loses_every_worker_is_an_error(task, tmp_path, fault, timeout, line):
     faulty = RolloutTask(EnvRecipe(None, make=partial(Faulty, fault, str(tmp_path / "done"))), task.policy)
     with ProcessEvaluator(faulty, 2, timeout) as evaluator, pytest.raises(EpisodeError, match=line):
         evaluator.evaluate(population_of(task), SEEDS)
@@ -181,7 +181,7 @@ class NeedsAnother(gym.Wrapper):
         super().close()
 
 
-def test_environments_are_closed_and_what_they_have_started_ends(task, tmp_path):
+def test_environments_are_closed_and_their_processes_end(task, tmp_path):
     recipe = EnvRecipe(None, make=partial(NeedsAnother, str(tmp_path)))
     with ProcessEvaluator(RolloutTask(recipe, task.policy), 2) as evaluator:
         run_zeros(evaluator, [1, 2, 3])
@@ -201,7 +201,7 @@ class Unclosable(gym.Wrapper):
         raise ValueError("it cannot")
 
 
-def test_an_environment_that_cannot_be_closed_holds_nobody_up(task, capfd, monkeypatch):
+def test_an_environment_that_cannot_be_closed_does_not_delay_the_run(task, capfd, monkeypatch):
     monkeypatch.setattr(process, "_SECONDS_TO_CLOSE", 300.0)
     with ProcessEvaluator(RolloutTask(EnvRecipe(None, make=Unclosable), task.policy), 3) as evaluator:
         start = time.monotonic()
@@ -232,7 +232,7 @@ def test_a_worker_that_is_lost_while_it_starts_is_replaced(task, tmp_path, fault
 
 
 @pytest.mark.parametrize("kind", EVALUATORS)
-def test_an_env_that_exits_is_told(task, kind):
+def test_an_env_that_exits_is_an_error(task, kind):
     class Exits(gym.Wrapper):
         def step(self, action):
             sys.exit(0)
@@ -242,7 +242,7 @@ def test_an_env_that_exits_is_told(task, kind):
         episodes_of(RolloutTask(recipe, task.policy), kind)
 
 
-def test_a_worker_that_dies_while_it_starts_is_told(task):
+def test_a_worker_that_dies_while_it_starts_is_an_error(task):
     dying = RolloutTask(EnvRecipe(None, make=lambda: os._exit(3)), task.policy)
     with pytest.raises(EpisodeError, match=r"a worker died \(exit code 3.* while it started"):
         episodes_of(dying, "process", 2)
@@ -317,7 +317,7 @@ class Choking(gym.Wrapper):
         return observation + np.float32(np.inf if self.n == 5 else 0), *rest
 
 
-def test_an_environment_that_chokes_on_its_own_nan_drops_the_episode(task):
+def test_an_environment_that_raises_after_its_own_nan_drops_the_episode(task):
     recipe = EnvRecipe(None, make=lambda: Choking(gym.make("Pendulum-v1")))
     with SerialEvaluator(RolloutTask(recipe, task.policy)) as evaluator:
         invalid, sound = run_zeros(evaluator, [1, 1])

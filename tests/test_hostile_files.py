@@ -125,7 +125,7 @@ def test_a_harmful_vecnormalize_is_one_line(normalized, harm):
 
 
 @pytest.mark.parametrize("attribute", ["ep_info_buffer", "_last_obs", "save", "set_logger", "predict", "__class__"])
-def test_what_a_model_does_not_need_is_left_in_the_file(agent, attribute):
+def test_attributes_that_a_model_does_not_need_stay_in_the_file(agent, attribute):
     agent.change(**{attribute: HARMFUL_PICKLES["eval"]})
     model = agent.load().model
     assert attribute not in vars(model) or vars(model)[attribute] is None
@@ -159,7 +159,7 @@ def upside_down():
         ({"action_space": {":serialized:": "not base64!"}}, "action_space: not base64"),
         ({"action_space": {":serialized:": 5}}, "action_space: not base64"),
         ({"gamma": "high"}, "gamma: expected an object of another kind, got str"),
-        ({"gamma": float("nan")}, "gamma: no finite number"),
+        ({"gamma": float("nan")}, "gamma: expected a finite number"),
         ({"n_steps": -1}, "n_steps: expected a whole number from 1"),
         ({"n_steps": 10**30}, "n_steps: expected a whole number"),
         ({"n_envs": 1e9}, "n_envs: expected a whole number"),
@@ -170,9 +170,9 @@ def upside_down():
         ({"policy_kwargs": []}, "policy_kwargs: expected a mapping"),
         ({"policy_kwargs": {"no_such": 1}}, "unexpected keyword argument 'no_such'"),
         ({"clip_range": "eval"}, "its clip_range is the author's own code"),
-        ({"learning_rate": float("inf")}, "learning_rate: no finite number"),
-        ({"learning_rate": 10**400}, "learning_rate: no finite number"),
-        ({"gamma": 10**400}, "gamma: no finite number"),
+        ({"learning_rate": float("inf")}, "learning_rate: expected a finite number"),
+        ({"learning_rate": 10**400}, "learning_rate: expected a finite number"),
+        ({"gamma": 10**400}, "gamma: expected a finite number"),
         ({"n_steps": pickled(b"\x8b" + (3000).to_bytes(4, "little") + b"\x01" * 3000)}, "got a huge number"),
         ({"policy_kwargs": {"net_arch": [1] * 900}}, "larger than its parameters"),
         ({"policy_kwargs": {"net_arch": [1] * 90_000}}, "policy_kwargs: values nested"),
@@ -185,7 +185,7 @@ def upside_down():
         ({"action_space": upside_down()}, "action_space"),
     ],
 )
-def test_an_attribute_that_is_not_what_it_should_be_is_one_line(agent, changes, line):
+def test_an_invalid_attribute_is_one_line(agent, changes, line):
     agent.change(**changes)
     agent.refused(line)
 
@@ -212,7 +212,7 @@ def test_a_link_that_the_user_names_is_followed(agent, tmp_path):
     assert load_agent(model=tmp_path / "mine.zip", env=ENV_ID).algo == "ppo"
 
 
-def test_values_that_users_write_otherwise_are_read(agent):
+def test_other_spellings_of_values_are_read(agent):
     agent.change(
         verbose=True, n_epochs=1.0, use_sde=0, policy_kwargs={"net_arch": [16, 16]}, rollout_buffer_kwargs=None
     )
@@ -269,7 +269,7 @@ def test_the_format_before_torch_1_6_is_read():
         ("policy.pth", b"<html>", "policy.pth"),
         ("policy.pth", HARMFUL_PICKLES["eval"], "policy.pth"),
         ("policy.pth", torch_file([1]), "not the parameters of a module"),
-        ("policy.pth", torch_file({"a": 1}), "a is no tensor"),
+        ("policy.pth", torch_file({"a": 1}), "a is not a tensor"),
         ("policy.pth", torch_file({}), "Missing key"),
         ("policy.pth", torch_file({"a": torch.tensor(float("nan"))}), "NaN or inf in a; choose another checkpoint"),
         ("policy.pth", torch_file({"a": torch.ones(1).expand(10**9)}), "more numbers than the file has"),
@@ -286,14 +286,14 @@ def test_a_wrong_file_in_the_zip_is_one_line(agent, name, content, line):
     agent.refused(line)
 
 
-def test_a_member_that_says_less_than_it_unpacks_to_is_one_line(agent):
+def test_a_member_that_understates_its_size_is_one_line(agent):
     data = bytearray(bomb(b" " * 2**26))
     for magic, offset in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
         at = data.index(magic) + offset
         data[at : at + 4] = (100).to_bytes(4, "little")
     agent.zip.write_bytes(data)
     tracemalloc.start()
-    agent.refused("not an intact")
+    agent.refused("not a valid")
     assert tracemalloc.get_traced_memory()[1] < 2**24
     tracemalloc.stop()
 
@@ -322,7 +322,7 @@ def aliases() -> bytes:
     return torch_file({f"t{i}": tensor for i in range(3000)})
 
 
-def test_names_that_share_a_tensor_are_not_counted_as_many(agent):
+def test_a_tensor_with_several_names_is_counted_once(agent):
     agent.write({**agent.members(), "policy.pth": aliases()})
     agent.refused("claim more numbers than the file has")
 
@@ -333,7 +333,7 @@ def without_numbers(data: bytes) -> bytes:
     return data[:end] + b"]q\x00."
 
 
-def test_no_tensor_is_made_of_memory_that_nobody_wrote():
+def test_no_tensor_is_made_of_uninitialised_memory():
     old = torch_file({"a": torch.zeros(1000)}, _use_new_zipfile_serialization=False)
     with pytest.raises(DecodingError, match="claims more numbers than the file has"):
         read_torch_file(without_numbers(old))
@@ -399,7 +399,7 @@ def lying_about_its_size(path: Path):
 )
 def test_a_zip_beyond_the_limits_is_one_line(agent, write):
     write(agent.zip)
-    agent.refused("not an intact Stable-Baselines3 zip .*; download or save it again")
+    agent.refused("not a valid Stable-Baselines3 zip .*; download or save it again")
 
 
 def test_a_member_that_unpacks_to_too_much_is_one_line(agent):
@@ -446,7 +446,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] *
         "# " + "x" * 300_000,
     ],
 )
-def test_yaml_that_harms_or_is_broken_is_one_line(agent, file, content):
+def test_harmful_or_invalid_yaml_is_one_line(agent, file, content):
     (agent.inner / file).write_text(content)
     agent.refused(f"{file}: (cannot be read as the Zoo's YAML|expected a mapping)")
 
@@ -456,7 +456,7 @@ def test_yaml_that_is_not_text_is_one_line(agent):
     agent.refused("config.yml: cannot be read")
 
 
-def test_aliases_are_allowed_where_they_are_few(tmp_path):
+def test_a_few_aliases_are_allowed(tmp_path):
     (tmp_path / "config.yml").write_text("a: &x [1, 2]\nb: *x\nc: &y 3\nd: [*y, 2021-05-06]\n")
     assert read_zoo_yaml(tmp_path / "config.yml") == {"a": [1, 2], "b": [1, 2], "c": 3, "d": [3, "2021-05-06"]}
 
@@ -495,7 +495,7 @@ def test_aliases_are_allowed_where_they_are_few(tmp_path):
         ({"a": "b" * 5000, "env_wrapper": "x" * 50_000}, "env_wrapper: expected a dotted name"),
     ],
 )
-def test_a_setting_that_is_not_what_it_should_be_is_one_line(agent, content, line):
+def test_an_invalid_setting_is_one_line(agent, content, line):
     for file in ("config.yml", "args.yml"):
         (agent.inner / file).write_text(yaml.safe_dump(content))
     agent.refused(line)
@@ -548,7 +548,7 @@ BROKEN_EVALUATIONS = {
 
 
 @pytest.mark.parametrize("case", BROKEN_EVALUATIONS)
-def test_broken_evaluations_are_reported_and_not_used(agent, case, caplog):
+def test_corrupt_evaluations_are_reported_and_not_used(agent, case, caplog):
     path = agent.run_folder / "evaluations.npz"
     path.write_bytes(BROKEN_EVALUATIONS[case])
     with pytest.raises(DecodingError):
@@ -557,7 +557,7 @@ def test_broken_evaluations_are_reported_and_not_used(agent, case, caplog):
     assert "evaluations.npz: cannot be read" in caplog.text
 
 
-def test_whole_evaluations_are_read(agent):
+def test_valid_evaluations_are_read(agent):
     (agent.run_folder / "evaluations.npz").write_bytes(npz(**GOOD))
     assert agent.load().expected_return == (1.0, 1.0, 1.0)
 
@@ -568,7 +568,7 @@ def test_whole_evaluations_are_read(agent):
         (lambda v: v.obs_rms.mean.fill(np.nan), "statistics with NaN or infinity"),
         (lambda v: v.obs_rms.var.fill(-1.0), "negative variance"),
         (lambda v: v.obs_rms.var.fill(np.inf), "statistics with NaN or infinity"),
-        (lambda v: setattr(v.obs_rms, "count", float("nan")), "no finite number"),
+        (lambda v: setattr(v.obs_rms, "count", float("nan")), "expected a finite number"),
         (lambda v: setattr(v, "obs_rms", 3), "statistics"),
         (lambda v: setattr(v, "obs_rms", {"a": RunningMeanStd(shape=(3,))}), "statistics"),
         (lambda v: setattr(v, "obs_rms", RunningMeanStd(shape=(4,))), r"shape \(4,\)"),
@@ -750,7 +750,7 @@ def test_folders_within_each_other_are_looked_through(run_folder, capsys):
         deepest = deepest.parent
 
 
-def test_a_file_of_holes_is_refused_by_its_size(run_folder, capsys):
+def test_a_sparse_file_is_refused_by_its_size(run_folder, capsys):
     with (run_folder / "progress.csv").open("r+b") as file:
         file.truncate(2**32)
     assert "larger than 1 GiB" in command_line(capsys, "--resume", run_folder)[1]
@@ -761,7 +761,7 @@ def test_a_table_that_is_not_text_is_one_line(run_folder, capsys):
     assert "progress.csv cannot be read" in command_line(capsys, "--resume", run_folder)[1]
 
 
-def test_what_is_no_file_is_not_opened(run_folder, capsys):
+def test_only_regular_files_are_opened(run_folder, capsys):
     os.mkfifo(run_folder / "report.md")
     assert "neither a file nor a folder" in command_line(capsys, "--resume", run_folder)[1]
 
@@ -855,7 +855,7 @@ def test_a_harmful_checkpoint_is_one_line(run_folder, capsys, harm):
 @pytest.mark.parametrize(
     ("setting", "value"), [("objective", "planted:f"), ("objective", "os:abort"), ("parameters", "(a*)*(a*)*(a*)*$")]
 )
-def test_code_and_expressions_of_a_checkpoint_are_not_used_unasked(run_folder, capsys, setting, value):
+def test_code_and_expressions_of_a_checkpoint_are_not_used_by_default(run_folder, capsys, setting, value):
     changed_checkpoint(run_folder, lambda content: content["settings"].update({setting: value}))
     line = command_line(capsys, "--resume", run_folder)[1]
     assert (
@@ -877,7 +877,7 @@ def test_a_damaged_source_is_one_line(run_folder, capsys, content):
 
 
 @pytest.mark.parametrize("missing", ["*.zip", FILE_NAME, f"{ENV_ID}/*"])
-def test_a_state_that_is_not_whole_is_one_line(run_folder, capsys, missing):
+def test_an_incomplete_state_is_one_line(run_folder, capsys, missing):
     for path in (run_folder / "state").glob(missing):
         path.unlink()
     assert command_line(capsys, "--resume", run_folder)[0] == 1
@@ -905,7 +905,7 @@ def change_json(path, **changes):
         lambda folder: (folder / ENV_ID).rename(folder / "`x`"),
     ],
 )
-def test_a_broken_folder_is_not_pushed_and_is_one_line(run_folder, capsys, change):
+def test_a_corrupt_folder_is_not_pushed_and_is_one_line(run_folder, capsys, change):
     change(run_folder)
     status, line = command_line(capsys, "push", run_folder, "--organization", "me")
     assert (status, line.startswith("sb3-refine push: error: ")) == (1, True)
@@ -939,7 +939,7 @@ def test_figures_that_are_missing_do_not_stop_a_model_card(run_folder):
 CODE = "(open('ran', 'w') and 0) or dict(a=1)"
 
 
-def test_nothing_that_the_zoo_would_run_is_passed_on(agent, run_folder, tmp_path):
+def test_expressions_that_the_zoo_would_run_are_not_saved(agent, run_folder, tmp_path):
     """The Zoo evaluates text in config.yml: what is saved and pushed has none but literals."""
     from sb3_refine.reporting.publish import layout
 
@@ -984,7 +984,7 @@ def test_the_zoos_text_of_normalize_is_saved_as_it_is(normalized, tmp_path):
         ("-" * 5000 + "1", False),
     ],
 )
-def test_which_expressions_are_passed_on(text, verdict):
+def test_which_expressions_are_saved(text, verdict):
     assert is_harmless(text) is verdict
 
 
@@ -1056,7 +1056,7 @@ def test_a_search_that_leaves_the_finite_numbers_saves_nothing(agent, tmp_path, 
     assert not list((tmp_path / "out").glob("**/Pendulum-v1_1/*.zip"))
 
 
-def test_runs_that_start_at_once_get_numbers_of_their_own(tmp_path):
+def test_runs_that_start_together_get_different_numbers(tmp_path):
     barrier, folders = threading.Barrier(8), []
 
     def start():

@@ -85,7 +85,7 @@ def hub(running_hub):
 def client(running_hub, home):
     user = HubUser(environment(running_hub.url, home))
     yield user
-    user.process.kill()
+    user.close()
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def offline(nowhere, home):
     """The same user without a connection."""
     user = HubUser(environment(nowhere, home))
     yield user
-    user.process.kill()
+    user.close()
 
 
 def run(endpoint, home, *arguments, **more):
@@ -144,7 +144,7 @@ def pull_from(organization, more=""):
 # ---------------------------------------------------------------- pull
 
 
-def test_what_the_folder_lacks_comes_from_the_zoos_organization(hub, client, made_agents, fingerprint):
+def test_an_agent_missing_from_the_folder_comes_from_the_zoos_organization(hub, client, made_agents, fingerprint):
     revision = hub.add(f"sb3/a2c-{ENV_ID}", files_of(made_agents))
     agent = client(f"(lambda a: [a.source, a.recipe.env_kwargs, a.config, fingerprint(a)])({PULL})")
     source, env_kwargs, config, pulled = agent
@@ -156,7 +156,7 @@ def test_what_the_folder_lacks_comes_from_the_zoos_organization(hub, client, mad
     assert not any("README" in request or "train_eval" in request for request in hub.requests)
 
 
-def test_only_the_zip_and_what_it_needs_must_be_there(hub, client, made_agents, fingerprint):
+def test_only_the_zip_and_the_files_it_needs_are_required(hub, client, made_agents, fingerprint):
     files = files_of(made_agents)
     hub.add(f"bare/a2c-{ENV_ID}", {name: files[name] for name in (ZIP, "vec_normalize.pkl")})
     assert client(f"fingerprint({pull_from('bare')})") == fingerprint
@@ -164,7 +164,7 @@ def test_only_the_zip_and_what_it_needs_must_be_there(hub, client, made_agents, 
     assert "there is no vecnormalize.pkl" in client.refused(pull_from("naked"))
 
 
-def test_the_folder_comes_first_unless_the_hub_is_asked_for(hub, client, made_agents):
+def test_the_folder_comes_first_unless_the_hub_is_requested(hub, client, made_agents):
     hub.add(f"sb3/a2c-{ENV_ID}", files_of(made_agents))
     arguments = f"'a2c', {ENV_ID!r}, {str(made_agents)!r}"
     assert "repo" not in client(f"load_agent({arguments}).source")
@@ -197,7 +197,7 @@ def test_a_renamed_environment_is_found_under_either_name(hub, client, made_agen
         assert client(f"pull('ppo', 'Ant-v3', {organization!r}).source['repo']") == f"{organization}/{name}"
 
 
-def test_slashes_are_dashes_in_names(hub, client, made_agents):
+def test_slashes_in_names_become_dashes(hub, client, made_agents):
     hub.add("other/named", files_of(made_agents, "ppo", "Some-Space-v1"))
     assert client("pull('ppo', 'Some/Space-v1', 'other', 'named').model.name") == "ppo-Some-Space-v1.zip"
 
@@ -229,10 +229,10 @@ def test_the_cache_serves_without_a_connection(hub, client, offline, home, nowhe
     assert re.fullmatch(r"the Hub cannot be reached: kept/.*, revision [0-9a-f]{40} from its cache\n", done.stderr)
 
 
-def test_what_is_not_in_the_cache_needs_a_connection(hub, offline, client, home, nowhere):
+def test_an_agent_outside_the_cache_needs_a_connection(hub, offline, client, home, nowhere):
     line = f"its cache has no complete copy of sb3/ppo-{ENV_ID}; check the connection"
     refused = offline.refused(f"load_agent('ppo', {ENV_ID!r}, 'no-folder')")
-    assert refused.startswith("folder: there is no folder no-folder; name the Zoo's log folder with -f; nor is it on")
+    assert refused.startswith("folder: there is no folder no-folder; name the Zoo's log folder with -f; the agent is not")
     assert "the Hub cannot be reached (" in refused
     assert line in refused
     hub.status = 503
@@ -277,12 +277,12 @@ def test_a_repo_without_the_zip_says_which_it_has(hub, client, made_agents):
 
 
 @pytest.mark.parametrize(("organization", "cut"), [("cut", ".zip"), ("torn-off", "vec_normalize.pkl")])
-def test_an_interrupted_download_is_begun_again(hub, client, made_agents, fingerprint, organization, cut):
+def test_an_interrupted_download_starts_again(hub, client, made_agents, fingerprint, organization, cut):
     hub.add(f"{organization}/a2c-{ENV_ID}", files_of(made_agents))
     hub.cut = cut
     refused = client.refused(pull_from(organization))
-    assert refused.startswith(f"the download of {organization}/a2c-{ENV_ID} broke off (")
-    assert refused.endswith("; no half of a file is kept: run the same command again")
+    assert refused.startswith(f"the download of {organization}/a2c-{ENV_ID} was interrupted (")
+    assert refused.endswith("; no partial file is kept; run the same command again")
     # what has arrived is not taken for the whole agent: the zip comes last
     hub.status = 503
     assert "its cache has no complete copy" in client.refused(pull_from(organization))
@@ -290,12 +290,12 @@ def test_an_interrupted_download_is_begun_again(hub, client, made_agents, finger
     assert client(f"fingerprint({pull_from(organization)})") == fingerprint
 
 
-def test_a_damaged_copy_in_the_cache_is_found_and_mended(hub, client, home, made_agents, fingerprint):
+def test_a_damaged_copy_in_the_cache_is_found_and_replaced(hub, client, home, made_agents, fingerprint):
     hub.add(f"torn/a2c-{ENV_ID}", files_of(made_agents))
     copy = Path(client(f"{pull_from('torn')}.source['path']"))
     content = copy.read_bytes()
     copy.resolve().write_bytes(content[:-100] + bytes(100))
-    assert f"the copy of {ZIP} in the Hub's cache was damaged, and is removed" in client.refused(pull_from("torn"))
+    assert f"the copy of {ZIP} in the Hub's cache was damaged and has been removed" in client.refused(pull_from("torn"))
     assert client(f"fingerprint({pull_from('torn')})") == fingerprint
     assert copy.read_bytes() == content
 
@@ -328,13 +328,13 @@ def test_a_zip_is_not_pulled(made_agents):
         load_agent(model=zip_path, revision="main")
 
 
-def test_without_the_client_a_folder_is_all_there_is(made_agents, monkeypatch):
+def test_without_the_client_only_the_folder_is_searched(made_agents, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     load_agent("a2c", ENV_ID, made_agents)
     with pytest.raises(RefineError) as error:
         load_agent("a2c", "Pendulun-v1", made_agents)
     assert re.fullmatch(
-        r"no agent a2c/Pendulun-v1 in .* \(did you mean Pendulum-v1\?\); nor is it on the Hub: "
+        r"no agent a2c/Pendulun-v1 in .* \(did you mean Pendulum-v1\?\); the agent is not on the Hub either: "
         r"the Hub needs huggingface_hub; pip install 'sb3-refine\[hub\]'",
         str(error.value),
     )
@@ -367,7 +367,7 @@ def test_a_pushed_agent_has_the_zoos_layout(hub, client, run_folder):
     assert str(Path(local["source"]["path"]).parent) not in files["README.md"].decode()
 
 
-def test_the_card_is_what_the_hub_indexes(hub, client, run_folder):
+def test_the_card_has_the_fields_that_the_hub_indexes(hub, client, run_folder):
     from huggingface_hub import ModelCard
 
     client(f"push({str(run_folder)!r}, 'me', 'mine')", TOKEN)
@@ -388,7 +388,7 @@ def test_the_card_is_what_the_hub_indexes(hub, client, run_folder):
 
 
 @pytest.mark.parametrize("decision", ["refined", "original", "unchecked"])
-def test_the_card_claims_what_the_decision_allows(run_folder, decision):
+def test_the_card_claims_no_more_than_the_decision(run_folder, decision):
     from huggingface_hub import ModelCard
 
     path = run_folder / "refinement.json"
@@ -425,7 +425,7 @@ def test_the_cards_snippet_runs(hub, client, run_folder):
     )
 
 
-def test_what_was_there_before_does_not_outlive_a_push(hub, client, run_folder):
+def test_a_push_removes_outdated_files(hub, client, run_folder):
     old = {
         "vec_normalize.pkl": b"old",
         "replay.mp4": b"old",
@@ -440,7 +440,7 @@ def test_what_was_there_before_does_not_outlive_a_push(hub, client, run_folder):
     assert files["LICENSE"] == b"mine"
 
 
-def test_env_kwargs_go_and_come_back(hub, client, run_folder):
+def test_env_kwargs_survive_a_push_and_a_pull(hub, client, run_folder):
     args = run_folder / ENV_ID / "args.yml"
     args.write_text(yaml.dump({"algo": "a2c", "env": ENV_ID, "env_kwargs": {"g": 9.81}}))
     client(f"push({str(run_folder)!r}, 'me')", TOKEN)
@@ -478,7 +478,7 @@ def test_a_push_without_a_connection(offline, hub, client, run_folder):
     assert "the Hub answers" in client.refused(f"push({str(run_folder)!r}, 'me')", TOKEN)
 
 
-def test_only_what_a_run_has_left_is_pushed(run_folder, tmp_path):
+def test_only_files_of_the_run_are_pushed(run_folder, tmp_path):
     with pytest.raises(RefineError, match=r"no folder of a finished run; name OUTPUT/ALGO/ENV_K"):
         push(tmp_path / "nothing", "me")
     (run_folder / f"{ENV_ID}.zip").write_bytes(b"another")
@@ -509,7 +509,7 @@ def test_pull_refine_push_and_pull_again(hub, client, home, made_agents, fingerp
     assert json.loads((run_folder / "refinement.json").read_text())["source"] == source
 
 
-def test_a_search_is_not_begun_if_its_push_must_fail(hub, home, made_agents, tmp_path):
+def test_a_search_does_not_start_if_its_push_cannot_work(hub, home, made_agents, tmp_path):
     options = ["--algo", "a2c", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", *FAST]
     done = run(hub.url, home, *options, "--push-to-hub", "me")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
@@ -532,7 +532,7 @@ def test_a_failed_push_keeps_the_result_and_can_be_tried_again(hub, home, made_a
     assert hub.repos[f"me/a2c-{ENV_ID}"].files[ZIP] == (run_folder / f"{ENV_ID}.zip").read_bytes()
 
 
-def test_huggingface_sb3_and_the_zoo_fetch_what_was_pushed(hub, client, run_folder, tmp_path):
+def test_huggingface_sb3_and_the_zoo_load_a_pushed_agent(hub, client, run_folder, tmp_path):
     pytest.importorskip("huggingface_sb3")
     pytest.importorskip("rl_zoo3")
     pytest.importorskip("requests", reason="rl_zoo3.load_from_hub needs requests, and does not depend on it")

@@ -181,7 +181,7 @@ def test_the_return_for_a_seed_is_that_of_evaluate_policy(kind, tmp_path):
     ("cls", "policy", "n_stack"),
     [(stable_baselines3.PPO, "MlpPolicy", 3), (sb3_contrib.RecurrentPPO, "MlpLstmPolicy", None)],
 )
-def test_nothing_is_remembered_over_a_lost_life(cls, policy, n_stack):
+def test_the_state_of_an_lstm_is_reset_after_a_lost_life(cls, policy, n_stack):
     env = make_vec_env("LivesToy-v0", wrapper_class=toy_envs.Lives)
     model = cls(policy, VecFrameStack(env, n_stack) if n_stack else env, device="cpu", seed=0)
     with torch.no_grad():
@@ -203,7 +203,7 @@ def test_nothing_is_remembered_over_a_lost_life(cls, policy, n_stack):
     assert ours == pytest.approx(theirs, abs=1e-5)  # Monitor rounds
 
 
-def test_a_wrapper_that_ends_an_episode_for_ever_is_told(made_agents):
+def test_a_wrapper_that_ends_every_episode_at_once_is_an_error(made_agents):
     """As where gymnasium's own TimeLimit is in config.yml: evaluate_policy would go on for ever."""
     agent = load_agent("ppo", "Pendulum-v1", made_agents)
     agent.recipe = EnvRecipe("Pendulum-v1", wrappers=(("gymnasium.wrappers.TimeLimit", {"max_episode_steps": 5}),))
@@ -212,7 +212,7 @@ def test_a_wrapper_that_ends_an_episode_for_ever_is_told(made_agents):
 
 
 @pytest.mark.parametrize("kind", ["dict with image", "masked", "multi-binary", "multi-discrete", "image", "lstm"])
-def test_every_kind_can_be_disturbed(kind, tmp_path):
+def test_every_kind_can_be_evaluated_with_noise(kind, tmp_path):
     algo, env_id, _ = make(kind, tmp_path)
     who = {"agent": target_of(load(tmp_path, algo, env_id))}
     conditions = evaluate_all(who, SEEDS, SMOOTHNESS)
@@ -268,7 +268,7 @@ def episodes_of(refiner):
     ],
     ids=["time limit", "clipped rewards outside a Monitor", "an argument that is a tuple"],
 )
-def test_what_is_refined_in_memory_is_what_is_saved(make_env, tmp_path):
+def test_the_refined_model_in_memory_is_the_saved_one(make_env, tmp_path):
     model = stable_baselines3.PPO("MlpPolicy", DummyVecEnv([make_env]), **PPO)
     refiner = Refiner(model, backend="serial", acceptance=False, n_delta=1).learn(1)
     refiner.save(tmp_path)
@@ -276,7 +276,7 @@ def test_what_is_refined_in_memory_is_what_is_saved(make_env, tmp_path):
     assert episodes_of(again) == episodes_of(refiner)
 
 
-def test_rewards_count_where_the_monitor_stands():
+def test_rewards_are_counted_at_the_position_of_the_monitor():
     env = DummyVecEnv([lambda: gym.wrappers.ClipReward(Monitor(gym.make("Pendulum-v1")), -1, 0)])
     model = stable_baselines3.PPO("MlpPolicy", env, **PPO)
     ours = [episode.episode_return for episode in episodes_of(Refiner(model, backend="serial"))]
@@ -334,7 +334,7 @@ model.learn(150, reset_num_timesteps=False)
         pytest.param("ars", "Hopper-v3", "mujoco", marks=pytest.mark.slow),
     ],
 )
-def test_training_goes_on_from_an_old_agent_with_plain_sb3(zoo_agents, tmp_path, algo, env, module):
+def test_training_continues_from_an_old_agent_with_plain_sb3(zoo_agents, tmp_path, algo, env, module):
     pytest.importorskip(module)
     agent = load_agent(algo, env, zoo_agents)
     run_folder = new_run_folder(tmp_path, agent.algo, agent.env_name)
@@ -354,7 +354,7 @@ def test_a_huge_replay_buffer_is_not_allocated(tmp_path):
     assert agent.model.replay_buffer.buffer_size == 1
 
 
-def test_a_checkpoint_has_statistics_of_its_own(tmp_path):
+def test_a_checkpoint_has_its_own_statistics(tmp_path):
     env = VecNormalize(make_vec_env("Pendulum-v1"))
     callback = CheckpointCallback(50, str(tmp_path), save_vecnormalize=True)
     model = stable_baselines3.SAC("MlpPolicy", env, **OFF).learn(150, callback=callback)
@@ -366,7 +366,7 @@ def test_a_checkpoint_has_statistics_of_its_own(tmp_path):
     assert counts == sorted(set(counts))
 
 
-def test_statistics_that_the_config_disowns_are_left_alone(tmp_path):
+def test_statistics_that_the_config_does_not_use_are_ignored(tmp_path):
     algo, env_id, _ = make("lstm", tmp_path)
     config = tmp_path / algo / f"{env_id}_1" / env_id / "config.yml"
     config.write_text(yaml.safe_dump({"policy": "MlpLstmPolicy", "normalize": False, "env_kwargs": {"g": 5.0}}))
@@ -408,7 +408,7 @@ def test_images_in_memory():
     assert refiner.agent.observation_space.shape == (36, 36, 2)
 
 
-def test_what_cannot_be_built_again_is_refused_with_the_way_out():
+def test_an_environment_that_cannot_be_built_again_is_refused_with_a_remedy():
     model = stable_baselines3.PPO("MlpPolicy", make_vec_env("Pendulum-v1", wrapper_class=toy_envs.Lives), **PPO)
     with pytest.raises(RefineError, match="toy_envs.Lives cannot be built again in a worker; pass a callable"):
         Refiner(model)
@@ -420,7 +420,7 @@ def test_what_cannot_be_built_again_is_refused_with_the_way_out():
 
 
 @pytest.mark.slow
-def test_atari_as_the_zoo_has_it(tmp_path):
+def test_atari_is_built_as_in_the_zoo(tmp_path):
     """AtariWrapper and a stack of four frames, from life to life: the true return, as evaluate_policy counts it."""
     ale_py = pytest.importorskip("ale_py")
     pytest.importorskip("cv2")

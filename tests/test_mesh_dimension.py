@@ -56,7 +56,7 @@ def test_a_walk_has_the_published_dimension(n_dims, dtype):
 
 
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 10.0, 100.0])
-def test_so_has_a_gait_at_any_usual_scale(scale):
+def test_a_gait_has_the_published_dimension_at_any_usual_scale(scale):
     time = np.arange(400)[:, None]
     gait = np.sin(time * [0.21, 0.21, 0.42, 0.13] + [0, 1, 2, 3]) + 0.01 * np.random.default_rng(0).normal(
         size=(400, 4)
@@ -65,7 +65,7 @@ def test_so_has_a_gait_at_any_usual_scale(scale):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_so_has_a_motion_that_comes_to_rest(dtype):
+def test_a_motion_that_comes_to_rest_has_the_published_dimension(dtype):
     points = (np.exp(-0.05 * np.arange(300))[:, None] * [1.0, -0.5, 0.3]).astype(
         dtype
     )  # boxes far below float32's step
@@ -102,7 +102,7 @@ def test_a_row_that_repeats_another_changes_nothing():
         assert_same(mesh_dimension(again), published(points))
 
 
-def test_nor_does_one_that_all_but_repeats_another():
+def test_a_row_that_nearly_repeats_another_changes_nothing():
     points = walk()
     repeated = np.insert(points, 200, points[50] + 1e-12, axis=0)
     assert mesh_dimension(repeated).lower == pytest.approx(published(points).lower, abs=0.01)
@@ -121,7 +121,7 @@ def test_standing_still_is_never_rewarded(n_moving, jitter):
         assert result.mean >= published(points[:n_moving]).mean - 1e-9
 
 
-def test_standing_still_for_most_of_the_time_is_the_worst_even_with_jitter():
+def test_standing_still_for_most_of_the_time_gets_the_worst_value_even_with_jitter():
     points = walk()
     points[100:] = points[99] + 1e-6 * np.random.default_rng(1).normal(size=(200, 3))
     assert published(points).mean < published(points[:100]).mean  # what the published definition makes of it
@@ -159,12 +159,12 @@ def test_standing_still_for_most_of_the_time_is_the_worst_even_with_jitter():
         "one blow-up",
     ],
 )
-def test_no_motion_to_measure_is_the_worst(points):
+def test_no_motion_gets_the_worst_value(points):
     assert_worst(mesh_dimension(points), 3)
 
 
 @pytest.mark.parametrize("n_steps", range(6))
-def test_up_to_five_rows_are_the_worst(n_steps):
+def test_up_to_five_rows_get_the_worst_value(n_steps):
     assert_worst(mesh_dimension(walk(n_steps)), 3)
 
 
@@ -189,14 +189,14 @@ def test_values_that_are_not_finite_give_nan(bad):
 
 
 @pytest.mark.parametrize("exponent", [20, 40, 100, 1010])
-def test_huge_scales_are_a_matter_of_units(exponent):
+def test_huge_scales_change_nothing_but_the_unit(exponent):
     reference, result = mesh_dimension(2.0**60 * walk()), mesh_dimension(2.0**exponent * walk())
     assert result[:2] == reference[:2]
     np.testing.assert_array_equal(result.mesh_sizes, reference.mesh_sizes)
     np.testing.assert_array_equal(result.box_sizes, np.ldexp(reference.box_sizes, exponent - 60))
 
 
-def test_the_largest_floats_do_no_harm():
+def test_the_largest_floats_do_not_overflow():
     points = np.random.default_rng(0).uniform(-1, 1, size=(300, 3)) * np.finfo(np.float64).max
     result = mesh_dimension(points)
     assert (result.mesh_sizes[0], result.mesh_sizes[-1]) == (300, 1)
@@ -205,14 +205,14 @@ def test_the_largest_floats_do_no_harm():
     assert single.lower == pytest.approx(mesh_dimension(walk() * 1e36).lower, abs=0.01)
 
 
-def test_far_from_the_origin_it_ends_too():
+def test_observations_far_from_the_origin_terminate():
     for offset in (1e6, 1e12, 1e15):
         result = mesh_dimension(walk() + offset)
         assert result.mesh_sizes[-1] == 1
         assert result.lower > 0.4
 
 
-def test_constant_observations_part_no_points():
+def test_constant_observations_separate_no_points():
     padded = np.concatenate([walk(), np.full((300, 1), 1e300)], axis=1)
     assert_same(mesh_dimension(padded), mesh_dimension(walk()))
 

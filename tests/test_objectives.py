@@ -50,7 +50,7 @@ BASELINE = [episode(value, failed=value < 20, success=value > 50, measure=0.2) f
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_gives_a_number_and_drops_what_is_invalid(name):
+def test_every_objective_gives_a_number_and_drops_invalid_episodes(name):
     objective = calibrated(name, [e._replace(episode_return=e.episode_return + 1) for e in BASELINE])
     assert math.isfinite(objective.fitness(episode(5, success=True, measure=1.5)))
     assert math.isnan(objective.fitness(Episode(math.nan, 3, False)))
@@ -66,13 +66,13 @@ def test_more_return_is_never_worse(name):
     assert values == sorted(values)
 
 
-def test_survival_pays_for_failures_in_units_of_the_return():
+def test_survival_penalises_failures_in_units_of_the_return():
     objective = calibrated("survival:weight=2", BASELINE)  # their mean is 45
     assert objective.fitness(episode(30)) == 30
     assert objective.fitness(episode(30, failed=True)) == 30 - 2 * 45
 
 
-def test_smooth_pays_for_jitter_in_units_of_the_originals():
+def test_smooth_penalises_jitter_relative_to_the_original():
     objective = calibrated("smooth:weight=0.5", BASELINE)
     assert objective.fitness(episode(45, measure=0.2)) == pytest.approx(45 - 0.5 * 45)
     assert objective.fitness(episode(45, measure=0.1)) == pytest.approx(45 - 0.25 * 45)
@@ -82,18 +82,18 @@ def test_smooth_pays_for_jitter_in_units_of_the_originals():
 
 
 @pytest.mark.parametrize("name", ["survival", "smooth"])
-def test_a_weight_needs_a_unit(name):
+def test_a_weight_needs_returns_other_than_zero(name):
     with pytest.raises(RefineError, match="return is 0 in every validation episode"):
         calibrated(name, [episode(0, measure=0.2)] * 5)
 
 
 @pytest.mark.parametrize("what", [None, 3, Smooth])
-def test_what_is_no_objective_is_refused(what):
+def test_an_invalid_objective_is_refused(what):
     with pytest.raises(RefineError, match="expected a name, a function or an instance of Objective"):
         make_objective(what)
 
 
-def test_success_is_what_the_environment_says():
+def test_success_is_read_from_the_environments_info():
     objective = calibrated("success", BASELINE)
     assert [objective.fitness(e) for e in BASELINE] == [0.0] * 6 + [1.0] * 4
     with pytest.raises(RefineError, match="reports no is_success"):
@@ -137,7 +137,7 @@ def test_the_dimension_is_that_of_the_normalised_observations_clipped():
     assert make_objective("mesh-dimension:bound=upper").measure(steps) == expected[1]
 
 
-def test_a_dimension_at_its_limits_is_told_of(caplog):
+def test_a_dimension_at_its_limits_is_a_warning(caplog):
     """Three observations have at most 1.5 dimensions, and a motion at least 1."""
     calibrated("mesh-dimension", [episode(value, measure=1.25) for value in (5, 6, 7)])
     assert "the clipped dimension is 1.25 in all of the original's episodes" in caplog.text
@@ -172,7 +172,7 @@ def test_neither_failing_nor_standing_still_is_rewarded():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_clock_is_no_motion(dtype):
+def test_a_clock_is_not_motion(dtype):
     """A body at rest is none that moves along a line because TimeFeatureWrapper says how late it is."""
     objective, clock = make_objective("mesh-dimension"), 1 - np.arange(1000) / 1000
     still, moving = np.ones((1000, 15)), np.column_stack([circle(1000), circle(1000, 3.1)])
@@ -202,7 +202,7 @@ def test_a_success_within_a_few_steps_is_no_failure():
     assert make_objective("mesh-dimension:skip=20").measure(late) > 1.0
 
 
-def test_falling_at_once_is_no_way_to_be_smooth():
+def test_falling_at_once_is_not_smooth():
     objective = calibrated("smooth:weight=2", [episode(1000.0, measure=0.5), episode(1000.0, measure=0.3)])
     fell = episode(1.0, measure=0.0, failed=True)
     assert objective.fitness(fell._replace(length=0)) == pytest.approx(1.0 - 2000)
@@ -212,7 +212,7 @@ def test_falling_at_once_is_no_way_to_be_smooth():
     assert objective.fitness(episode(1.0, measure=0.8, failed=True)._replace(length=5)) == pytest.approx(1.0 - 4000)
 
 
-def test_actions_that_cannot_move_are_smooth():
+def test_constant_actions_are_smooth():
     steps = replace(trajectory(np.zeros((11, 1)), np.ones((10, 2))), action_range=np.array([0.0, 2.0]))
     assert action_change(steps) == action_jerk(steps) == 0.0
 
@@ -233,7 +233,7 @@ def test_smoothness_of_known_actions():
 
 
 @pytest.mark.parametrize("n", [49, 50, 999, 1000])
-def test_the_share_is_one_of_power_whatever_the_length(n):
+def test_the_high_frequency_share_does_not_depend_on_the_length(n):
     steps = np.arange(n)
     slow, fast = np.sin(2 * np.pi * steps * 5 / n), 0.5 * (-1.0) ** steps
     expected = fast.var() / (slow + fast).var()  # a third
@@ -261,12 +261,12 @@ def test_the_share_is_one_of_power_whatever_the_length(n):
         ("sb3_refine.objectives.smooth:Smooth", "smooth:Smooth is no function"),
     ],
 )
-def test_wrong_objectives_are_told(spec, line):
+def test_wrong_objectives_are_an_error(spec, line):
     with pytest.raises(RefineError, match=line):
         make_objective(spec)
 
 
-def test_a_module_that_exits_is_told(tmp_path, monkeypatch):
+def test_a_module_that_exits_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "exiting_module.py").write_text("raise SystemExit(4)")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RefineError, match=r"cannot be imported \(SystemExit: 4\)"):
@@ -281,7 +281,7 @@ def test_entries_may_be_numbers_from_python(given, entries):
     assert MeshDimensionShaped(entries=given).entries == entries
 
 
-def test_episodes_that_are_too_short_for_a_dimension_are_told():
+def test_episodes_that_are_too_short_for_a_dimension_are_a_warning():
     with pytest.raises(RefineError, match="the longest has 3 of at least 6 steps.*--no-end-at-success"):
         calibrated("mesh-dimension", [episode(5, measure=1.0)._replace(length=3)])
 
@@ -299,7 +299,7 @@ def perverse(steps):
 SHORT = {"n_delta": 4, "n_eval_episodes": 20, "learning_rate": 0.05, "delta_std": 0.05}
 
 
-def test_a_function_of_ones_own_is_maximised_in_the_workers():
+def test_a_users_function_is_maximised_in_the_workers():
     refiner = Refiner(train("ppo"), objective=bold, n_workers=2, max_return_loss=math.inf, **SHORT).learn(10)
     result = refiner.result
     assert result.decision == "refined"
@@ -310,7 +310,7 @@ def test_a_function_of_ones_own_is_maximised_in_the_workers():
 
 
 @pytest.mark.parametrize("spec", ["cvar:share=0.25", "mesh-dimension:skip=20"])
-def test_the_figures_of_an_objective_are_told_before_and_after(spec, tmp_path):
+def test_the_metrics_of_an_objective_are_shown_before_and_after(spec, tmp_path):
     refiner = Refiner(train("ppo"), objective=spec, backend="serial", **SHORT).learn(2)
     written = json.loads((refiner.save(tmp_path) / "refinement.json").read_text())
     for name in ("baseline", "refined"):
@@ -358,13 +358,13 @@ class Odd(Objective):
 
 
 @pytest.mark.parametrize("value", [None, {"a": 1}, "12", np.arange(3)])
-def test_what_is_measured_is_a_number(value):
+def test_a_metric_returns_a_number(value):
     with pytest.raises(RefineError, match=r"objective: Odd returned .*; it must return a number"):
         Refiner(train("ppo"), objective=Odd(measure=value), backend="serial", **SHORT).learn(1)
 
 
 @pytest.mark.parametrize("value", [None, "12", np.ones(1), True, np.bool_(True)])
-def test_a_fitness_is_a_number(value):
+def test_a_fitness_function_returns_a_number(value):
     with pytest.raises(RefineError, match=r"objective: the fitness of Odd is .*; it must be a number"):
         Refiner(train("ppo"), objective=Odd(fitness=value), backend="serial", **SHORT).learn(1)
 
@@ -378,7 +378,7 @@ def test_every_fitness_is_a_number():
         Refiner(train("ppo"), objective=Forgetful(), backend="serial", **SHORT).learn(1)
 
 
-def test_what_cannot_be_sent_to_workers_is_told():
+def test_objects_that_cannot_be_sent_to_workers_are_an_error():
     lock = threading.Lock()
     with pytest.raises(RefineError, match="cannot be sent to worker processes .*lock.*backend='serial'"):
         Refiner(train("ppo"), objective=lambda steps: float(lock.locked()), backend="process", **SHORT).learn(1)
@@ -388,7 +388,7 @@ def where_it_runs(trajectory):
     return float(os.getpid())
 
 
-def test_what_crosses_processes_are_numbers():
+def test_only_numbers_are_sent_between_processes():
     refiner = Refiner(train("ppo"), objective=where_it_runs, n_workers=2, **SHORT).learn(1)
     for found in refiner.result.baseline.episodes:
         assert found.metrics[OBJECTIVE_METRIC] != os.getpid()
@@ -400,7 +400,7 @@ def tidy(trajectory):
     return 0.0
 
 
-def test_a_function_cannot_change_what_other_measures_see():
+def test_a_function_cannot_change_the_trajectory_of_other_metrics():
     with pytest.raises(EpisodeError, match="read-only"):
         Refiner(train("ppo"), objective=tidy, backend="serial", **SHORT).learn(1)
 
@@ -415,7 +415,7 @@ def test_a_loss_of_return_is_vetoed():
     assert np.array_equal(refiner.parameters.get_theta(), before)
 
 
-def test_what_would_be_vetoed_is_not_put_to_the_test_where_there_is_another():
+def test_a_candidate_that_would_be_vetoed_is_tested_only_if_there_is_no_other():
     settings = {**SHORT, "learning_rate": 0.004, "backend": "serial"}
     original, *iterates = Refiner(train("ppo"), objective=perverse, **settings).learn(10).result.candidates
     limit = 1.05 * original["mean_return"]  # which is negative
@@ -486,7 +486,7 @@ def test_the_zoos_own_time_limit_ends_them_too():
     assert ends == [(False, False)] * 4 + [(False, True)]
 
 
-def test_panda_holds_its_pose_when_asked(zoo_agents):
+def test_panda_holds_its_pose_on_request(zoo_agents):
     pytest.importorskip("panda_gym")
     agent = load_agent("tqc", "PandaReach-v1", zoo_agents, end_at_success=False)
     held = target_of(agent).run([1, 2])
@@ -515,7 +515,7 @@ class Powered(Objective):
         return self.function(episode.episode_return)
 
 
-def test_a_function_is_known_again_by_its_name_with_a_warning(tmp_path, caplog):
+def test_a_resumed_function_is_matched_by_its_name_with_a_warning(tmp_path, caplog):
     def refiner():
         return Refiner(train("ppo"), ENV_ID, objective=Powered(lambda value: value), backend="serial", **SHORT)
 
@@ -523,7 +523,7 @@ def test_a_function_is_known_again_by_its_name_with_a_warning(tmp_path, caplog):
         refiner().learn(4, callback=Interrupt(2), checkpoint_folder=tmp_path, checkpoint_interval=1)
     assert not caplog.text
     refiner().learn(4, checkpoint_folder=tmp_path, resume=True)
-    assert "Powered:function=<function test_a_function_is" in caplog.text
+    assert "Powered:function=<function test_a_resumed_function_is" in caplog.text
     assert "other objectives may have the name" in caplog.text
     assert " at 0x" not in caplog.text
 
@@ -554,14 +554,14 @@ def as_text(trajectory):
     return "good"
 
 
-def test_a_function_that_returns_no_number_is_told():
+def test_a_function_that_returns_no_number_is_an_error():
     with pytest.raises(RefineError, match="test_objectives:as_text returned 'good'; it must return a number"):
         make_objective(as_text).checked_measure(trajectory())
     with pytest.raises(RefineError, match="it must return a number"):
         make_objective(lambda steps: 10**400).checked_measure(trajectory())
 
 
-def test_what_the_objective_cannot_judge_is_told():
+def test_episodes_that_the_objective_cannot_score_are_reported():
     """Not as if more episodes would help."""
     settings = {"n_delta": 2, "n_eval_episodes": 40, "selection": False, "backend": "serial"}
     refiner = Refiner(train("ppo"), objective=nan_on_some, **settings)
@@ -578,7 +578,7 @@ def test_a_dry_run_tries_the_objective_too():
         Refiner(train("ppo"), objective="mesh-dimension:entries=7").try_candidates()
 
 
-def test_an_objective_that_gives_infinity_is_told():
+def test_an_objective_that_gives_infinity_is_an_error():
     with pytest.raises(RefineError, match=r"test_objectives:endless gave NaN or infinity for the original"):
         Refiner(train("ppo"), objective=endless, backend="serial", **SHORT).learn(1)
 

@@ -70,7 +70,7 @@ def test_ars_perturbs_in_antithetic_pairs_that_share_their_seeds():
         assert minus.tobytes() == (1 + np.float32(-0.3) * delta(0, 0, number)).tobytes()
 
 
-def test_ars_schedules_are_linear_and_never_quite_reach_their_end():
+def test_ars_schedules_are_linear_and_stop_one_step_before_their_end():
     ars = ARS(np.zeros(N_PARAMETERS), seed=0, n_updates=4, n_delta=1, delta_std=(0.4, 0.0))
     stds = []
     for _ in range(4):
@@ -137,7 +137,7 @@ def test_a_population_of_explicit_vectors_shares_its_seeds_unless_grouped():
         (lambda: ExplicitPopulation(np.eye(3), groups=[0]), "groups: expected 3, one for each candidate, got 1"),
     ],
 )
-def test_a_population_that_does_not_fit_together_is_refused(make, line):
+def test_a_population_of_mismatched_lengths_is_refused(make, line):
     with pytest.raises(ValueError, match=line):
         make()
 

@@ -82,7 +82,7 @@ def test_the_vector_is_a_copy(model):
     assert not np.any(parameters.get_theta() == 7)
 
 
-def test_choosing_leaves_the_policy_as_it_was(model):
+def test_choosing_parameters_does_not_change_the_policy(model):
     model, _ = model
     for parameter in model.policy.parameters():
         parameter.requires_grad_(False)
@@ -90,7 +90,7 @@ def test_choosing_leaves_the_policy_as_it_was(model):
     assert not any(parameter.requires_grad for parameter in model.policy.parameters())
 
 
-def test_errors_say_what_there_is(model):
+def test_errors_list_the_choices(model):
     model, _ = model
     with pytest.raises(RefineError, match="matches none of the parameters behind the action.*weight"):
         PolicyParameters(model.policy, "critic")

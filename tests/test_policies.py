@@ -160,7 +160,7 @@ def test_parameters_written_in_place_are_those_of_the_model(made_agents, algo, s
 
 @pytest.mark.parametrize("kind", [ExactPolicy, GeneralPolicy])
 @pytest.mark.parametrize("algo", ["a2c", "td3", "tqc"])
-def test_a_policy_survives_the_way_to_another_process(made_agents, algo, kind):
+def test_a_policy_survives_pickling(made_agents, algo, kind):
     agent = load_agent(algo, "Pendulum-v1", made_agents)
     parameters, policy = policy_of(agent)
     if kind is GeneralPolicy:
@@ -173,7 +173,7 @@ def test_a_policy_survives_the_way_to_another_process(made_agents, algo, kind):
     assert_bit_equal(agent, copy, n_observations=20)
 
 
-def test_an_actor_that_is_no_plain_mlp_goes_through_its_own_predict(made_agents):
+def test_an_actor_other_than_a_plain_mlp_uses_its_own_predict(made_agents):
     agent = load_agent("ppo", "Pendulum-v1", made_agents)
 
     class Noisy(type(agent.model.policy.features_extractor)):
@@ -237,7 +237,7 @@ class OwnSACPolicy(SACPolicy):
         lambda: SAC(OwnSACPolicy, "Pendulum-v1", policy_kwargs={"net_arch": [8]}, buffer_size=8, device="cpu", seed=0),
     ],
 )
-def test_a_policy_of_the_users_own_goes_through_its_own_predict(make):
+def test_a_users_policy_class_uses_its_own_predict(make):
     model = make()
     refiner = Refiner(model, n_delta=2, n_eval_episodes=2, backend="serial")
     assert isinstance(refiner.make_task().policy, GeneralPolicy)

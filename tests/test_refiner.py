@@ -32,7 +32,7 @@ def spoilt(demo):
     return Refiner(demo, **FAST, learning_rate=50.0, delta_std=0.01)
 
 
-def test_callbacks_are_told_of_every_rollout(demo):
+def test_callbacks_are_called_for_every_rollout(demo):
     class Told(BaseCallback):
         events = ""
 
@@ -69,7 +69,7 @@ def test_a_better_agent_is_kept_with_its_proof(demo):
     assert not np.array_equal(refiner.parameters.get_theta(), before)
 
 
-def test_a_worse_agent_gives_way_to_the_original(spoilt):
+def test_a_worse_agent_is_replaced_by_the_original(spoilt):
     before = {name: tensor.clone() for name, tensor in spoilt.model.policy.state_dict().items()}
     spoilt.learn(n_updates=3)
     assert spoilt.result.decision == "original"
@@ -315,7 +315,7 @@ def test_the_model_gets_its_own_logger_and_count_back(tmp_path):
     assert list(tmp_path.iterdir())
 
 
-def test_save_writes_what_was_done(demo, tmp_path):
+def test_save_writes_the_record_of_the_run(demo, tmp_path):
     refiner = Refiner(demo, **FAST, seed=3).learn(n_updates=10)
     run_folder = refiner.save(tmp_path)
     assert run_folder == tmp_path / "ppo" / f"{ENV_ID}_1"
@@ -418,6 +418,6 @@ def test_the_papers_preset_is_the_paper():
         ({"env": ENV_ID}, "env: an Agent brings its own environment"),
     ],
 )
-def test_wrong_arguments_are_told_before_any_computing(demo, arguments, line):
+def test_wrong_arguments_are_an_error_before_any_rollout(demo, arguments, line):
     with pytest.raises(RefineError, match=line):
         Refiner(demo, **arguments)

@@ -187,7 +187,7 @@ def option(command, name):
 # ---------------------------------------------------------------- what it says
 
 
-def test_the_verdict_comes_first_and_says_what_was_kept(run_folder):
+def test_the_verdict_comes_first_and_names_the_kept_agent(run_folder):
     lines = text_of(run_folder, refinement(), examination()).splitlines()
     assert lines[0] == "# ppo Pendulum-v1: refined"
     assert lines[2].startswith("**The refined agent is better and was kept.** Mean return ")
@@ -197,7 +197,7 @@ def test_the_verdict_comes_first_and_says_what_was_kept(run_folder):
     assert "Where the saved agent (refined) did worst; on no seed did it return less than the original." in lines
 
 
-def test_what_got_worse_is_said_at_once_and_in_its_row(run_folder):
+def test_a_loss_is_shown_in_the_summary_and_in_its_row(run_folder):
     after = OLD + 50 + 8 * (OLD - 100)  # better on average, and far more scattered
     failed = np.arange(N) < 20
     text = text_of(run_folder, refinement(after=after, failed=failed), examination(lost=30))
@@ -211,7 +211,7 @@ def test_what_got_worse_is_said_at_once_and_in_its_row(run_folder):
     assert "The failure rate with Wilson's 95% interval: 0.0% (0.0% to 8.8%) before" in text
 
 
-def test_smoothness_is_compared_by_the_seeds_of_the_examination(run_folder):
+def test_smoothness_is_compared_on_the_seeds_of_the_robustness_test(run_folder):
     found = examination()
     rough = {"original": [0.2] * 20, "refined": list(np.linspace(0.3, 0.4, 20))}
     text = text_of(run_folder, refinement(), replace(found, smoothness={"action_change": rough, "action_jerk": rough}))
@@ -222,20 +222,20 @@ def test_smoothness_is_compared_by_the_seeds_of_the_examination(run_folder):
     assert row(text, "action change a step") == ["action change a step", "0.2000", "0.2000", "+0.0000", ""]
 
 
-def test_of_choices_only_their_changes_are_compared(run_folder):
+def test_for_discrete_actions_only_changes_are_compared(run_folder):
     text = text_of(run_folder, refinement(), examination(continuous=False, n_dimensions=1))
     assert "action change a step *" in text
     assert "action jerk" not in text
 
 
-def test_a_small_difference_is_not_called_anything(run_folder):
+def test_a_small_difference_gets_no_verdict(run_folder):
     after = OLD + RNG.normal(0, 10, N)
     text = text_of(run_folder, refinement(after=after, decision="original"), examination())
     assert row(text, "mean return")[-1] == "no clear change"
     assert text.splitlines()[2].startswith("**The original agent was kept; the result of the search did not pass.**")
 
 
-def test_another_objective_than_the_return_is_told_of(run_folder):
+def test_an_objective_other_than_the_return_is_named(run_folder):
     content = refinement(after=OLD - 30)
     content["settings"]["objective"] = "mesh_dimension"
     content["objective_difference"] = {**content["paired_difference"], "mean": 12.5, "ci_low": 10.0, "ci_high": 15.25}
@@ -331,7 +331,7 @@ def test_tables_are_tables_in_a_terminal(run_folder):
 # ---------------------------------------------------------------- the worst seeds
 
 
-def test_the_worst_seeds_are_listed_with_what_replays_them(run_folder):
+def test_the_worst_seeds_are_listed_with_a_replay_command(run_folder):
     after = OLD + 50
     after[[3, 11]] = 5.0, -20.0
     text = text_of(run_folder, refinement(after=after))
@@ -368,7 +368,7 @@ def test_without_the_original_the_command_leaves_it_out(run_folder):
     assert not any("--compare-to" in command for command in commands(text_of(run_folder, refinement())))
 
 
-def test_of_a_search_that_was_not_kept_the_saved_agent_is_replayed(run_folder):
+def test_the_saved_agent_is_replayed_if_the_search_was_not_kept(run_folder):
     after = OLD - 50
     after[0] = -500.0  # of an agent that nobody has any more
     text = text_of(run_folder, refinement(after=after, decision="original"))
@@ -378,7 +378,7 @@ def test_of_a_search_that_was_not_kept_the_saved_agent_is_replayed(run_folder):
     assert not any("--compare-to" in command for command in commands(text))
 
 
-def test_in_a_folder_of_another_name_the_zip_is_named(tmp_path):
+def test_a_folder_of_another_name_is_replayed_by_its_zip(tmp_path):
     (tmp_path / "ppo-run").mkdir()
     command = commands(text_of(tmp_path / "ppo-run", refinement()))[0]
     assert option(command, "--model") == str(tmp_path / "ppo-run" / "Pendulum-v1.zip")
@@ -426,14 +426,14 @@ def test_every_plot_is_drawn_in_both_colours(run_folder):
     ],
     ids=["constant", "bimodal", "heavy tail", "two episodes", "zero"],
 )
-def test_odd_returns_are_reported(run_folder, before, after):
+def test_unusual_distributions_of_returns_are_reported(run_folder, before, after):
     text = text_of(run_folder, refinement(before, after), examination(n=len(before)))
     assert (run_folder / "plots" / "returns.png").stat().st_size > 2000
     assert "nan" not in text
     assert ("With fewer than 10 episodes, intervals say little" in text) == (len(before) < 10)
 
 
-def test_far_outliers_do_not_squeeze_all_others_into_one_bar():
+def test_far_outliers_do_not_push_all_others_into_one_bar():
     from sb3_refine.reporting.plots import _bins
 
     bins, is_cut = _bins(np.append(np.linspace(0, 1, 100), -1e6))
@@ -463,12 +463,12 @@ def test_episodes_that_are_not_valid_do_not_stop_a_report(run_folder):
     assert "**The original agent was kept**: 1 of the original's" in text_of(run_folder, content)
 
 
-def test_of_many_actions_four_are_shown(run_folder):
+def test_four_of_many_actions_are_shown(run_folder):
     text = text_of(run_folder, refinement(), examination(n_dimensions=4))
     assert "At most 4 actions are shown, those that move most." in text
 
 
-def test_without_matplotlib_the_text_is_there(run_folder, monkeypatch):
+def test_without_matplotlib_the_text_is_written(run_folder, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sb3_refine.reporting.plots", None)
     monkeypatch.delattr("sb3_refine.reporting.plots", raising=False)
     text = text_of(run_folder, refinement())
@@ -497,7 +497,7 @@ def test_without_motion_there_is_no_mesh_curve():
     assert sorted(found) == ["phase"]
 
 
-def test_the_phase_portrait_is_of_what_moves_most_but_for_contacts_and_time():
+def test_the_phase_portrait_shows_the_observations_that_change_most():
     trajectory = swinging(700)
     trajectory.observations[:] *= [1, 3, 2, 0.1, 1, 1]
     trajectory.observations[:, 4] = 100 * (np.arange(701) % 2)  # a contact
@@ -529,7 +529,7 @@ def test_images_states_and_a_single_observation_have_no_portraits():
     assert sorted(motion_of(both(swinging(50, n_observed=1)), "Toy-v0")) == ["mesh"]
 
 
-def test_of_a_panda_the_end_effector_is_traced():
+def test_the_end_effector_of_a_panda_is_traced():
     seconds = 0.04 * np.arange(51)
     observations = np.zeros((51, 7))
     observations[:, :3] = np.outer(seconds**3 / 6, [3, 0, 4])  # whose third derivative is (3, 0, 4)
@@ -571,7 +571,7 @@ def test_the_motion_is_shown_where_there_is_any(run_folder):
     assert not any((run_folder / "plots" / f"{name}.png").exists() for name in ("mesh", "end_effector"))
 
 
-def test_an_examination_from_before_there_was_motion_is_read(run_folder):
+def test_a_robustness_result_without_motion_is_read(run_folder):
     old = asdict(examination())
     del old["motion"]
     assert "## Motion" not in text_of(run_folder, refinement() | {"examination": old})
@@ -585,7 +585,7 @@ def demo():
     return target_of(load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"]))
 
 
-def test_examination_of_two_policies(demo):
+def test_robustness_of_two_policies(demo):
     other = replace(demo, theta=np.zeros_like(demo.theta))
     found = measure_robustness(demo, other, range(50, 90), n_seeds=3)
     names = ["no noise", "action noise 2.5%", "action noise 10%", "observation noise 2.5%", "observation noise 10%"]
@@ -610,7 +610,7 @@ def test_examination_of_two_policies(demo):
     assert measure_robustness(demo, other, [50], entries=(1, 0)).motion["phase"]["entries"] == [1, 0]
 
 
-def test_an_examination_whose_traced_episode_is_invalid_says_so(demo, monkeypatch):
+def test_an_invalid_traced_episode_is_reported(demo, monkeypatch):
     """As where an environment has a history, and the episode is another one when it is run again."""
     invalid = Evaluation((50,), (Episode(math.nan, 3, False),))
     run = EvaluationTarget.run
@@ -620,7 +620,7 @@ def test_an_examination_whose_traced_episode_is_invalid_says_so(demo, monkeypatc
         measure_robustness(demo, demo, [50])
 
 
-def test_an_examination_that_was_written_and_read_gives_the_same_report(demo, run_folder):
+def test_a_saved_robustness_result_gives_the_same_report(demo, run_folder):
     found = measure_robustness(demo, demo, range(3), n_seeds=2)
     first = report_of(run_folder, refinement(), found).read_text()
     content = refinement() | {"examination": json.loads(json.dumps(asdict(found)))}
@@ -639,7 +639,7 @@ def test_commands_say_where_the_environment_came_from_a_callable(run_folder):
 @pytest.mark.parametrize(
     ("env", "told"), [(None, False), ("Pendulum-v1", False), (lambda: gym.make("Pendulum-v1"), True)]
 )
-def test_what_is_saved_says_whether_the_environment_came_from_a_callable(env, told, tmp_path):
+def test_the_saved_files_say_whether_the_environment_came_from_a_callable(env, told, tmp_path):
     agent = load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"])
     refiner = Refiner(agent if env is None else agent.model, env, acceptance=False, backend="serial", n_delta=2).learn(
         1

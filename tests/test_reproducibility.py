@@ -95,12 +95,12 @@ def probed(refiner, recipe):
     return probe(recipe, policy, refiner.parameters.get_theta())
 
 
-def test_a_sound_environment_needs_nothing(refiner):
+def test_a_reproducible_environment_needs_no_remedy(refiner):
     found = probed(refiner, refiner.agent.recipe)
     assert (found.recipe, found.seeded) == (refiner.agent.recipe, True)
 
 
-def test_an_environment_with_a_history_is_built_anew_each_time(refiner):
+def test_an_environment_that_leaks_state_is_built_for_each_episode(refiner):
     found = probed(refiner, EnvRecipe(None, make=Forgetful))
     assert (found.recipe.remedy, found.seeded) == (FRESH_ENV, True)
     task = RolloutTask(found.recipe, refiner.make_task().policy)
@@ -119,7 +119,7 @@ def test_an_environment_with_a_history_is_built_anew_each_time(refiner):
         ("BipedalWalker-v3", "new Box2D world", "Box2D"),
     ],
 )
-def test_environments_that_are_known_to_remember(env_id, remedy, module):
+def test_environments_that_are_known_to_leak_state(env_id, remedy, module):
     """Another order, another process, another history: the same episodes."""
     pytest.importorskip(module)
     policy = "MultiInputPolicy" if "Panda" in env_id else "MlpPolicy"
@@ -152,13 +152,13 @@ class GrowsHarder(Forgetful):
         return observation
 
 
-def test_a_history_that_shows_late_is_told_in_the_end(refiner, caplog):
+def test_a_leak_of_state_that_shows_late_is_reported_at_the_end(refiner, caplog):
     refiner.agent.recipe, refiner.backend = EnvRecipe(None, make=GrowsHarder), "serial"
     refiner.learn(n_updates=1)
     assert "STATE LEAKS BETWEEN EPISODES: the original's returns for the seeds " in caplog.text
 
 
-def test_a_look_back_that_fails_leaves_the_verdict(refiner, caplog, monkeypatch):
+def test_a_failed_recheck_of_reproducibility_keeps_the_verdict(refiner, caplog, monkeypatch):
     evaluate = SerialEvaluator.evaluate
 
     def failing(self, population, seeds, *arguments):
@@ -173,12 +173,12 @@ def test_a_look_back_that_fails_leaves_the_verdict(refiner, caplog, monkeypatch)
     assert "the original could not be run again at the end: it broke" in caplog.text
 
 
-def test_where_there_is_none_nothing_is_said_of_a_history(refiner, caplog):
+def test_without_a_leak_of_state_nothing_is_reported(refiner, caplog):
     refiner.learn(n_updates=1)
     assert "STATE LEAKS" not in caplog.text
 
 
-def test_a_stream_that_starts_anew_with_each_environment_is_no_seed(refiner, caplog):
+def test_a_generator_that_restarts_with_each_environment_is_not_seeding(refiner, caplog):
     found = probed(refiner, EnvRecipe(None, make=Replaying))
     assert (found.recipe.remedy, found.seeded, found.replays) == (None, False, True)
     assert "ignores its seed" in caplog.text
@@ -196,7 +196,7 @@ class Monotonous(Forgetful):
         return super().reset(**{**kwargs, "seed": 0})
 
 
-def test_where_nothing_is_random_a_history_still_takes_a_fresh_environment(refiner):
+def test_a_leak_of_state_takes_a_fresh_environment_even_without_randomness(refiner):
     found = probed(refiner, EnvRecipe(None, make=Monotonous))
     assert (found.recipe.remedy, found.seeded) == (None, False)  # what each reset adds to it looks like a stream
 
@@ -214,7 +214,7 @@ def test_where_nothing_is_random_a_history_still_takes_a_fresh_environment(refin
     assert (found.recipe.remedy, found.seeded) == (FRESH_ENV, True)
 
 
-def test_what_draws_from_the_generators_of_the_process_is_seeded(refiner):
+def test_draws_from_the_global_generators_are_seeded(refiner):
     found = probed(refiner, EnvRecipe(None, make=DrawsFromNumpy))
     assert found.seeded
     task, mean = RolloutTask(found.recipe, refiner.make_task().policy), refiner.parameters.get_theta()
@@ -241,7 +241,7 @@ def test_a_probe_that_hangs_is_given_up(refiner):
         refiner.learn(1)
 
 
-def test_a_probe_survives_what_comes_of_nan(refiner):
+def test_the_probe_survives_an_environment_that_fails_after_nan(refiner):
     assert probed(refiner, EnvRecipe(None, make=Chokes)).seeded
 
 
@@ -325,7 +325,7 @@ def test_other_environments_are_not_accelerated():
     assert accelerate(gym.make(ENV_ID)) is None
 
 
-def test_a_walker_with_a_step_of_its_own_keeps_it():
+def test_a_walker_with_its_own_step_keeps_it():
     envs = pytest.importorskip("pybullet_envs_gymnasium.gym_locomotion_envs")
 
     class Own(envs.HopperBulletEnv):
@@ -424,7 +424,7 @@ def test_an_accelerated_arm_has_the_bits_of_the_stock_one(env_id):
     assert np.array_equal(stock.render(), fast.render())
 
 
-def test_an_arm_with_a_task_of_its_own_keeps_its_step():
+def test_an_arm_with_its_own_task_keeps_its_step():
     pytest.importorskip("panda_gym")
     from panda_gym.envs.panda_tasks import Reach
 

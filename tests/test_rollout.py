@@ -51,7 +51,7 @@ def test_the_return_is_the_sum_of_the_rewards():
     assert rollout(Idle(0), Scripted(), 1)[:3] == (5.0, 5, True)
 
 
-def test_an_infinite_reward_behind_a_wrapper_that_clips_is_still_one():
+def test_an_infinite_reward_inside_a_clipping_wrapper_is_detected():
     env = gym.wrappers.ClipReward(TrueReturn(Scripted(rewards=(1.0, -math.inf, 1.0, 1.0, 1.0))), -1.0, 1.0)
     assert math.isnan(rollout(Idle(0), env, 1).episode_return)
 
@@ -70,13 +70,13 @@ def test_recorded_rewards_outlast_a_reset_within_a_step():
     assert recording.trajectory(False, None).rewards.tolist() == [3.0, 1.0, 1.0, 1.0, -2.5]
 
 
-def test_nan_after_a_reset_of_integers_is_still_one():
+def test_nan_after_a_reset_of_integers_is_detected():
     observations = [np.zeros(2, np.int64)] + [np.full(2, np.nan, np.float32)] * 5
     assert math.isnan(rollout(Idle(0), Scripted(observations), 1).episode_return)
 
 
 @pytest.mark.parametrize("wrapper", [{"rl_zoo3.wrappers.FrameSkip": {"skip": 2}}, {"test_rollout.Hundredth": {}}])
-def test_a_crash_is_one_whatever_a_wrapper_makes_of_the_reward(wrapper):
+def test_a_crash_counts_whatever_a_wrapper_does_to_the_reward(wrapper):
     pytest.importorskip("Box2D")
     pytest.importorskip("rl_zoo3")
     env = EnvRecipe("LunarLander-v3", wrappers=tuple(wrapper.items())).build()
@@ -112,7 +112,7 @@ def test_trajectories_of_dicts_are_in_the_order_of_the_space():
     assert steps.seen.tolist() == [[0.0, 0.0]] * 2
 
 
-def test_images_leave_the_type_of_the_rest_alone():
+def test_images_do_not_change_the_type_of_other_observations():
     space = spaces.Dict(image=spaces.Box(0, 255, (8, 8, 1), np.uint8), n=spaces.Box(0, 9, (2,), np.int64))
     assert normalisation_of(None, space) is None
     recording = Recording(Scripted())

@@ -13,7 +13,7 @@ def test_streams_are_disjoint_and_never_repeat():
     assert max(taken) < 2**31
 
 
-def test_a_stream_does_not_depend_on_how_it_is_cut():
+def test_a_stream_does_not_depend_on_the_sizes_of_its_parts():
     seeds = EpisodeSeeds(3)
     assert seeds.take("search", 4) + seeds.take("search", 6, start=4) == seeds.take("search", 10)
 

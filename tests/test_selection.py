@@ -64,7 +64,7 @@ def test_the_better_half_goes_on_to_more_seeds():
     assert all(seeds == list(range(len(seeds))) for seeds in runner.ran.values())  # common seeds, none twice
 
 
-def test_luck_on_a_few_seeds_is_found_out():
+def test_luck_on_a_few_seeds_is_detected():
     """The worst is lucky on the first quarter of the seeds, and beaten on all of them."""
     assert halve([0, 40, 1, 2], 40, Runner(lambda value, seed: 100.0 if value == 0 and seed < 10 else 0.0)) == 40
 
@@ -83,7 +83,7 @@ def test_a_candidate_with_an_invalid_episode_is_not_chosen():
     assert halve([9, 2, 3], 8, Runner(lambda value, seed: np.nan if value == 9 else 0.0)) == 3
 
 
-def test_what_is_not_eligible_is_chosen_only_where_nothing_else_is():
+def test_an_ineligible_candidate_is_chosen_only_if_there_is_no_other():
     values = [5, 9, 2, 3]
     assert halve(values, 8, is_eligible=lambda found: mean_return(found) < 5) == 3
     assert halve(values, 8, is_eligible=lambda found: False) == 9
@@ -120,7 +120,7 @@ def searched(scores, n_updates=None):
     return search
 
 
-def test_each_part_of_a_search_offers_its_best_iterate():
+def test_each_part_of_a_search_provides_its_best_iterate():
     scores = [0, 1, 0, 2, 0, 3, 9, 4, 0, 5, 0, 6]  # of iterates 0 to 11; two make a part
     found = {iterate.name: float(iterate.theta[0]) for iterate in searched(scores).iterates}
     assert found.pop("running average") == pytest.approx(np.average(range(1, 13), weights=range(1, 13)))
@@ -128,7 +128,7 @@ def test_each_part_of_a_search_offers_its_best_iterate():
     assert searched(scores).best == (6, vector(6))
 
 
-def test_the_original_is_no_find():
+def test_the_original_is_not_a_candidate():
     assert [iterate.name for iterate in searched([5, 0], n_updates=6).iterates] == [
         "last iterate",
         "running average",

@@ -68,7 +68,7 @@ def test_the_video_shows_both_side_by_side(demo, tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["both.mp4"]
 
 
-def test_what_ends_early_stays_with_its_caption():
+def test_a_film_that_ends_early_keeps_its_caption():
     short, long = Film(fps=30), Film(fps=30)
     short.pictures.append(picture(value=90))
     short.captions.append("failed at step 1   return -5.0")
@@ -116,13 +116,13 @@ def test_models_in_memory_can_be_filmed():
     assert film(who, SEED).episode == expected
 
 
-def test_a_callable_without_pictures_is_told_of(demo):
+def test_a_callable_without_rendering_is_an_error(demo):
     recipe = EnvRecipe(None, make=lambda: gym.make("Pendulum-v1"))
     with pytest.raises(RefineError, match="have it pass render_mode='rgb_array'"):
         film(with_recipe(demo, recipe), SEED)
 
 
-def test_an_environment_that_cannot_be_rendered_is_told_of(demo):
+def test_an_environment_that_cannot_be_rendered_is_an_error(demo):
     class Broken(gym.Wrapper):
         def render(self):
             raise OSError("no screen")
@@ -150,7 +150,7 @@ def test_without_ffmpeg_the_extra_is_named(monkeypatch, tmp_path):
         record_video({}, SEED, tmp_path / "a.mp4")
 
 
-def test_a_folder_that_cannot_be_written_is_told_of(demo, tmp_path):
+def test_a_folder_that_cannot_be_written_is_an_error(demo, tmp_path):
     pytest.importorskip("imageio_ffmpeg")
     (tmp_path / "file").touch()
     with pytest.raises(RefineError, match="video: cannot write"):

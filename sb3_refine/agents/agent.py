@@ -92,7 +92,7 @@ def check_fit(
     ):
         if not fits(ours, theirs):
             raise RefineError(
-                f"--env: the agent's {name} space {ours} does not fit that of {recipe.env_id or 'the environment'}, "
+                f"--env: the agent's {name} space {ours} does not match that of {recipe.env_id or 'the environment'}, "
                 f"{theirs}; is a wrapper (config.yml), an --env-kwargs or another version of the environment missing?"
             )
     statistics = statistics_for_policy(statistics, recipe)

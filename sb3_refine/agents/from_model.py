@@ -209,7 +209,7 @@ def _minimal_config(
         config["frame_stack"] = stacks[0].keywords["n_stack"]
         if statistics is not None and statistics_for_policy(statistics, recipe) is not None:
             raise RefineError(
-                "env: a VecNormalize around a VecFrameStack cannot be written in the Zoo's config.yml; have them the "
-                "other way round, as the Zoo does"
+                "env: a VecNormalize around a VecFrameStack cannot be written in the Zoo's config.yml; swap the two, "
+                "as the Zoo does"
             )
     return config

@@ -64,7 +64,7 @@ def find_agent(
         try:
             return pull(algo, env)
         except RefineError as error:
-            raise RefineError(f"{missing}; nor is it on the Hub: {error}") from error
+            raise RefineError(f"{missing}; the agent is not on the Hub either: {error}") from error
 
 
 def pull(
@@ -115,7 +115,7 @@ def _snapshot(repo: str, revision: str | None, zip_names: list[str]) -> Path:
             if not is_unreachable(error):
                 raise pull_refusal(repo, revision, error) from error
             raise RefineError(
-                f"the download of {repo} broke off ({one_line(error)}); no half of a file is kept: run the same "
+                f"the download of {repo} was interrupted ({one_line(error)}); no partial file is kept; run the same "
                 "command again"
             ) from error
     logger.info("pulled from the Hub: %s, revision %s", repo, snapshot.name)
@@ -169,6 +169,6 @@ def _check_intact(repo: str, path: Path) -> None:
         copy.unlink()
         path.unlink()
         raise RefineError(
-            f"{repo}: the copy of {path.name} in the Hub's cache was damaged, and is removed; run the same command "
-            "again to download it anew"
+            f"{repo}: the copy of {path.name} in the Hub's cache was damaged and has been removed; run the same "
+            "command again to download the file"
         )

@@ -172,7 +172,9 @@ def algo_of(model: BaseAlgorithm) -> str:
     for algo in ALGOS:
         if type(model) is _algo_class(algo):
             return algo
-    raise RefineError(f"model: {type(model).__name__} is none of the algorithms {', '.join(ALGOS)}; load it as one")
+    raise RefineError(
+        f"model: {type(model).__name__} is not one of the algorithms {', '.join(ALGOS)}; load it as one of them"
+    )
 
 
 def sync_copies(model: BaseAlgorithm) -> None:

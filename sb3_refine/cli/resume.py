@@ -105,7 +105,7 @@ def original_source(source: dict[str, Any], state_folder: Path) -> dict[str, Any
             stored = read_json(path)
             SOURCE(stored)
         except SchemaError as error:
-            raise RefineError(f"--resume: {path} is damaged ({error}); start the run anew") from None
+            raise RefineError(f"--resume: {path} is damaged ({error}); start a new run") from None
         return stored
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(source))

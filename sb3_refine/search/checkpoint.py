@@ -110,7 +110,7 @@ class Checkpoint:
             search.load_state_dict(state)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:  # the optimizer's own state
             path = self._existing_folder() / FILE_NAME
-            raise RefineError(f"--resume: {path} is damaged ({one_line(error)}); start the run anew") from error
+            raise RefineError(f"--resume: {path} is damaged ({one_line(error)}); start a new run") from error
 
 
 def _plain(value: Any) -> Any:
@@ -143,7 +143,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise
     except (DecodingError, SchemaError, *BROKEN) as error:
         raise RefineError(
-            f"--resume: {path} is damaged, or of another version of sb3-refine ({error}); start the run anew"
+            f"--resume: {path} is damaged, or of another version of sb3-refine ({error}); start a new run"
         ) from None
 
 

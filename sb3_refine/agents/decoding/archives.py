@@ -31,7 +31,7 @@ def read_zip(
     :param max_bytes: for some members, the most that they may unpack to
     :param stored: whether members must not be compressed
     :return: content of the members wanted, by name
-    :raises DecodingError: when the zip is broken, or goes beyond the limits
+    :raises DecodingError: when the zip is corrupt, or goes beyond the limits
     """
     try:
         # in memory, a read gives what there is: from a file, Python makes room for the size that a zip claims
@@ -53,7 +53,7 @@ def read_zip(
     except DecodingError:
         raise
     except (*_ZIP_ERRORS, MemoryError) as error:
-        raise DecodingError(f"a broken zip ({one_line(error, 100)})") from None
+        raise DecodingError(f"a corrupt zip ({one_line(error, 100)})") from None
 
 
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:

@@ -49,7 +49,7 @@ def array(node: Node) -> np.ndarray:
     if module in {f"{core}.multiarray" for core in _NUMPY} and name == "_reconstruct":
         parts = arguments_of(node.state)
         if len(parts) != 5:
-            raise DecodingError("an array without its five parts")
+            raise DecodingError("an array whose state does not have five parts")
         _, sizes, dtype_node, is_fortran, content = parts
         order = "F" if is_fortran is True else "C"
         axes = None
@@ -66,10 +66,10 @@ def array(node: Node) -> np.ndarray:
     found = flat.reshape(size, order="F" if order == "F" else "C")
     if axes is not None:
         if sorted(axes) != list(range(len(size))):
-            raise DecodingError("an array whose axes are not its own")
+            raise DecodingError("an array with invalid axes")
         found = found.transpose(axes)
     if values.kind == "b" and np.any(flat.view(np.uint8) > 1):
-        raise DecodingError("an array of truth values that are neither true nor false")
+        raise DecodingError("an array of booleans that are neither true nor false")
     return np.array(found, dtype=values.newbyteorder("="))
 
 
@@ -149,7 +149,7 @@ def finite(node: Node, low: float = -np.inf, high: float = np.inf) -> float:
     value = numpy_value(node)
     is_huge = isinstance(value, int) and abs(value) >= 2**64
     if isinstance(value, (bool, np.bool_)) or np.ndim(value) != 0 or is_huge or not math.isfinite(value):
-        raise DecodingError("no finite number where one is expected")
+        raise DecodingError("expected a finite number")
     value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
     if not low <= value <= high:
         raise DecodingError(f"a number out of range ({value:g})")

@@ -82,7 +82,7 @@ def _buffer_argument(node: Node) -> Any:
     if call_of(node) == strategy and len(node.arguments) == 1:
         values = [member.value for member in GoalSelectionStrategy]
         if node.arguments[0] not in values:
-            raise DecodingError("a goal selection strategy that is none")
+            raise DecodingError("an unknown goal selection strategy")
         return GoalSelectionStrategy(node.arguments[0])
     return _small_plain(node)
 

@@ -20,7 +20,7 @@ def read_evaluations(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     :param path: the file
     :return: time steps, shape ``(n_evaluations,)``, and returns, shape ``(n_evaluations, n_episodes)``
-    :raises DecodingError: when it is broken, or its figures are no returns
+    :raises DecodingError: when the file is corrupt, or its figures are no returns
     """
     names = ("timesteps.npy", "results.npy")
     members = read_zip(path, names.__contains__, dict.fromkeys(names, _MAX_BYTES))
@@ -46,7 +46,7 @@ def _array(data: bytes) -> np.ndarray:
         }
         shape, is_fortran, dtype = readers[version](file, max_header_size=_MAX_HEADER)
     except Exception as error:  # numpy has the header parsed as Python's literals
-        raise DecodingError(f"a broken array ({one_line(error, 80)})") from None
+        raise DecodingError(f"a corrupt array ({one_line(error, 80)})") from None
     content = data[file.tell() :]
     is_shape = len(shape) <= _MAX_DIMENSIONS and all(type(n) is int and 0 <= n < 2**40 for n in shape)
     if dtype.kind not in "iuf" or not is_shape or math.prod(shape) * dtype.itemsize != len(content):

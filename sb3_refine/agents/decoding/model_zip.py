@@ -67,7 +67,7 @@ def read_model(path: Path, trust_remote_code: bool = False) -> StoredModel:
     :param path: the zip
     :param trust_remote_code: unpickle those attributes that cannot be read as data, which can run any code
     :return: what it holds of the model
-    :raises RefineError: when the file is broken, was saved by another algorithm, or needs code to be run
+    :raises RefineError: when the file is corrupt, was saved by another algorithm, or needs code to be run
     """
     members = _members(path)
     stored = _stored(path, members.pop("data"))
@@ -115,7 +115,7 @@ def _members(path: Path) -> dict[str, bytes]:
         if "data" not in members:
             raise DecodingError("no data in it")
     except DecodingError as error:
-        raise RefineError(f"{path}: not an intact Stable-Baselines3 zip ({error}); download or save it again") from None
+        raise RefineError(f"{path}: not a valid Stable-Baselines3 zip ({error}); download or save it again") from None
     return members
 
 
@@ -127,7 +127,7 @@ def _stored(path: Path, data: bytes) -> dict[str, Any]:
             raise SchemaError("not a mapping")
     except SchemaError as error:
         raise RefineError(
-            f"{path}: not an intact Stable-Baselines3 zip (its data: {error}); download or save it again"
+            f"{path}: not a valid Stable-Baselines3 zip (its data: {error}); download or save it again"
         ) from None
     return stored
 
@@ -205,7 +205,7 @@ def _algo_of(path: Path, stored: dict[str, Any]) -> str:
         is_plain = stored.get("policy_delay") == 1 and stored.get("target_noise_clip") == 0
         return "ddpg" if is_plain and n_critics == 1 else "td3"
     raise RefineError(
-        f"{path}: saved by none of the algorithms {', '.join(ATTRIBUTES)}; save it again with one of them"
+        f"{path}: not saved by one of the algorithms {', '.join(ATTRIBUTES)}; save it again with one of them"
     )
 
 

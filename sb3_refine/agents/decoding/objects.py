@@ -128,7 +128,7 @@ def space(node: Node) -> spaces.Space:
     except DecodingError:
         raise
     except (AssertionError, ArithmeticError, TypeError, ValueError) as error:
-        raise DecodingError(f"a {name} space of impossible figures ({str(error)[:80]})") from None
+        raise DecodingError(f"a {name} space with invalid arguments ({str(error)[:80]})") from None
 
 
 def _box(state: dict[str, Node]) -> spaces.Box:
@@ -136,7 +136,7 @@ def _box(state: dict[str, Node]) -> spaces.Box:
     if low.size > _MAX_NUMBERS:
         raise DecodingError(f"a Box of {low.size:,} numbers")
     if low.shape != high.shape or values.kind not in "iuf" or np.isnan(low).any() or np.isnan(high).any():
-        raise DecodingError("a Box whose bounds do not fit each other")
+        raise DecodingError("a Box whose bounds do not match")
     return spaces.Box(low=low.astype(values), high=high.astype(values), shape=low.shape, dtype=values.type)
 
 
@@ -197,7 +197,7 @@ def state_of(node: Node) -> dict[str, Node]:
     :raises DecodingError: when it has none, or they are not named
     """
     if not isinstance(node, Call):
-        raise DecodingError("no object where one is expected")
+        raise DecodingError("expected an object")
     state = node.state
     if isinstance(state, Items) and state.kind == "tuple" and len(state.items) == 2:  # attributes and slots
         parts = [mapping(part) for part in state.items if part is not None]

@@ -21,7 +21,7 @@ BROKEN = (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeErro
 
 
 class DecodingError(ValueError):
-    """A file cannot be read as data: it is broken, too large, or holds something that cannot be rebuilt safely."""
+    """A file cannot be read as data: it is corrupt, too large, or holds an object that cannot be rebuilt safely."""
 
 
 class UnknownObjectError(DecodingError):
@@ -85,7 +85,7 @@ def read_pickle(data: bytes, max_opcodes: int = _MAX_OPCODES) -> Node:
     :param data: a pickle of any protocol
     :param max_opcodes: a longer pickle is refused
     :return: its tree
-    :raises DecodingError: when the pickle is broken, too long, or uses opcodes that no Stable-Baselines3 file has
+    :raises DecodingError: when the pickle is corrupt, too long, or uses opcodes that no Stable-Baselines3 file has
     """
     return read_first_pickle(data, max_opcodes)[0]
 
@@ -104,7 +104,7 @@ def read_first_pickle(data: bytes, max_opcodes: int) -> tuple[Node, int]:
     except DecodingError:
         raise
     except (ValueError, IndexError, KeyError, OverflowError) as error:
-        raise DecodingError(f"a broken pickle ({type(error).__name__}: {str(error)[:100]})") from None
+        raise DecodingError(f"a corrupt pickle ({type(error).__name__}: {str(error)[:100]})") from None
 
 
 class _Machine:
@@ -125,7 +125,7 @@ class _Machine:
             handler(self, argument)
             if opcode.name == "STOP":
                 return self.stack.pop(), int(position or 0) + 1
-        raise DecodingError("a broken pickle (no STOP)")
+        raise DecodingError("a corrupt pickle (no STOP)")
 
     def push(self, node: Node) -> None:
         self.stack.append(node)
@@ -172,7 +172,7 @@ class _Machine:
     def stack_name(self, _: Any) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         if not (isinstance(name, str) and isinstance(module, str)):
-            raise DecodingError("a broken pickle (a name that is not text)")
+            raise DecodingError("a corrupt pickle (a name that is not text)")
         self.push(Name(module, name))
 
     def reduce(self, _: Any) -> None:
@@ -197,7 +197,7 @@ class _Machine:
     def build(self, _: Any) -> None:
         state, target = self.stack.pop(), self.top()
         if not isinstance(target, Call) or target.state is not None:
-            raise DecodingError("a pickle that sets the state of something twice, or of what has none")
+            raise DecodingError("a pickle that sets the state of an object twice, or of an object without one")
         target.state = state
 
     def append(self, _: Any) -> None:
@@ -227,7 +227,7 @@ class _Machine:
 
 def _items_of(node: Node, kind: str) -> list[Node]:
     if not isinstance(node, Items) or node.kind != kind:
-        raise DecodingError(f"a broken pickle (no {kind} where one is expected)")
+        raise DecodingError(f"a corrupt pickle (no {kind} where one is expected)")
     return node.items
 
 
@@ -237,7 +237,7 @@ def _container(node: Node, kind: str) -> list[Node]:
         return node.items
     if isinstance(node, Items) and node.kind == kind:
         return node.items
-    raise DecodingError("a broken pickle (items for what is no container)")
+    raise DecodingError("a corrupt pickle (items for an object that is not a container)")
 
 
 def _pairs(items: list[Node]) -> list[tuple[Node, Node]]:

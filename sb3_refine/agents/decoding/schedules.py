@@ -96,7 +96,7 @@ class _Function:
             self.closure = [_content(cell) for cell in _items(stored.get("__closure__"))]
             self.name = str(stored.get("__qualname__") or "")
         else:
-            raise UnknownObjectError("no function")
+            raise UnknownObjectError("not a function")
 
     def schedule(self, depth: int) -> Any:
         """

@@ -243,7 +243,7 @@ def parse_json(data: bytes) -> Any:
     """
     :param data: JSON
     :return: its content
-    :raises SchemaError: when it is broken, or too large
+    :raises SchemaError: when the file is corrupt, or too large
     """
     if len(data) > _MAX_JSON_BYTES or sum(data.count(mark) for mark in (b"[", b"{", b",")) > _MAX_JSON_MARKS:
         raise SchemaError("too large")

@@ -25,7 +25,9 @@ def read_vec_normalize(path: Path, trust_remote_code: bool = False) -> VecNormal
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise RefineError(f"{path}: larger than {_MAX_BYTES / 2**20:.0f} MiB, which no statistics are")
+            raise RefineError(
+                f"{path}: larger than {_MAX_BYTES / 2**20:.0f} MiB, too large for the statistics of a VecNormalize"
+            )
         data = path.read_bytes()
     except OSError as error:
         raise RefineError(f"{path}: cannot be read ({error.strerror})") from error

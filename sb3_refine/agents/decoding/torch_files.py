@@ -54,7 +54,7 @@ def _read_zip(data: bytes) -> tuple[Node, Mapping[str, bytes]]:
         raise DecodingError("a torch file without its data.pkl")
     root = pickles[0].partition("/")[0]
     if members.get(f"{root}/byteorder", b"little") != b"little":
-        raise DecodingError("a torch file of a machine with another byte order")
+        raise DecodingError("a torch file with another byte order")
     start = f"{root}/data/"
     storages = {name.removeprefix(start): part for name, part in members.items() if name.startswith(start)}
     return read_pickle(members[pickles[0]], _MAX_OPCODES), storages
@@ -93,7 +93,7 @@ def _sizes(tree: Node, keys: list[str]) -> list[int]:
 
     plain(tree, note)
     if not set(keys) <= sizes.keys():
-        raise DecodingError("a torch file with numbers of no tensor")
+        raise DecodingError("a torch file with data that belongs to no tensor")
     return [sizes[key] for key in keys]
 
 
@@ -172,7 +172,7 @@ def state_dict(content: Any) -> dict[str, th.Tensor]:
         raise DecodingError("not the parameters of a module")
     for name, value in content.items():
         if not isinstance(value, th.Tensor):
-            raise DecodingError(f"{name[:80]} is no tensor")
+            raise DecodingError(f"{name[:80]} is not a tensor")
         if not bool(value.isfinite().all()):
             raise DecodingError(f"NaN or inf in {name[:80]}")
     return dict(content)

@@ -36,7 +36,7 @@ def read_zoo_yaml(path: Path) -> dict[str, Any]:
 
     :param path: the file
     :return: its mapping: text to plain values
-    :raises RefineError: for broken YAML, for any other Python tag, and beyond the limits
+    :raises RefineError: for invalid YAML, for any other Python tag, and beyond the limits
     """
     try:
         with path.open("rb") as file:
