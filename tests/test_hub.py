@@ -232,7 +232,7 @@ def test_the_cache_serves_without_a_connection(hub, client, offline, home, nowhe
 def test_an_agent_outside_the_cache_needs_a_connection(hub, offline, client, home, nowhere):
     line = f"its cache has no complete copy of sb3/ppo-{ENV_ID}; check the connection"
     refused = offline.refused(f"load_agent('ppo', {ENV_ID!r}, 'no-folder')")
-    assert refused.startswith("folder: there is no folder no-folder; name the Zoo's log folder with -f; the agent is not")
+    assert refused.startswith("folder: there is no folder no-folder; name the Zoo's log folder with -f; the agent is")
     assert "the Hub cannot be reached (" in refused
     assert line in refused
     hub.status = 503
