@@ -27,6 +27,7 @@ from sb3_refine.objectives.smooth import Smooth
 from sb3_refine.rollouts.episode import Episode, Trajectory
 from sb3_refine.rollouts.mesh_dimension import mesh_dimension, stands_still
 from sb3_refine.rollouts.metrics import action_change, action_jerk, high_frequency_share, mean_mesh_dimension
+from sb3_refine.testing import ObjectiveContract
 
 
 def episode(value, failed=False, success=None, measure=None):
@@ -49,14 +50,35 @@ def calibrated(spec, baseline):
 BASELINE = [episode(value, failed=value < 20, success=value > 50, measure=0.2) for value in range(0, 100, 10)]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_gives_a_number_and_drops_invalid_episodes(name):
-    objective = calibrated(name, [e._replace(episode_return=e.episode_return + 1) for e in BASELINE])
-    assert math.isfinite(objective.fitness(episode(5, success=True, measure=1.5)))
-    assert math.isnan(objective.fitness(Episode(math.nan, 3, False)))
-    assert np.isfinite(objective.of_population([[e] for e in BASELINE])).all()
-    assert math.isfinite(objective.of_episodes(BASELINE))
-    assert math.isnan(objective.of_episodes([*BASELINE, Episode(math.nan, 3, False)]))
+class TestReturn(ObjectiveContract):
+    objective = "return"
+
+
+class TestSurvival(ObjectiveContract):
+    objective = "survival:weight=2"
+
+
+class TestSuccess(ObjectiveContract):
+    objective = "success"
+
+
+class TestCVaR(ObjectiveContract):
+    objective = "cvar:share=0.2"
+
+
+class TestSmooth(ObjectiveContract):
+    objective = "smooth:weight=0.5"
+
+
+class TestMeshDimension(ObjectiveContract):
+    objective = "mesh-dimension"
+
+
+def test_every_objective_has_a_contract_test():
+    tested = {
+        cls.objective.partition(":")[0] for cls in ObjectiveContract.__subclasses__() if cls.__module__ == __name__
+    }
+    assert tested == set(OBJECTIVES)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
