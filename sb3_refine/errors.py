@@ -12,7 +12,7 @@ _MAX_MESSAGE = 1000
 
 class RefineError(ValueError):
     """
-    Something that the user can fix: a wrong name, a broken file, a missing package.
+    Something that the user can fix: a wrong name, a corrupt file, a missing package.
 
     The message is one line that says what was expected, what came, and what to do.
     The command line prints it without a traceback and exits with status 1. Control characters in it, which may come
@@ -40,7 +40,7 @@ def reraise_as_episode_error(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (RefineError, EpisodeError):  # those that do not fit the environment say so themselves
+    except (RefineError, EpisodeError):  # these messages already name the episode
         raise
     except (Exception, SystemExit) as error:
         what_failed = f"{what} failed: {type(error).__name__}: {error}"

@@ -32,7 +32,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def normalizes_observations(normalize: Any) -> bool:
     """
-    The Zoo's ``normalize``: a truth value, or keyword arguments of VecNormalize as a mapping or as text.
+    The Zoo's ``normalize``: a boolean, or keyword arguments of VecNormalize as a mapping or as text.
 
     :raises RefineError: when the text is not a literal
     """

@@ -76,7 +76,7 @@ def minutes(text: str) -> float:
     return float(text)
 
 
-seconds.__name__ = minutes.__name__ = "number"  # argparse names it when the text is none
+seconds.__name__ = minutes.__name__ = "number"  # for the error message of argparse
 
 
 def add_agent_options(parser: Parser) -> None:

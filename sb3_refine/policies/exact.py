@@ -260,7 +260,7 @@ def network_of(policy: Any) -> _Network | None:
 
 
 def _actor_layers(actor: Any) -> list[nn.Module]:
-    if hasattr(actor, "latent_pi"):  # SAC and its kin squash the mean
+    if hasattr(actor, "latent_pi"):  # SAC, TQC and CrossQ squash the mean
         return [*actor.latent_pi, *(actor.mu if isinstance(actor.mu, nn.Sequential) else [actor.mu]), nn.Tanh()]
     return [*actor.mu]  # TD3's ends with its own Tanh
 

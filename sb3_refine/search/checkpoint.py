@@ -124,7 +124,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     :param folder: where a :class:`Checkpoint` wrote
     :return: the settings and the state
-    :raises RefineError: when there is none, or it is damaged
+    :raises RefineError: when there is no checkpoint, or it is damaged
     """
     path = folder / FILE_NAME
     try:

@@ -28,7 +28,7 @@ def read_zip(
     """
     :param file: the zip: its path, or its content
     :param is_wanted: whether to read the member of a name
-    :param max_bytes: for some members, the most that they may unpack to
+    :param max_bytes: largest unpacked size of some members, by name
     :param stored: whether members must not be compressed
     :return: content of the members wanted, by name
     :raises DecodingError: when the zip is corrupt, or goes beyond the limits

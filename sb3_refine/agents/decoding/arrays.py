@@ -21,7 +21,7 @@ _SCALAR_TYPES = {
 def dtype(node: Node) -> np.dtype:
     """
     :param node: a stored dtype, or the name of a scalar type
-    :return: the dtype: whole numbers, floats or truth values, nothing else
+    :return: the dtype, of integers, floats or booleans
     :raises DecodingError: for any other dtype
     """
     if isinstance(node, Name) and node.module == "numpy" and node.name in _SCALAR_TYPES:
@@ -42,8 +42,8 @@ def dtype(node: Node) -> np.dtype:
 def array(node: Node) -> np.ndarray:
     """
     :param node: a stored array
-    :return: a new array in the machine's byte order, of numbers or truth values
-    :raises DecodingError: when its parts do not fit each other
+    :return: a new array in the machine's byte order, of numbers or booleans
+    :raises DecodingError: when its parts are inconsistent
     """
     module, name = call_of(node)
     if module in {f"{core}.multiarray" for core in _NUMPY} and name == "_reconstruct":
@@ -101,7 +101,7 @@ def shape(node: Node) -> tuple[int, ...]:
     """
     :param node: a tuple of whole numbers, or one of them
     :return: the shape
-    :raises DecodingError: when it is none
+    :raises DecodingError: for anything else
     """
     sizes = plain(node)
     if isinstance(sizes, int) and not isinstance(sizes, bool):
@@ -116,7 +116,7 @@ def arguments_of(node: Node) -> list[Node]:
     """
     :param node: a tuple
     :return: its items
-    :raises DecodingError: when it is none
+    :raises DecodingError: for anything else
     """
     if not isinstance(node, Items) or node.kind != "tuple":
         raise DecodingError("values that belong in a tuple")
@@ -125,11 +125,11 @@ def arguments_of(node: Node) -> list[Node]:
 
 def whole(node: Node, low: int, high: int = 2**31) -> int:
     """
-    :param node: a whole number; a float will do if it is whole
+    :param node: a whole number, which may be stored as a float
     :param low: smallest allowed
     :param high: largest allowed
     :return: the number
-    :raises DecodingError: when it is none, or out of range
+    :raises DecodingError: when the node is not a whole number, or out of range
     """
     value = numpy_value(node) if isinstance(node, Call) else node
     is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
@@ -144,7 +144,7 @@ def finite(node: Node, low: float = -np.inf, high: float = np.inf) -> float:
     :param low: smallest allowed
     :param high: largest allowed
     :return: the number, of Python's own type
-    :raises DecodingError: when it is none, not finite, or out of range
+    :raises DecodingError: when the node is not a finite number, or out of range
     """
     value = numpy_value(node)
     is_huge = isinstance(value, int) and abs(value) >= 2**64
@@ -160,16 +160,16 @@ def limit(node: Node) -> float:
     """
     :param node: a number of at least 0, or infinity for no limit
     :return: the number
-    :raises DecodingError: when it is none
+    :raises DecodingError: for anything else
     """
     return math.inf if isinstance(node, float) and node == math.inf else finite(node, 0)
 
 
 def flag(node: Node) -> bool:
     """
-    :param node: a truth value, or 0 or 1
-    :return: the truth value
-    :raises DecodingError: when it is none
+    :param node: a boolean, or 0 or 1
+    :return: the boolean
+    :raises DecodingError: for anything else
     """
     value = numpy_value(node) if isinstance(node, Call) else node
     if not isinstance(value, (bool, np.bool_, int)) or value not in (0, 1):

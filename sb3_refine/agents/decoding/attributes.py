@@ -29,7 +29,7 @@ def _number(low: float = -np.inf, high: float = np.inf) -> Check:
 
 
 def _verbosity(node: Node) -> int:
-    """Also a truth value."""
+    """A boolean is allowed, too."""
     return int(node) if isinstance(node, bool) else whole(node, 0, 100)
 
 

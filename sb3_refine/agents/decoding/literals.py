@@ -27,8 +27,8 @@ def parsed(text: str) -> ast.expr:
     """
     :param text: an expression
     :return: its syntax tree
-    :raises SyntaxError: when it is none
-    :raises ValueError: when it is too long
+    :raises SyntaxError: when the text is not an expression
+    :raises ValueError: when the text is too long
     """
     if len(text) > _MAX_LENGTH:
         raise ValueError("too long")

@@ -160,7 +160,7 @@ def _unpacked(text: Any) -> bytes:
 
 
 def _variables(content: Any) -> dict[str, th.Tensor]:
-    """The entropy coefficient of SAC and its kin."""
+    """The entropy coefficient of SAC, TQC and CrossQ."""
     if content is None:
         return {}
     if not isinstance(content, dict):

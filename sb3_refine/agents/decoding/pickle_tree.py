@@ -62,7 +62,7 @@ class Items:
 @dataclass(slots=True, eq=False, repr=False)
 class Call:
     """
-    A call that a pickle asks for, with what it then does to the result.
+    A call in a pickle, and the state and the items that the pickle then gives to the result.
 
     :param function: usually a :class:`Name`
     :param arguments: positional arguments
@@ -221,7 +221,7 @@ class _Machine:
         _container(self.top(), "dict").extend(_pairs(items))
 
     def persistent(self, _: Any) -> None:
-        """torch's pickles refer so to their tensors' storages."""
+        """torch's pickles refer to the storages of tensors in this way."""
         self.push(Call(Name("", "persistent_load"), [self.stack.pop()]))
 
 
@@ -377,8 +377,8 @@ def call_of(node: Node) -> tuple[str, str]:
 
 def unknown(node: Node) -> DecodingError:
     """
-    :param node: what cannot be rebuilt
-    :return: an error that names the object, or says that there is none
+    :param node: a node that cannot be rebuilt
+    :return: an error that names the object, or says that the node is not an object
     """
     while isinstance(node, Call):
         node = node.function

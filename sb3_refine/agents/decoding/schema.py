@@ -13,7 +13,7 @@ from sb3_refine.agents.decoding.arrays import shown
 from sb3_refine.errors import one_line
 
 Check: TypeAlias = Callable[[Any], None]
-"""Raises a :class:`SchemaError` for a value that is not what it should be."""
+"""Raises a :class:`SchemaError` for an invalid value."""
 
 _MAX_JSON_BYTES = 32 * 2**20
 _MAX_JSON_MARKS = 2_000_000  # brackets and commas: each becomes an object
@@ -21,7 +21,7 @@ _MAX_TEXT = 10_000
 
 
 class SchemaError(ValueError):
-    """A value is not what it should be."""
+    """A value is invalid."""
 
 
 def whole(low: float = -math.inf, high: float = 2**63) -> Check:
@@ -42,7 +42,7 @@ def number(low: float = -math.inf, high: float = math.inf, allow_nan: bool = Fal
     """
     :param low: smallest allowed
     :param high: largest allowed
-    :param allow_nan: whether NaN will do
+    :param allow_nan: whether NaN is allowed
     :return: a check for numbers
     """
 

@@ -1,7 +1,7 @@
 """
 torch's files, read as data.
 
-``torch.load(weights_only=True)`` is not used: a few bytes can make it hash a nested value for ever.
+``torch.load(weights_only=True)`` is not used: a few bytes can make it hash a nested value without end.
 """
 
 import math
@@ -124,7 +124,7 @@ class _Tensors:
         """
         :param node: a call
         :return: the tensor that it rebuilds
-        :raises DecodingError: when it rebuilds something else, or more than there is
+        :raises DecodingError: when the call rebuilds something else, or a tensor larger than its storage
         """
         if call_of(node) == ("torch._utils", "_rebuild_parameter") and node.arguments:
             node = node.arguments[0]

@@ -31,7 +31,7 @@ def bind(client: Any) -> bool:
     :param client: a ``BulletClient``; every function becomes its attribute
     :return: whether it is one
     """
-    if "pybullet_utils.bullet_client" not in sys.modules:  # then it is none
+    if "pybullet_utils.bullet_client" not in sys.modules:  # not imported, so the client is of another class
         return False
     import pybullet
     from pybullet_utils.bullet_client import BulletClient
