@@ -1,9 +1,9 @@
 """
-What goes wrong, injected again and again into real rollouts: are the results those of the undisturbed run, and is
+What goes wrong, injected again and again into real rollouts: are the results those of a run without faults, and is
 nothing left behind?
 
 Faults of a worker strike the pool that rolls out perturbed policies of an agent; faults of the run strike the command
-line on the demo agent, at a random moment of its search. "same" counts results that equal the undisturbed ones bit for
+line on the demo agent, at a random moment of its search. "same" counts results that equal those without faults bit for
 bit (for NaN: in all other episodes; for an exception: that it arrives with traceback, seed and candidate; for Ctrl-C
 and SIGTERM: exit status 130 and a saved agent). "left" counts processes and shared memory found afterwards.
 
@@ -74,7 +74,7 @@ class Faulty(gym.Wrapper):
 
 
 class Pool:
-    """The undisturbed task, and its results."""
+    """The task, and its results without faults."""
 
     def __init__(self, options: Any):
         refiner = Refiner(load_agent("ddpg", "HopperBulletEnv-v0", options.agents))

@@ -401,7 +401,7 @@ def test_episodes_with_nan_are_dropped_and_reported_in_one_line(toy, refused, tm
     assert (found["n_invalid"], found["returns"]) == (3, [None] * 3)
 
 
-def test_nothing_is_compared_where_undisturbed_episodes_have_nan(toy, refused):
+def test_nothing_is_compared_where_noiseless_episodes_have_nan(toy, refused):
     status, line, shown = refused(*toy(Broken), "--n-eval-episodes", 4)
     assert (status, shown) == (1, "")
     seeds = EpisodeSeeds(0).take("test", 3)

@@ -104,7 +104,7 @@ def refinement(before=OLD, after=None, decision="refined", failed=None, paired=T
 def examination(lost=0.0, continuous=True, n_dimensions=2, n=20):
     """Both the same, but for what the refined one loses to the noise."""
     rng = np.random.default_rng(1)
-    undisturbed = rng.normal(100, 5, n)
+    noiseless = rng.normal(100, 5, n)
 
     def level(noise, old, new):
         return {"noise": noise, **{k: {"returns": v.tolist()} for k, v in (("original", old), ("refined", new))}}
@@ -115,8 +115,8 @@ def examination(lost=0.0, continuous=True, n_dimensions=2, n=20):
 
     return RobustnessResult(
         robustness=[
-            level("no noise", undisturbed, undisturbed),
-            level("action noise 10%", undisturbed - 10, undisturbed - 10 - lost + rng.normal(0, 0.1, n)),
+            level("no noise", noiseless, noiseless),
+            level("action noise 10%", noiseless - 10, noiseless - 10 - lost + rng.normal(0, 0.1, n)),
         ],
         smoothness={name: {"original": [0.2] * n, "refined": [0.2] * n} for name in MORE},
         traces={
@@ -593,14 +593,14 @@ def test_robustness_of_two_policies(demo):
     assert found.n_episodes == 5 * 2 * 3 + 2
     assert found.n_env_steps == 200 * found.n_episodes
     assert found.n_seeds == 3
-    undisturbed = [who.run([50, 51, 52]).returns for who in (demo, other)]
-    for who, returns in zip(("original", "refined"), undisturbed, strict=True):
+    noiseless = [who.run([50, 51, 52]).returns for who in (demo, other)]
+    for who, returns in zip(("original", "refined"), noiseless, strict=True):
         assert found.robustness[0][who]["returns"] == returns.tolist()
         assert found.robustness[0][who]["mean_return"] == pytest.approx(returns.mean())
         assert found.robustness[2][who]["returns"] != returns.tolist()
-    median = np.argsort(undisturbed[1] - undisturbed[0])[1]
+    median = np.argsort(noiseless[1] - noiseless[0])[1]
     assert found.traces["seed"] == 50 + median
-    assert found.traces["original"]["return"] == undisturbed[0][median]
+    assert found.traces["original"]["return"] == noiseless[0][median]
     assert found.smoothness["action_change"]["refined"] == [0.0] * 3  # whose weights are all 0
     assert np.shape(found.traces["refined"]["actions"]) == (1, 200)
     assert np.ptp(found.traces["refined"]["actions"]) == 0 < np.ptp(found.traces["original"]["actions"])

@@ -31,7 +31,7 @@ def make_evaluate_parser() -> Parser:
     """:return: the parser of ``sb3-refine evaluate``"""
     parser = Parser(
         prog="sb3-refine evaluate",
-        description="Evaluate a trained Stable-Baselines3 agent, or two side by side on the same seeds, undisturbed "
+        description="Evaluate a trained Stable-Baselines3 agent, or two side by side on the same seeds, without noise "
         "and under noise on actions and observations.",
         epilog="example: sb3-refine evaluate --algo ddpg --env HopperBulletEnv-v0 -f refined-agents "
         "--compare-to rl-trained-agents -P",
@@ -57,7 +57,7 @@ def make_evaluate_parser() -> Parser:
         type=_seed,
         help="the episodes that a refinement with this seed was judged on (default: 0); any other gives fresh ones",
     )
-    episodes.add_argument("--no-noise", action="store_true", help="undisturbed episodes only: a fifth of the time")
+    episodes.add_argument("--no-noise", action="store_true", help="only episodes without noise: a fifth of the time")
     episodes.add_argument("--n-workers", type=count, help="episodes run at a time (default: all processors)")
     episodes.add_argument("--backend", default="process", help="process or serial (default: %(default)s)")
     episodes.add_argument("--no-accelerator", action="store_true", help="use the stock step of the environment")
@@ -96,7 +96,7 @@ class _Report:
     differences: dict[str, "PairedDifference"]
 
     @property
-    def undisturbed(self) -> dict[str, "Evaluation"]:
+    def noiseless(self) -> dict[str, "Evaluation"]:
         """Evaluations without noise, by agent."""
         return next(iter(self.conditions.values()))
 
@@ -311,7 +311,7 @@ def _print_report(report: _Report, title: str) -> None:
     for name, agent in reversed(report.agents.items()):
         console.print(printable(f"{name}: {_origin(agent)}"), markup=False, soft_wrap=True)
     console.print()
-    console.print(figures_table(report.undisturbed))
+    console.print(figures_table(report.noiseless))
     if len(report.conditions) > 1:
         console.print()
         console.print(noise_table(report.conditions, report.differences, OTHER))
@@ -346,7 +346,7 @@ def _write_json(report: _Report, alpha: float, path: Path) -> None:
     content = {
         "env": agent.recipe.env_id,
         "env_kwargs": agent.recipe.env_kwargs,
-        "seeds": list(report.undisturbed[AGENT].seeds),
+        "seeds": list(report.noiseless[AGENT].seeds),
         "alpha": alpha,
         "agents": {name: _content(report, name) for name in report.agents},
         "paired_differences": {condition: asdict(d) for condition, d in report.differences.items()},

@@ -118,7 +118,7 @@ _UNKNOWN = EnvFamily("")
 def family_of(env_id: str | None) -> EnvFamily:
     """
     :param env_id: gymnasium id, or None for an environment without one
-    :return: its family; one without any peculiarity where it is not in the table
+    :return: its family; a family without special rules if the table has none
     """
     for family in FAMILIES:
         if re.fullmatch(rf"({family.pattern})-v\d+", env_id or ""):

@@ -45,7 +45,7 @@ class EnvRecipe:
     :param accelerated: whether to speed up its ``step``, see :mod:`sb3_refine.envs.accelerators`
     :param end_at_success: whether an episode ends when the environment says so on success; if not, it goes on until its
         time is up
-    :param noise: disturbs actions and observations, to see how robust a policy is; or None
+    :param noise: on actions and observations, to see how robust a policy is; or None
     """
 
     env_id: str | None
@@ -204,7 +204,7 @@ class VecWrapper:
 
 @contextmanager
 def _quiet_native_output(descriptor: int) -> Iterator[None]:
-    """Swallow what C libraries print: PyBullet its build date when imported, ``argv[0]=`` when it is started."""
+    """Hide the output of C libraries: PyBullet prints its build date when imported, ``argv[0]=`` when started."""
     if os.name != "posix":
         yield
         return

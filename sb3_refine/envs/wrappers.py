@@ -31,12 +31,12 @@ class TrueReturn(gym.Wrapper):
     """Whether the episode has, for the environment itself."""
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """:return: of the environment"""
+        """:return: the observation and info"""
         self.episode_return, self.has_ended = 0.0, False
         return self.env.reset(**kwargs)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """:return: of the environment"""
+        """:return: the result of the step"""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self.last_reward = float(reward)
         self.episode_return += self.last_reward
@@ -137,12 +137,12 @@ class IgnoreSuccessTermination(gym.Wrapper):
         self._n_steps = 0
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """:return: of the environment"""
+        """:return: the observation and info"""
         self._n_steps = 0
         return self.env.reset(**kwargs)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """:return: of the environment, without the termination that success would be"""
+        """:return: the result of the step, without the termination that success would be"""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._n_steps += 1
         if terminated and info.get("is_success", False):
@@ -207,7 +207,7 @@ class Noise:
 
 class Noisy(gym.Wrapper):
     """
-    An environment whose actions and observations are disturbed on the way.
+    An environment whose actions and observations get noise.
 
     :param env: the environment as the policy sees it
     :param noise: how much
@@ -219,14 +219,14 @@ class Noisy(gym.Wrapper):
         self._rng = np.random.default_rng(0)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """:return: the first observation, disturbed"""
+        """:return: the first observation, with noise"""
         if seed is not None:
             self._rng = np.random.default_rng([seed, 1])  # from the seed alone, an environment draws its own numbers
         observation, info = self.env.reset(seed=seed, options=options)
         return self._observed(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """:return: the result of the disturbed action, with the observation disturbed"""
+        """:return: the result of the noisy action, with noise on the observation"""
         observation, reward, terminated, truncated, info = self.env.step(self._acted(action))
         return self._observed(observation), reward, terminated, truncated, info
 
@@ -235,8 +235,8 @@ class Noisy(gym.Wrapper):
         if amount == 0:
             return action
         if isinstance(space, spaces.Box):
-            disturbed = action + amount * (space.high - space.low) * self._rng.standard_normal(space.shape)
-            return np.clip(disturbed, space.low, space.high).astype(space.dtype)
+            noisy = action + amount * (space.high - space.low) * self._rng.standard_normal(space.shape)
+            return np.clip(noisy, space.low, space.high).astype(space.dtype)
         if self._rng.random() < amount:
             space.seed(int(self._rng.integers(2**31)))
             return space.sample(self._mask())
@@ -259,13 +259,13 @@ class Noisy(gym.Wrapper):
         noise = std * self._rng.standard_normal(std.size)
         if not isinstance(observation, dict):
             return _plus(observation, noise)
-        disturbed, start = dict(observation), 0
+        noisy, start = dict(observation), 0
         for key in observed_keys(self.observation_space):
             size = flattened(observation[key]).size
             if size and np.asarray(observation[key]).dtype.kind == "f":
-                disturbed[key] = _plus(observation[key], noise[start : start + size])
+                noisy[key] = _plus(observation[key], noise[start : start + size])
             start += size
-        return disturbed
+        return noisy
 
 
 def _plus(values: np.ndarray, noise: np.ndarray) -> np.ndarray:

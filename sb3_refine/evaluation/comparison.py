@@ -12,7 +12,7 @@ from sb3_refine.rollouts.metrics import SMOOTHNESS
 NOISE_SHARES = (0.025, 0.1)
 """Standard deviation of the noise on actions and on observations, as a share of their range."""
 
-UNDISTURBED = "no noise"
+NO_NOISE = "no noise"
 
 
 def evaluate_all(
@@ -31,14 +31,14 @@ def evaluate_all(
     :param seeds: one for each episode
     :param metrics: of each episode
     :param with_noise: whether to run the policies under the noise of :func:`noises`, too
-    :return: by condition, :data:`UNDISTURBED` first, then as :func:`noises` names them; in each, by name of the policy
+    :return: by condition, :data:`NO_NOISE` first, then as :func:`noises` names them; in each, by name of the policy
     :raises EpisodeError: when an episode without noise had NaN or infinite rewards or observations
     """
-    undisturbed = {name: target.run(seeds, (*metrics, "observation_range")) for name, target in targets.items()}
-    for name, evaluation in undisturbed.items():
+    noiseless = {name: target.run(seeds, (*metrics, "observation_range")) for name, target in targets.items()}
+    for name, evaluation in noiseless.items():
         check_valid(evaluation, f"the {name}")
-    levels = _noises_of_all(undisturbed) if with_noise else {}
-    return {UNDISTURBED: undisturbed} | {
+    levels = _noises_of_all(noiseless) if with_noise else {}
+    return {NO_NOISE: noiseless} | {
         level: {name: target.run(seeds, metrics, noise[name]) for name, target in targets.items()}
         for level, noise in levels.items()
     }
@@ -49,12 +49,12 @@ def n_conditions(with_noise: bool) -> int:
     return 1 + 2 * len(NOISE_SHARES) * with_noise
 
 
-def _noises_of_all(undisturbed: dict[str, Evaluation]) -> dict[str, dict[str, Noise]]:
+def _noises_of_all(noiseless: dict[str, Evaluation]) -> dict[str, dict[str, Noise]]:
     """By condition, and in it by policy."""
-    first, *_ = undisturbed.values()
+    first, *_ = noiseless.values()
     levels = {
         name: noises(first if _n_observed(evaluation) == _n_observed(first) else evaluation)
-        for name, evaluation in undisturbed.items()
+        for name, evaluation in noiseless.items()
     }
     common = [level for level in noises(first) if all(level in own for own in levels.values())]
     return {level: {name: own[level] for name, own in levels.items()} for level in common}
@@ -64,16 +64,16 @@ def _n_observed(evaluation: Evaluation) -> int:
     return int(evaluation.episodes[0].metrics["observation_range"].shape[1])
 
 
-def noises(undisturbed: Evaluation) -> dict[str, Noise]:
+def noises(noiseless: Evaluation) -> dict[str, Noise]:
     """
     The conditions that robustness is measured under.
 
-    :param undisturbed: episodes with the metric ``observation_range``: the noise on an observation is a share of its
+    :param noiseless: episodes with the metric ``observation_range``: the noise on an observation is a share of its
         range in these episodes
     :return: by name: ``action noise 2.5%`` and so on; none on observations that are not continuous
     """
     levels = {f"action noise {share:.1%}".replace(".0%", "%"): Noise(action=share) for share in NOISE_SHARES}
-    ranges = np.array([episode.metrics["observation_range"] for episode in undisturbed.episodes])
+    ranges = np.array([episode.metrics["observation_range"] for episode in noiseless.episodes])
     if ranges.dtype.kind != "f" or ranges.size == 0:
         return levels
     spans = ranges[:, 1].max(axis=0) - ranges[:, 0].min(axis=0)

@@ -1,4 +1,4 @@
-"""What is found out about two policies beside their returns: under noise, and what they do step by step."""
+"""Two policies beside their returns: how they perform under noise, and what they do step by step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import numpy as np
 
 from sb3_refine.envs.families import EndEffector, family_of
 from sb3_refine.errors import RefineError
-from sb3_refine.evaluation.comparison import UNDISTURBED, evaluate_all
+from sb3_refine.evaluation.comparison import NO_NOISE, evaluate_all
 from sb3_refine.evaluation.evaluation import Evaluation
 from sb3_refine.evaluation.target import EvaluationTarget, check_valid
 from sb3_refine.rollouts.episode import Trajectory
@@ -26,12 +26,12 @@ MAX_DIMENSIONS = 4  # of an action trace
 @dataclass(frozen=True)
 class RobustnessResult:
     """
-    What is found out about two policies beside their returns. All of it can be written as JSON and read again.
+    Two policies under noise and step by step. All values can be written as JSON and read again.
 
-    :param robustness: one dict a condition, undisturbed first: ``noise``, its name; ``original`` and ``refined``, each
+    :param robustness: one dict a condition, noiseless first: ``noise``, its name; ``original`` and ``refined``, each
         with ``mean_return``, ``std_return``, ``failure_rate`` and ``returns``
-    :param smoothness: by measure, the values of the undisturbed episodes of ``original`` and ``refined``
-    :param traces: actions of an undisturbed episode of each: ``seed``, ``continuous``, ``dimensions`` that are shown;
+    :param smoothness: by measure, the values of the noiseless episodes of ``original`` and ``refined``
+    :param traces: actions of an noiseless episode of each: ``seed``, ``continuous``, ``dimensions`` that are shown;
         ``original`` and ``refined``, each with ``actions`` (one list a dimension), ``return``, ``length``, ``failed``
     :param paired: whether the same seed means the same episode
     :param n_episodes: episodes run for this
@@ -72,13 +72,13 @@ def measure_robustness(
     :param entries: two observations, by index, for the phase portrait; by default the two that move most
     :return: what was found
     :raises RefineError: when there are no such entries
-    :raises EpisodeError: when an episode fails, or an undisturbed one has NaN or infinite rewards or observations
+    :raises EpisodeError: when an episode fails, or one without noise has NaN or infinite rewards or observations
     """
     targets = dict(zip(BOTH, (original, refined), strict=True))
     seeds = list(seeds[:n_seeds])
     conditions = evaluate_all(targets, seeds)
-    undisturbed = conditions[UNDISTURBED]
-    differences = undisturbed["refined"].returns - undisturbed["original"].returns
+    noiseless = conditions[NO_NOISE]
+    differences = noiseless["refined"].returns - noiseless["original"].returns
     seed = seeds[int(np.argsort(differences, kind="stable")[(len(seeds) - 1) // 2])]
     traced = {name: target.run([seed], ["trajectory"]) for name, target in targets.items()}
     for name, evaluation in traced.items():
@@ -90,7 +90,7 @@ def measure_robustness(
             for noise, condition in conditions.items()
         ],
         smoothness={
-            measure: {name: evaluation.metric(measure).tolist() for name, evaluation in undisturbed.items()}
+            measure: {name: evaluation.metric(measure).tolist() for name, evaluation in noiseless.items()}
             for measure in SMOOTHNESS
         },
         traces={"seed": seed, **_traces(traced)},

@@ -48,7 +48,7 @@ class DeterministicPolicy(ABC):
 
     def begin_episode(self, env: gym.Env) -> None:  # noqa: B027
         """
-        Told of every episode after its reset. Policies with a memory forget.
+        Called after each reset of the environment. Recurrent policies reset their state.
 
         :param env: the raw environment
         """

@@ -204,7 +204,7 @@ def _exact_policy(
     vec_normalize: "VecNormalize | None",
     observation_space: spaces.Space,
 ) -> ExactPolicy | None:
-    """The exact policy, yet to be checked; None for anything but a plain MLP."""
+    """The exact policy, not checked against ``predict``; None for anything but a plain MLP."""
     network = network_of(policy)
     if network is None:
         return None

@@ -70,19 +70,19 @@ class PolicyParameters:
         """:return: a copy of the parameters, float32 of shape ``(size,)``"""
         return np.concatenate([p.detach().cpu().numpy().ravel() for p in self._parameters.values()], dtype=np.float32)
 
-    def set_theta(self, vector: np.ndarray) -> None:
+    def set_theta(self, theta: np.ndarray) -> None:
         """
         Write the parameters into the policy. The tensors keep their identity, so optimizers stay valid.
 
-        :param vector: shape ``(size,)``
+        :param theta: shape ``(size,)``
         :raises RefineError: when the shape differs
         """
-        if vector.shape != (self.size,):
-            raise RefineError(f"vector: expected shape ({self.size},), got {vector.shape}")
+        if theta.shape != (self.size,):
+            raise RefineError(f"theta: expected shape ({self.size},), got {theta.shape}")
         with th.no_grad():
             for name, where in self.slices().items():
                 parameter = self._parameters[name]
-                values = np.ascontiguousarray(vector[where], dtype=np.float32)
+                values = np.ascontiguousarray(theta[where], dtype=np.float32)
                 parameter.copy_(th.from_numpy(values).view_as(parameter))
 
 

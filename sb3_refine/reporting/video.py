@@ -131,14 +131,14 @@ class _Camera(gym.Wrapper):
         self._n_steps, self._total = 0, 0.0
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """:return: of the environment"""
+        """:return: the observation and info"""
         result = self.env.reset(**kwargs)
         if kwargs.get("seed") is not None:  # not where an episode goes on after a lost life
             self._take()
         return result
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """:return: of the environment"""
+        """:return: the result of the step"""
         result = self.env.step(action)
         self._n_steps += 1
         self._total += float(result[1])

@@ -23,7 +23,7 @@ class Recording(gym.Wrapper):
         self._true_return = true_return_of(env)
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """:return: of the environment; a reset without a seed, as after a lost life, continues the recording"""
+        """:return: the observation and info; a reset without a seed, as after a lost life, continues the recording"""
         observation, info = self.env.reset(**kwargs)
         if kwargs.get("seed") is not None:
             self._keys = observed_keys(self.observation_space) if isinstance(observation, dict) else None
@@ -33,7 +33,7 @@ class Recording(gym.Wrapper):
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """:return: of the environment"""
+        """:return: the result of the step"""
         self.actions.append(np.array(action).ravel())  # copied: policies and environments reuse their arrays
         if self._true_return is not None:
             self._true_return.unread = 0.0

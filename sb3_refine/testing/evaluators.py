@@ -122,12 +122,12 @@ class _Fragile(gym.Wrapper):
         self._bad_seed, self._n_steps = fails_with_seed, -1
 
     def reset(self, *, seed: int | None = None, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """:return: of the environment"""
+        """:return: the observation and info"""
         self._n_steps = 0 if seed == self._bad_seed else -1000
         return self.env.reset(seed=seed, **kwargs)
 
     def step(self, action: Any) -> Any:
-        """:return: of the environment"""
+        """:return: the result of the step"""
         self._n_steps += 1
         if self._n_steps == 3:
             raise ArithmeticError("the pendulum fell off")

@@ -17,7 +17,7 @@ def accelerate(env: gym.Env) -> bool:
     is the stock one, whatever its version: only its name ``np`` stands for something else.
 
     :param env: an environment that has been reset
-    :return: whether it is one of the two, with the stock step, and now accelerated
+    :return: whether the environment is one of the two with the stock step, and is now accelerated
     """
     walker: Any = env.unwrapped
     if type(walker).step not in _stock_steps():

@@ -29,7 +29,7 @@ def bind(client: Any) -> bool:
     ``BulletClient`` looks a function up in PyBullet and binds the client's id whenever it is called: 1 µs each time.
 
     :param client: a ``BulletClient``; every function becomes its attribute
-    :return: whether it is one
+    :return: whether the client is a ``BulletClient``
     """
     if "pybullet_utils.bullet_client" not in sys.modules:  # not imported, so the client is of another class
         return False
