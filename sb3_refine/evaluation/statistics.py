@@ -29,7 +29,7 @@ def mean_interval(before: np.ndarray, after: np.ndarray, alpha: float) -> tuple[
     distribution is known for which the interval, with the true :math:`d_0`, misses the mean more often than ``alpha``,
     however skewed or small the sample (Gaffke, 2005,
     "Three test statistics for a nonparametric one-sided hypothesis on the mean of a nonnegative variable";
-    Learned-Miller and Thomas, 2020, https://arxiv.org/abs/1905.06208). Student's t and the usual bootstraps miss more
+    Learned-Miller and Thomas, 2019, https://arxiv.org/abs/1905.06208). Student's t and the usual bootstraps miss more
     often where a rare catastrophe has not happened yet.
 
     The smallest difference possible is not known. It is assumed to be the smallest of three: the smallest difference

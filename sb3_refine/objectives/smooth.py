@@ -13,7 +13,7 @@ from sb3_refine.rollouts.metrics import action_change
 class Smooth(Objective):
     r"""
     Return minus a penalty on action differences, as in the loss of CAPS (Mysore et al., 2021,
-    https://arxiv.org/abs/2012.06644, Eq. 1):
+    https://arxiv.org/abs/2012.06644, the term for temporal smoothness):
 
     .. math:: R - \lambda \, \bar R_0 \, c / c_0
 
