@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from sb3_refine.rollouts.episode import Trajectory
 from sb3_refine.rollouts.mesh_dimension import mesh_dimension
 from sb3_refine.rollouts.metrics import SMOOTHNESS
 
-BOTH = ("original", "refined")
+BOTH: tuple[Literal["original", "refined"], ...] = ("original", "refined")
 N_SEEDS = 20  # under noise
 _N_TRACED = (200, 100)  # steps of a trace of continuous actions, of others
 N_PHASE = 500  # steps of a phase portrait: the last, so that a gait is shown rather than its start
@@ -23,31 +23,113 @@ _N_VALUES = 10  # observations with no more values than these, such as contacts,
 MAX_DIMENSIONS = 4  # of an action trace
 
 
+class NoiseFigures(TypedDict):
+    """Returns of one policy under one condition. ``failure_rate`` is a share; means leave invalid episodes out."""
+
+    mean_return: float | None
+    std_return: float | None
+    failure_rate: float
+    returns: list[float]
+
+
+class NoiseLevel(TypedDict):
+    """Both policies under one condition. ``noise`` is its name."""
+
+    noise: str
+    original: NoiseFigures
+    refined: NoiseFigures
+
+
+class Smoothness(TypedDict):
+    """Values of one metric of smoothness, one for each episode without noise."""
+
+    original: list[float]
+    refined: list[float]
+
+
+ActionTrace = TypedDict("ActionTrace", {"actions": list[list[float]], "return": float, "length": int, "failed": bool})
+"""First actions of an episode, one list for each dimension that is shown, with the figures of the whole episode."""
+
+
+class Traces(TypedDict):
+    """Actions of an episode of each policy on one seed. ``dimensions`` are the indices of those that are shown."""
+
+    seed: int
+    continuous: bool
+    dimensions: list[int]
+    original: ActionTrace
+    refined: ActionTrace
+
+
+class MeshCounts(TypedDict):
+    """Number of boxes (``mesh_sizes``) of each size, and the range of sizes that the mesh dimension is fitted on."""
+
+    lower: float
+    upper: float
+    box_sizes: list[float]
+    mesh_sizes: list[int]
+
+
+class Meshes(TypedDict):
+    """The counts behind the mesh dimension of each policy."""
+
+    original: MeshCounts
+    refined: MeshCounts
+
+
+class PhasePortrait(TypedDict):
+    """Two raw observations against each other. ``entries`` are their indices."""
+
+    entries: list[int]
+    original: list[list[float]]
+    refined: list[list[float]]
+
+
+class EndEffectorTrace(TypedDict):
+    """Motion of an arm's end effector: position in m, one list for each axis; speed in m/s; jerk in m/s^3."""
+
+    position: list[list[float]]
+    speed: list[float]
+    jerk: float
+
+
+class EndEffectorTraces(TypedDict):
+    """The end effector of both policies."""
+
+    seconds_per_step: float
+    original: EndEffectorTrace
+    refined: EndEffectorTrace
+
+
+class Motion(TypedDict, total=False):
+    """What the traced episodes show of the motion, as far as the environment allows it."""
+
+    mesh: Meshes
+    phase: PhasePortrait
+    end_effector: EndEffectorTraces
+
+
 @dataclass(frozen=True)
 class RobustnessResult:
     """
     Two policies under noise and step by step. All values can be written as JSON and read again.
 
-    :param robustness: one dict a condition, noiseless first: ``noise``, its name; ``original`` and ``refined``, each
-        with ``mean_return``, ``std_return``, ``failure_rate`` and ``returns``
-    :param smoothness: by measure, the values of the noiseless episodes of ``original`` and ``refined``
-    :param traces: actions of an noiseless episode of each: ``seed``, ``continuous``, ``dimensions`` that are shown;
-        ``original`` and ``refined``, each with ``actions`` (one list a dimension), ``return``, ``length``, ``failed``
+    :param robustness: both policies under each condition; the first is without noise
+    :param smoothness: by metric, of the episodes without noise
+    :param traces: actions of an episode without noise
     :param paired: whether the same seed means the same episode
     :param n_episodes: episodes run for this
     :param n_env_steps: their environment steps
-    :param motion: of the same episodes, where there is something to show: ``mesh``, the counts of boxes behind the mesh
-        dimension; ``phase``, two raw ``entries`` of the observation against each other; ``end_effector`` of a Panda
-        arm, its position in m and speed in m/s, with its jerk in m/s^3. Each has ``original`` and ``refined``
+    :param motion: of the traced episodes
     """
 
-    robustness: list[dict[str, Any]]
-    smoothness: dict[str, dict[str, list[float]]]
-    traces: dict[str, Any]
+    robustness: list[NoiseLevel]
+    smoothness: dict[str, Smoothness]
+    traces: Traces
     paired: bool
     n_episodes: int
     n_env_steps: int
-    motion: dict[str, Any] = field(default_factory=dict)
+    motion: Motion = field(default_factory=Motion)
 
     @property
     def n_seeds(self) -> int:
@@ -74,7 +156,7 @@ def measure_robustness(
     :raises RefineError: when there are no such entries
     :raises EpisodeError: when an episode fails, or one without noise has NaN or infinite rewards or observations
     """
-    targets = dict(zip(BOTH, (original, refined), strict=True))
+    targets = {"original": original, "refined": refined}
     seeds = list(seeds[:n_seeds])
     conditions = evaluate_all(targets, seeds)
     noiseless = conditions[NO_NOISE]
@@ -83,25 +165,28 @@ def measure_robustness(
     traced = {name: target.run([seed], ["trajectory"]) for name, target in targets.items()}
     for name, evaluation in traced.items():
         check_valid(evaluation, f"the {name}")
-    ran = [evaluation for condition in (*conditions.values(), traced) for evaluation in condition.values()]
+    all_ran = [evaluation for ran in (*conditions.values(), traced) for evaluation in ran.values()]
     return RobustnessResult(
         robustness=[
-            {"noise": noise, **{name: _figures(evaluation) for name, evaluation in condition.items()}}
-            for noise, condition in conditions.items()
+            NoiseLevel(noise=noise, original=_figures(ran["original"]), refined=_figures(ran["refined"]))
+            for noise, ran in conditions.items()
         ],
         smoothness={
-            measure: {name: evaluation.metric(measure).tolist() for name, evaluation in noiseless.items()}
-            for measure in SMOOTHNESS
+            metric: Smoothness(
+                original=noiseless["original"].metric(metric).tolist(),
+                refined=noiseless["refined"].metric(metric).tolist(),
+            )
+            for metric in SMOOTHNESS
         },
-        traces={"seed": seed, **_traces(traced)},
+        traces=_traces(seed, traced),
         paired=original.is_seeded and refined.is_seeded,
-        n_episodes=sum(len(evaluation.episodes) for evaluation in ran),
-        n_env_steps=int(sum(evaluation.lengths.sum() for evaluation in ran)),
+        n_episodes=sum(len(evaluation.episodes) for evaluation in all_ran),
+        n_env_steps=int(sum(evaluation.lengths.sum() for evaluation in all_ran)),
         motion=motion_of(_trajectories(traced), original.task.recipe.env_id, entries),
     )
 
 
-def _figures(evaluation: Evaluation) -> dict[str, Any]:
+def _figures(evaluation: Evaluation) -> NoiseFigures:
     returns = evaluation.returns
     valid = returns[np.isfinite(returns)]
     return {
@@ -112,55 +197,64 @@ def _figures(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _traces(traced: dict[str, Evaluation]) -> dict[str, Any]:
+def _traces(seed: int, traced: dict[str, Evaluation]) -> Traces:
     """The first steps of the dimensions that move most."""
     found = _trajectories(traced)
     actions = {name: trajectory.actions.astype(np.float64) for name, trajectory in found.items()}
     moved = np.sum([np.abs(np.diff(steps, axis=0)).sum(axis=0) for steps in actions.values()], axis=0)
     dimensions = sorted(np.argsort(-moved, kind="stable")[:MAX_DIMENSIONS].tolist())
     continuous = found["original"].action_range is not None
-    traces: dict[str, Any] = {"continuous": continuous, "dimensions": dimensions}
-    for name, evaluation in traced.items():
-        episode, shown = evaluation.episodes[0], actions[name][: _N_TRACED[not continuous], dimensions]
-        traces[name] = {
+
+    def trace(name: str) -> ActionTrace:
+        episode, shown = traced[name].episodes[0], actions[name][: _N_TRACED[not continuous], dimensions]
+        return {
             "actions": _rounded(shown.T),
             "return": episode.episode_return,
             "length": episode.length,
             "failed": episode.failed,
         }
-    return traces
+
+    return Traces(
+        seed=seed,
+        continuous=continuous,
+        dimensions=dimensions,
+        original=trace("original"),
+        refined=trace("refined"),
+    )
 
 
 def _trajectories(traced: dict[str, Evaluation]) -> dict[str, Trajectory]:
     return {name: evaluation.episodes[0].metrics["trajectory"] for name, evaluation in traced.items()}
 
 
-def motion_of(
-    found: dict[str, Trajectory], env_id: str | None, entries: tuple[int, int] | None = None
-) -> dict[str, Any]:
+def motion_of(found: dict[str, Trajectory], env_id: str | None, entries: tuple[int, int] | None = None) -> Motion:
     """
     :param found: an episode of each policy
     :param env_id: gymnasium id
     :param entries: for the phase portrait, see :func:`check_entries`; by default the two that move most
-    :return: ``motion`` of an :class:`RobustnessResult`
+    :return: the motion
     """
-    observations = [trajectory.observations for trajectory in found.values()]
-    n_observed = observations[0].shape[1]
-    continuous = n_observed > 0 and all(rows.dtype.kind == "f" for rows in observations)
-    motion: dict[str, Any] = {}
-    meshes = {name: _mesh(trajectory) for name, trajectory in found.items()} if continuous else {}
-    if continuous and all(mesh["mesh_sizes"] for mesh in meshes.values()):
+    original, refined = (found[name] for name in BOTH)
+    n_observed = original.observations.shape[1]
+    continuous = n_observed > 0 and all(trajectory.observations.dtype.kind == "f" for trajectory in found.values())
+    motion = Motion()
+    meshes = Meshes(original=_mesh(original), refined=_mesh(refined)) if continuous else None
+    if meshes is not None and meshes["original"]["mesh_sizes"] and meshes["refined"]["mesh_sizes"]:
         motion["mesh"] = meshes
     if entries is not None or (continuous and n_observed >= 2):
-        chosen = list(entries or _most_moving([trajectory.seen for trajectory in found.values()]))
-        motion["phase"] = {"entries": chosen} | {
-            name: _rounded(trajectory.observations[-N_PHASE:, chosen].T) for name, trajectory in found.items()
-        }
+        chosen = list(entries or _most_moving([original.seen, refined.seen]))
+        motion["phase"] = PhasePortrait(
+            entries=chosen,
+            original=_rounded(original.observations[-N_PHASE:, chosen].T),
+            refined=_rounded(refined.observations[-N_PHASE:, chosen].T),
+        )
     arm = family_of(env_id).end_effector
     if arm is not None and continuous and n_observed >= 6:
-        motion["end_effector"] = {"seconds_per_step": arm.seconds_per_step} | {
-            name: _end_effector(trajectory, arm) for name, trajectory in found.items()
-        }
+        motion["end_effector"] = EndEffectorTraces(
+            seconds_per_step=arm.seconds_per_step,
+            original=_end_effector(original, arm),
+            refined=_end_effector(refined, arm),
+        )
     return motion
 
 
@@ -175,7 +269,7 @@ def check_entries(entries: Sequence[int], n_observed: int) -> None:
         raise RefineError(f"phase portrait: expected {expected}; got {tuple(entries)}")
 
 
-def _mesh(trajectory: Trajectory) -> dict[str, Any]:
+def _mesh(trajectory: Trajectory) -> MeshCounts:
     measured = mesh_dimension(trajectory.seen[1:])
     return {
         "lower": measured.lower,
@@ -197,7 +291,7 @@ def _most_moving(seen: Sequence[np.ndarray]) -> list[int]:
     return sorted(np.argsort(-spread, kind="stable")[:2].tolist())
 
 
-def _end_effector(trajectory: Trajectory, arm: EndEffector) -> dict[str, Any]:
+def _end_effector(trajectory: Trajectory, arm: EndEffector) -> EndEffectorTrace:
     position, velocity = trajectory.observations[:, arm.position], trajectory.observations[:, arm.velocity]
     return {
         "position": _rounded(position.T),

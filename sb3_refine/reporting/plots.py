@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
-from sb3_refine.evaluation.robustness import BOTH
+from sb3_refine.evaluation.robustness import BOTH, EndEffectorTraces, Meshes, NoiseLevel, PhasePortrait, Traces
 from sb3_refine.files import atomic_path
 from sb3_refine.reporting.formatting import number_text
 from sb3_refine.reporting.record import AgentFigures, CandidateFigures, UpdateFigures
@@ -164,19 +164,19 @@ def failures(path: Path, before: AgentFigures, after: AgentFigures, names: tuple
         figure.legend(loc="outside upper center", ncols=2)
 
 
-def actions(path: Path, traces: dict[str, Any], names: tuple[str, str]) -> None:
+def actions(path: Path, traces: Traces, names: tuple[str, str]) -> None:
     """
     Actions over steps on one seed, before on the left, after on the right.
 
     :param path: where to
-    :param traces: of an :class:`~sb3_refine.reporting.report.RobustnessResult`
+    :param traces: of an :class:`~sb3_refine.evaluation.robustness.RobustnessResult`
     :param names: of the two
     """
     dimensions = traces["dimensions"]
-    both = [traces[key]["actions"] for key in ("original", "refined")]
+    both = [traces[key]["actions"] for key in BOTH]
     with _picture(path, 9.6, 1.3 + 1.35 * len(dimensions)) as figure:
         grid = figure.subplots(len(dimensions), 2, sharex=True, sharey="row", squeeze=False)
-        for column, (key, name, colour) in enumerate(zip(("original", "refined"), names, _COLOURS, strict=True)):
+        for column, (key, name, colour) in enumerate(zip(BOTH, names, _COLOURS, strict=True)):
             trace = traces[key]
             end = "failed" if trace["failed"] else "ended"
             title = f"{name}\nreturn {number_text(trace['return'])}, {end} at step {trace['length']}"
@@ -190,21 +190,18 @@ def actions(path: Path, traces: dict[str, Any], names: tuple[str, str]) -> None:
                 axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
 
 
-def robustness(path: Path, levels: Sequence[dict[str, Any]], names: tuple[str, str]) -> None:
+def robustness(path: Path, levels: Sequence[NoiseLevel], names: tuple[str, str]) -> None:
     """
     Returns under noise: a dot an episode, a bar for the mean.
 
     :param path: where to
-    :param levels: ``robustness`` of an :class:`~sb3_refine.reporting.report.RobustnessResult`
+    :param levels: ``robustness`` of an :class:`~sb3_refine.evaluation.robustness.RobustnessResult`
     :param names: of the two
     """
     rng = np.random.default_rng(0)
     with _picture(path, 8.2, 4.4) as figure:
         axes = figure.subplots()
-        for key, name, colour, marker, offset in (
-            ("original", names[0], ORIGINAL, "s", -0.18),
-            ("refined", names[1], REFINED, "o", 0.18),
-        ):
+        for key, name, colour, marker, offset in zip(BOTH, names, _COLOURS, "so", (-0.18, 0.18), strict=True):
             for x, level in enumerate(levels):
                 sample = _finite(level[key]["returns"])
                 place = x + offset + rng.uniform(-0.1, 0.1, sample.size)
@@ -218,7 +215,7 @@ def robustness(path: Path, levels: Sequence[dict[str, Any]], names: tuple[str, s
         figure.legend(loc="outside upper center", ncols=3, markerscale=2)
 
 
-def mesh(path: Path, meshes: dict[str, Any], names: tuple[str, str]) -> None:
+def mesh(path: Path, meshes: Meshes, names: tuple[str, str]) -> None:
     """
     How many boxes the motion visits, for each size of the boxes.
 
@@ -245,19 +242,19 @@ def mesh(path: Path, meshes: dict[str, Any], names: tuple[str, str]) -> None:
         figure.legend(loc="outside upper center", ncols=2, fontsize="small")
 
 
-def phase(path: Path, portraits: dict[str, Any], names: tuple[str, str]) -> None:
+def phase(path: Path, portrait: PhasePortrait, names: tuple[str, str]) -> None:
     """
     Two observations against each other, before on the left, after on the right.
 
     :param path: where to
-    :param portraits: ``phase`` of the ``motion`` of an :class:`~sb3_refine.evaluation.robustness.RobustnessResult`
+    :param portrait: ``phase`` of the ``motion`` of an :class:`~sb3_refine.evaluation.robustness.RobustnessResult`
     :param names: of the two
     """
-    first, second = portraits["entries"]
+    first, second = portrait["entries"]
     with _picture(path, 9.6, 4.6) as figure:
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         for axes, key, name, colour in zip(panels, BOTH, names, _COLOURS, strict=True):
-            x, y = portraits[key]
+            x, y = portrait[key]
             axes.plot(x, y, color=colour, lw=0.9, alpha=0.8)
             axes.plot(x[-1:], y[-1:], "o", color=_DARK, ms=7, mec="white", zorder=3)
             axes.set_title(name, loc="left")
@@ -265,7 +262,7 @@ def phase(path: Path, portraits: dict[str, Any], names: tuple[str, str]) -> None
         panels[0].set_ylabel(f"observation {second}")
 
 
-def end_effector(path: Path, traces: dict[str, Any], names: tuple[str, str]) -> None:
+def end_effector(path: Path, traces: EndEffectorTraces, names: tuple[str, str]) -> None:
     """
     Position and speed of the end effector of a Panda arm over time, before on the left, after on the right.
 

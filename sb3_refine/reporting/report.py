@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_refine.evaluation.robustness import BOTH, MAX_DIMENSIONS, N_PHASE
+from sb3_refine.evaluation.robustness import BOTH, MAX_DIMENSIONS, N_PHASE, Motion
 from sb3_refine.files import atomic_path
 from sb3_refine.reporting.changes import Change, Changes
 from sb3_refine.reporting.formatting import (
@@ -205,7 +205,7 @@ def _worst_seeds(run_folder: Path, record: RunRecord, changes: Changes) -> dict[
     }
 
 
-def _phase_span(motion: dict[str, Any]) -> str:
+def _phase_span(motion: Motion) -> str:
     is_cut = "phase" in motion and max(len(motion["phase"][name][0]) for name in BOTH) >= N_PHASE
     return f"the last {N_PHASE} steps" if is_cut else "the whole episode"
 
