@@ -170,7 +170,7 @@ class Poisoned(gym.Wrapper):
         self.what, self.share, self.ill = what, share, False
 
     def reset(self, seed=None, **kwargs):
-        self.ill = seed is not None and (seed // 3) % 100 < 100 * self.share
+        self.ill = seed is not None and 37 * (seed // 3) % 100 < 100 * self.share  # spread over all seeds
         return self.env.reset(seed=seed, **kwargs)
 
     def step(self, action):
@@ -192,9 +192,21 @@ def test_invalid_pairs_are_dropped_and_counted(what):
 def test_too_many_invalid_episodes_stop_the_run():
     refiner = Refiner(train("ppo"), lambda: Poisoned("reward", 0.5), **{**FAST, "n_delta": 20, "acceptance": False})
     before = refiner.parameters.get_theta()
-    with pytest.raises(EpisodeError, match=r"\d+ of 40 episodes had NaN or infinite rewards or observations"):
+    with pytest.raises(
+        EpisodeError, match=r"\d+ of 40 episodes are of candidates with NaN or infinite rewards or observations"
+    ):
         refiner.learn(4)
     assert np.array_equal(refiner.parameters.get_theta(), before)
+
+
+def test_too_many_dropped_candidates_stop_the_run_also_with_several_episodes_each():
+    refiner = Refiner(
+        train("ppo"),
+        lambda: Poisoned("reward", 0.1),
+        **{**FAST, "n_delta": 20, "acceptance": False, "episodes_per_candidate": 5},
+    )
+    with pytest.raises(EpisodeError, match="of 200 episodes are of candidates with NaN or infinite rewards"):
+        refiner.learn(2)
 
 
 def test_an_agent_whose_own_episodes_are_invalid_is_an_error():

@@ -164,7 +164,7 @@ class RunRecord:
     :param rollouts: episodes run
     :param env_steps: their environment steps
     :param wall_time_s: seconds
-    :param invalid_episodes: candidates of the search that were dropped
+    :param invalid_episodes: episodes of candidates that the search dropped
     :param settings: every setting that the result depends on
     :param seeds: ``seed``, ``validation``, ``test``
     :param versions: of Python and packages

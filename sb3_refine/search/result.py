@@ -29,7 +29,7 @@ class Result:
     :param history: the result of each update
     :param rollouts: episodes run, validation and test included
     :param env_steps: environment steps of those episodes
-    :param n_invalid: candidates that were dropped for a NaN or an infinity
+    :param n_invalid: episodes of candidates that were dropped for a NaN or an infinity
     :param wall_time_s: seconds from the start of ``learn()`` to its end
     :param n_updates: updates asked for
     :param n_updates_done: updates done

@@ -148,11 +148,11 @@ class SearchState:
         """
         flat = [episode for own in episodes for episode in own]
         returns = np.array([episode.episode_return for episode in flat])
-        self.n_invalid += int(np.isnan(fitness).sum())
+        self.n_invalid += sum(len(own) for own, value in zip(episodes, fitness, strict=True) if np.isnan(value))
         if self.n_invalid > MAX_INVALID_SHARE * self.n_episodes or np.isnan(fitness).all():
             whose = "rewards or observations; fix the environment" if np.isnan(returns).any() else "fitness; fix it"
-            many = f"{self.n_invalid} of {self.n_episodes} episodes"
-            raise EpisodeError(f"{many} had NaN or infinite {whose}, or perturb less (delta_std)")
+            many = f"{self.n_invalid} of {self.n_episodes} episodes are of candidates"
+            raise EpisodeError(f"{many} with NaN or infinite {whose}, or perturb less (delta_std)")
         if not np.isfinite(self.optimizer.theta).all():
             update = self.n_updates - 1
             raise EpisodeError(f"the search left the finite numbers in update {update}; lower its step (learning_rate)")
