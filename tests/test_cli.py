@@ -296,6 +296,13 @@ def test_ctrl_c_leaves_the_best_so_far_and_no_process(long_run, run, number):
         (["--algo", "ppo", "--env", ENV_ID, "--learning-rate", "1", "2", "3"], 1, "expected one number or a start"),
         (["--algo", "ppo", "--env", ENV_ID, "-o", "/proc/none"], 1, "--output: cannot write to"),
         (["--model", "none.zip"], 1, "--model: no file at none.zip"),
+        (["--algo", "ppo", "--env", ENV_ID, "--optimizer", "ars:seed=3"], 1, "--optimizer: ars has no option 'seed'"),
+        (["--algo", "ppo", "--env", ENV_ID, "--optimizer", "ars:n_updates=x"], 1, "ars has no option 'n_updates'"),
+        (
+            ["--algo", "ppo", "--env", ENV_ID, "--optimizer", "ars:n_delta=8", "--n-delta", "4"],
+            1,
+            "--optimizer: n_delta is given twice",
+        ),
     ],
 )
 def test_a_users_mistake_is_one_line(made_agents, tmp_path, monkeypatch, run, arguments, status, line):

@@ -167,20 +167,22 @@ def _make_refiner(options: argparse.Namespace) -> tuple["Refiner", int]:
 
 def _optimizer_settings(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """The optimizer's name and its options: those given, over those of the preset or of the interrupted run."""
-    from sb3_refine.optimizers import OPTIMIZERS
-    from sb3_refine.parts import check_choice, parse_part
+    from sb3_refine.optimizers import OPTIMIZERS, given_options
+    from sb3_refine.parts import check_choice
 
     stored: Mapping[str, Any] = resumed_settings(options) if options.resume else {}
-    name, given = parse_part("--optimizer", options.optimizer, OPTIMIZERS)
-    if not stored:
-        check_choice("--preset", options.preset, OPTIMIZERS[name].presets)
-        stored = OPTIMIZERS[name].presets[options.preset]
     shorthand = {}
-    for option in ("n_updates", "n_delta", "n_top", "learning_rate", "delta_std"):
+    for option in ("n_delta", "n_top", "learning_rate", "delta_std"):
         value = getattr(options, option)
         if value is not None:
             shorthand[option] = _start_end(option, value) if isinstance(value, list) else value
-    return name, {**stored, **given, **shorthand}
+    name, given = given_options(options.optimizer, shorthand)
+    if options.n_updates is not None:
+        given["n_updates"] = options.n_updates
+    if not stored:
+        check_choice("--preset", options.preset, OPTIMIZERS[name].presets)
+        stored = OPTIMIZERS[name].presets[options.preset]
+    return name, {**stored, **given}
 
 
 def _start_end(name: str, values: list[float]) -> float | tuple[float, float]:

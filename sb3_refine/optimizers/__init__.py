@@ -14,6 +14,21 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 }
 
 
+def given_options(optimizer: str, kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """
+    :param optimizer: ``name`` or ``name:option=value,option=value``
+    :param kwargs: further options
+    :return: the name, and the options that are given
+    :raises RefineError: for an unknown name or option, or one that is given twice
+    """
+    name, options = parse_part("optimizer", optimizer, OPTIMIZERS)
+    for option in options:
+        if option in kwargs:
+            raise RefineError(f"optimizer: {option} is given twice: in {optimizer!r} and as an argument of its own")
+    check_options("optimizer", name, [*options, *kwargs], OPTIMIZERS[name].options())
+    return name, {**options, **kwargs}
+
+
 def optimizer_options(optimizer: str, kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """
     :param optimizer: ``name`` or ``name:option=value,option=value``
@@ -21,14 +36,10 @@ def optimizer_options(optimizer: str, kwargs: Mapping[str, Any]) -> tuple[str, d
     :return: the name, and all options, those of the default preset included
     :raises RefineError: for an unknown name or option, or one that is given twice
     """
-    name, options = parse_part("optimizer", optimizer, OPTIMIZERS)
-    for option in options:
-        if option in kwargs:
-            raise RefineError(f"optimizer: {option} is given twice: in {optimizer!r} and as an argument of its own")
+    name, given = given_options(optimizer, kwargs)
     cls = OPTIMIZERS[name]
-    check_options("optimizer", name, [*options, *kwargs], cls.options())
     preset = {option: value for option, value in cls.presets["default"].items() if option in cls.options()}
-    return name, {**preset, **options, **kwargs}
+    return name, {**preset, **given}
 
 
 def default_n_updates(optimizer: str) -> int:
@@ -47,5 +58,6 @@ __all__ = [
     "Optimizer",
     "Population",
     "default_n_updates",
+    "given_options",
     "optimizer_options",
 ]
