@@ -98,6 +98,7 @@ def test_ars_step_size_is_scheduled_too():
         ({"learning_rate": -1.0}, "learning_rate: expected a positive number"),
         ({"delta_std": (0.1, 0.2, 0.3)}, "delta_std: expected a positive number or a start and an end"),
         ({"delta_std": "0.1"}, "delta_std: expected a positive number or a start and an end, got '0.1'"),
+        ({"delta_std": [0.1]}, "delta_std: expected a positive number or a start and an end"),
         ({"n_delta": 2.5}, "n_delta: expected a whole number of at least 1, got 2.5"),
         ({"delta_std": float("nan")}, "delta_std: expected a positive number"),
         ({"n_updates": 0}, "n_updates: expected a whole number of at least 1, got 0"),

@@ -55,7 +55,7 @@ class ARS(Optimizer):
                 numbers = np.asarray(value)
             except ValueError:  # lists of different lengths
                 numbers = np.asarray("neither")
-            if numbers.dtype.kind not in "iuf" or numbers.size not in (1, 2) or not np.isfinite(numbers).all():
+            if numbers.dtype.kind not in "iuf" or numbers.shape not in ((), (2,)) or not np.isfinite(numbers).all():
                 raise RefineError(f"{name}: expected a positive number or a start and an end, got {value!r}")
             if numbers.min() < 0 or numbers.max() <= 0:
                 raise RefineError(f"{name}: expected a positive number or a start and an end, got {value}")
