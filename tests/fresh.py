@@ -1,8 +1,9 @@
 """
 Processes in which nothing of a test has happened yet.
 
-They are forked from a server that has imported what takes seconds to import. So are the workers of the tests'
-evaluators, and the workers of these processes. Nothing imported there reads its settings from the environment.
+They are forked from a server that has imported PyTorch and the package, which takes seconds. The workers of the tests'
+evaluators and of these processes are forked from the same server. The server imports no module that reads its settings
+from the environment, such as `huggingface_hub`.
 """
 
 import multiprocessing
@@ -32,7 +33,9 @@ def run_script(code, *arguments, cwd=None, env=None, timeout=300) -> subprocess.
         process = CONTEXT.Process(target=_run, args=(code, list(map(str, arguments)), files, cwd, env))
         process.start()
         process.join(timeout)
-        assert not process.is_alive(), process.kill()
+        if process.is_alive():
+            process.kill()
+            raise TimeoutError(f"the script ran longer than {timeout} s")
         return subprocess.CompletedProcess(arguments, process.exitcode, *(path.read_text() for path in files))
 
 

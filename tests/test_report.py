@@ -637,11 +637,11 @@ def test_commands_say_where_the_environment_came_from_a_callable(run_folder):
 
 
 @pytest.mark.parametrize(
-    ("env", "told"), [(None, False), ("Pendulum-v1", False), (lambda: gym.make("Pendulum-v1"), True)]
+    ("env", "from_callable"), [(None, False), ("Pendulum-v1", False), (lambda: gym.make("Pendulum-v1"), True)]
 )
-def test_the_saved_files_say_whether_the_environment_came_from_a_callable(env, told, tmp_path):
+def test_the_saved_files_say_whether_the_environment_came_from_a_callable(env, from_callable, tmp_path):
     agent = load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"])
     refiner = Refiner(agent if env is None else agent.model, env, acceptance=False, backend="serial", n_delta=2).learn(
         1
     )
-    assert read_record(refiner.save(tmp_path)).settings["env_from_callable"] is told
+    assert read_record(refiner.save(tmp_path)).settings["env_from_callable"] is from_callable
