@@ -392,13 +392,14 @@ class Refiner:
 
     def _begin(self, n_updates: int, checkpoint: Checkpoint, resume: bool) -> SearchState:
         """A new search, or the one of the checkpoint. A further one uses other seeds, also for its test."""
+        state = checkpoint.read() if resume else None
+        run_number = int(state["run_number"]) if state else self._n_learned
         self.result = self.tested = None
-        run_number = checkpoint.run_number() if resume else self._n_learned
         self.run_seed = derived_seed(self.seed, run_number) if run_number else self.seed
         self.seeds = EpisodeSeeds(self.run_seed)
         search = SearchState(self.make_optimizer(n_updates), self.parameters.get_theta(), run_number=run_number)
-        if resume:
-            checkpoint.load(search)
+        if state:
+            checkpoint.restore(search, state)
             if type(self.objective) not in OBJECTIVES.values():  # two functions may have one name
                 logger.warning(
                     "resume: other objectives may have the name %s too: make sure that this is the objective of the "
@@ -427,11 +428,13 @@ class Refiner:
         try:
             self.parameters.set_theta(search.optimizer.theta)  # where a resumed search had got to
             yield
-        except KeyboardInterrupt:
-            self._conclude_early(search)
-            raise
-        except BaseException:
-            self.parameters.set_theta(search.start_theta)
+        except BaseException as error:
+            if self.result is None:  # before the verdict; after the verdict, the model is what the result says
+                if isinstance(error, KeyboardInterrupt):
+                    self.parameters.set_theta(search.best[1])
+                    self.result = interrupted_result(search)
+                else:
+                    self.parameters.set_theta(search.start_theta)
             raise
         finally:
             self._n_learned = max(self._n_learned, search.run_number + (search.n_updates > 0))
@@ -469,21 +472,16 @@ class Refiner:
             n_done, n_updates = search.n_updates, search.optimizer.n_updates
             logger.warning("the search ended after %d of %d updates: out of time, or by a callback", n_done, n_updates)
         if self.acceptance:
-            self.result, chosen = tested_result(search, original, self.judging, self.seeds)
+            result, chosen = tested_result(search, original, self.judging, self.seeds)
             self.tested = (search.start_theta, chosen)
-            self.parameters.set_theta(self.tested[self.result.decision != ORIGINAL])
+            self.parameters.set_theta(search.start_theta if result.decision == ORIGINAL else chosen)
         else:
+            result = untested_result(search)
             self.parameters.set_theta(search.optimizer.theta)
-            self.result = untested_result(search)
+        self.result = result  # last: the model is what the result says
         if search.baseline is not None and self.is_seeded:
             original.target.evaluator.on_episode = lambda: None  # these belong neither to the search nor to its test
             recheck_reproducibility(original.target, search.baseline)
-
-    def _conclude_early(self, search: SearchState) -> None:
-        """Interrupted: leave the best so far."""
-        if self.result is None:  # before the verdict
-            self.parameters.set_theta(search.best[1])
-            self.result = interrupted_result(search)
 
 
 def refine(

@@ -112,7 +112,11 @@ def test_a_refused_search_uses_no_seeds(made_agents, tmp_path):
     refiner = refiner_of(made_agents)
     with pytest.raises(RefineError):
         refiner.learn(2, checkpoint_folder=tmp_path, resume=True)
-    assert refiner.learn(1).run_seed == refiner.seed
+    result = refiner.learn(1).result
+    assert refiner.run_seed == refiner.seed
+    with pytest.raises(RefineError):
+        refiner.learn(2, checkpoint_folder=tmp_path, resume=True)
+    assert (refiner.result, refiner.run_seed) == (result, refiner.seed)
 
 
 def test_other_settings_are_refused_with_the_difference(made_agents, tmp_path):

@@ -299,6 +299,15 @@ def test_an_interrupt_after_the_verdict_changes_nothing(spoilt, monkeypatch):
     assert np.array_equal(spoilt.parameters.get_theta(), before)
 
 
+def test_an_error_after_the_search_leaves_the_model_that_the_result_describes(demo, monkeypatch):
+    monkeypatch.setattr("sb3_refine.refiner.recheck_reproducibility", lambda *_: 1 / 0)
+    refiner, recorder = Refiner(demo, **{**FAST, "acceptance": False}, objective="smooth"), Recorder()
+    with pytest.raises(ZeroDivisionError):
+        refiner.learn(n_updates=2, callback=recorder)
+    assert refiner.result.decision == "unchecked"
+    assert th.equal(demo.model.policy.action_net.bias, recorder.vectors[-1])
+
+
 def interrupt_once(refiner):
     if refiner.result is not None:
         raise KeyboardInterrupt

@@ -79,38 +79,33 @@ class Checkpoint:
             self._state = None  # do not try again when the search ends
             raise
 
-    def run_number(self) -> int:
+    def read(self) -> dict[str, Any]:
         """
-        :return: number of searches that the refiner had done before the interrupted one
-        :raises RefineError: when there is no file, or it is damaged
-        """
-        return int(read_checkpoint(self._existing_folder())[1]["run_number"])
-
-    def _existing_folder(self) -> Path:
-        if self.folder is None:
-            raise RefineError("resume: name the folder of the interrupted search with checkpoint_folder")
-        return self.folder
-
-    def load(self, search: SearchState) -> None:
-        """
-        Read the state from the file.
-
-        :param search: gets the state
+        :return: the state of the interrupted search
         :raises RefineError: when there is no file, it is damaged, or of other settings, naming each difference
         """
-        settings, state = read_checkpoint(self._existing_folder())
+        if self.folder is None:
+            raise RefineError("resume: name the folder of the interrupted search with checkpoint_folder")
+        settings, state = read_checkpoint(self.folder)
         differences = [
             f"{name} was {settings.get(name)!r}, is {self.settings.get(name)!r}"
             for name in {**settings, **self.settings}
             if settings.get(name) != self.settings.get(name)
         ]
         if differences:
-            raise RefineError(f"--resume: other settings than those of the interrupted run: {'; '.join(differences)}")
+            raise RefineError(f"resume: other settings than those of the interrupted run: {'; '.join(differences)}")
+        return state
+
+    def restore(self, search: SearchState, state: dict[str, Any]) -> None:
+        """
+        :param search: gets the state
+        :param state: what :meth:`read` gave
+        :raises RefineError: when the state is damaged
+        """
         try:
             search.load_state_dict(state)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:  # the optimizer's own state
-            path = self._existing_folder() / FILE_NAME
-            raise RefineError(f"--resume: {path} is damaged ({one_line(error)}); start a new run") from error
+            raise RefineError(f"resume: {self.folder} is damaged ({one_line(error)}); start a new run") from error
 
 
 def _plain(value: Any) -> Any:
@@ -136,14 +131,14 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         _check_state(state, settings["n_parameters"], settings["n_updates"])
         return settings, state
     except FileNotFoundError:
-        raise RefineError(f"--resume: no checkpoint at {path}") from None
+        raise RefineError(f"resume: no checkpoint at {path}") from None
     except OSError as error:
-        raise RefineError(f"--resume: {path} cannot be read ({error.strerror})") from None
+        raise RefineError(f"resume: {path} cannot be read ({error.strerror})") from None
     except RefineError:
         raise
     except (DecodingError, SchemaError, *BROKEN) as error:
         raise RefineError(
-            f"--resume: {path} is damaged, or of another version of sb3-refine ({error}); start a new run"
+            f"resume: {path} is damaged, or of another version of sb3-refine ({error}); start a new run"
         ) from None
 
 
