@@ -89,7 +89,7 @@ def test_a_plain_zip(agents, tmp_path):
     shutil.copy(zip_of(agents, "ppo"), tmp_path / "mine.zip")
     agent = load_agent(model=tmp_path / "mine.zip", env=ENV_ID)
     assert (agent.algo, agent.recipe.env_id, agent.vec_normalize) == ("ppo", ENV_ID, None)
-    with pytest.raises(RefineError, match="does not say which environment it is for; name it with --env"):
+    with pytest.raises(RefineError, match="does not say which environment it is for; name it"):
         load_agent(model=tmp_path / "mine.zip")
 
 
@@ -112,7 +112,7 @@ def test_a_wrong_algo_is_refused_with_the_right_one(agents, algo):
         shutil.copytree(agents / algo, agents / f"copy-{other}")
         shutil.rmtree(agents / other)
         (agents / f"copy-{other}").rename(agents / other)
-        with pytest.raises(RefineError, match=f"holds a {algo} agent, not {other}; pass --algo {algo}"):
+        with pytest.raises(RefineError, match=f"holds a {algo} agent, not {other}; pass `algo='{algo}'`"):
             load_agent(other, ENV_ID, agents)
 
 
@@ -121,13 +121,13 @@ def test_a_wrong_algo_is_refused_with_the_right_one(agents, algo):
     [
         ({"algo": "pppo"}, r"unknown algorithm 'pppo' \(did you mean ppo\?\)"),
         ({"algo": "ppo_lstm"}, "no such agent of ppo_lstm in .*; there are: a2c"),
-        ({"algo": None}, "--algo and --env: both are needed"),
+        ({"algo": None}, "algo, env: both are needed"),
         ({"env": "Pendulun-v1"}, r"no agent ppo/Pendulun-v1 in .*\(did you mean Pendulum-v1\?\)"),
         ({"folder": "nowhere"}, "there is no folder nowhere; name the Zoo's log folder with -f"),
         ({"exp_id": 7}, rf"no such agent of ppo in .*; there are: .*ppo.{ENV_ID}_1"),
         ({"load_best": True}, rf"no best_model.zip in .*; there are: {ENV_ID}.zip"),
         ({"load_last_checkpoint": True}, r"no rl_model_\*_steps.zip in .*; there are"),
-        ({"model": "nowhere.zip"}, "--model: no file at nowhere.zip"),
+        ({"model": "nowhere.zip"}, "model: no file at nowhere.zip"),
         ({"env_kwargs": {"gravity": 3}}, "env_kwargs: Pendulum-v1: .*unexpected keyword argument 'gravity'"),
     ],
 )
@@ -140,7 +140,8 @@ def test_errors_are_one_line(made_agents, arguments, line):
 def test_missing_statistics_stop_unless_waived(agents):
     (agents / "a2c" / f"{ENV_ID}_1" / ENV_ID / "vecnormalize.pkl").unlink()
     with pytest.raises(
-        RefineError, match="trained on normalised observations, but there is no vecnormalize.pkl.*--no-vecnormalize"
+        RefineError,
+        match="trained on normalised observations, but there is no vecnormalize.pkl.*`no_vec_normalize",
     ):
         load_agent("a2c", ENV_ID, agents)
     assert load_agent("a2c", ENV_ID, agents, no_vec_normalize=True).vec_normalize is None
@@ -237,7 +238,7 @@ def test_environment_arguments_come_from_the_agent_and_can_be_overridden(agents)
 
 def test_a_file_cannot_have_modules_imported(agents):
     (agents / "ppo" / f"{ENV_ID}_1" / ENV_ID / "args.yml").write_text("gym_packages: [this]\n")
-    with pytest.raises(RefineError, match="'this' is not imported.*pass --gym-packages this"):
+    with pytest.raises(RefineError, match="'this' is not imported.*add the module to `gym_packages`"):
         load_agent("ppo", ENV_ID, agents)
     assert "this" not in sys.modules
 
@@ -424,7 +425,7 @@ def test_nothing_is_overwritten(tmp_path):
 
 def test_an_output_folder_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(RefineError, match="--output: cannot write to .*; choose another folder with -o"):
+    with pytest.raises(RefineError, match="output: cannot write to .*; choose another folder"):
         new_run_folder(tmp_path / "file", "ppo", ENV_ID)
 
 

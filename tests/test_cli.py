@@ -283,7 +283,7 @@ def test_ctrl_c_leaves_the_best_so_far_and_no_process(long_run, run, number):
     [
         (["--algo", "tqcc", "--env", ENV_ID], 1, r"--algo: unknown algorithm 'tqcc' \(did you mean tqc\?\)"),
         (["--algo", "a2c", "--env", "Pendulum-v9"], 1, "no agent a2c/Pendulum-v9 in .*did you mean Pendulum-v1"),
-        (["--env", ENV_ID], 1, "--algo and --env: both are needed"),
+        (["--env", ENV_ID], 1, "--algo, --env: both are needed"),
         (["--algo", "ppo", "--env", ENV_ID, "--n-updats", "3"], 2, r"--n-updats.*did you mean --n-updates"),
         (["--algo", "ppo", "--env", ENV_ID, "--n-updates", "x"], 2, "argument --n-updates: invalid int value: 'x'"),
         (["--algo", "ppo", "--env", ENV_ID, "--n-updates", "0"], 2, "--n-updates: expected at least 1, got 0"),

@@ -179,7 +179,7 @@ def test_an_authors_own_schedule_is_not_guessed(function):
 @pytest.mark.parametrize("name", ["policy_kwargs", "action_noise", "observation_space", "policy_class", "train_freq"])
 def test_a_malicious_zip_runs_nothing_and_its_function_is_named(zip_with, tmp_path, name):
     path = zip_with("ddpg", **{name: pickle.dumps(Malicious(tmp_path / "run"))})
-    with pytest.raises(RefineError, match=rf"{name}: refused to load (posix|nt)\.system.*--trust-remote-code"):
+    with pytest.raises(RefineError, match=rf"{name}: refused to load (posix|nt)\.system.*`trust_remote_code=True`"):
         read_model(path)
     assert not (tmp_path / "run").exists()
 
@@ -333,7 +333,7 @@ def test_a_trusted_file_may_define_classes(tmp_path):
     )
     done = run_script(script)
     assert done.returncode == 0, done.stderr
-    with pytest.raises(RefineError, match=r"policy_kwargs: refused to load .*--trust-remote-code"):
+    with pytest.raises(RefineError, match=r"policy_kwargs: refused to load .*`trust_remote_code=True`"):
         load_agent(model=tmp_path / "own.zip", env="Pendulum-v1")
     agent = load_agent(model=tmp_path / "own.zip", env="Pendulum-v1", trust_remote_code=True)
     assert type(agent.model.policy.features_extractor).__name__ == "Own"

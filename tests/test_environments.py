@@ -135,7 +135,10 @@ def test_the_zoos_env_wrapper(env_wrapper, expected):
 @pytest.mark.parametrize(
     ("recipe", "line"),
     [
-        (EnvRecipe("Pendulun-v1"), r"unknown environment 'Pendulun-v1' \(did you mean Pendulum-v1.*--gym-packages"),
+        (
+            EnvRecipe("Pendulun-v1"),
+            r"unknown environment 'Pendulun-v1' \(did you mean Pendulum-v1.*name that package in `gym_packages`",
+        ),
         (EnvRecipe("Pendulum-v1", {"gravity": 1}), r"env_kwargs: Pendulum-v1: .*unexpected keyword argument 'gravity'"),
         (
             EnvRecipe("Pendulum-v1", gym_packages=("no_such",)),

@@ -211,7 +211,7 @@ def test_a_revision_gives_the_older_agent(hub, client, made_agents, fingerprint)
     assert client(f"{pulled}({pull_from('two')})") == [newer, True, fingerprint]
     assert client(f"{pulled}({pull_from('two', f', revision={older!r}')})") == [older, False, fingerprint]
     refused = client.refused(pull_from("two", ", revision='v9'"))
-    assert refused == f"--revision: two/a2c-{ENV_ID} has no revision 'v9'; see {hub.url}/two/a2c-{ENV_ID}/commits/main"
+    assert refused == f"revision: two/a2c-{ENV_ID} has no revision 'v9'; see {hub.url}/two/a2c-{ENV_ID}/commits/main"
 
 
 def test_the_cache_serves_without_a_connection(hub, client, offline, home, nowhere, made_agents, fingerprint):
@@ -250,7 +250,7 @@ def test_no_such_repo(hub, client, made_agents):
     assert re.search(f"there is no public {hint}; if it is private, run `hf auth login` or set HF_TOKEN$", refused)
     assert re.search(f"there is no {hint}, or your token may not see it$", client.refused(pull, STRANGER))
     refused = client.refused(f"load_agent('a2c', {ENV_ID!r}, organization='a b')")
-    assert refused.startswith("--organization, --repo-name: ")
+    assert refused.startswith("organization, repo_name: ")
     assert hub.requests.count("GET /api/models/a b/a2c-Pendulum-v1") == 0
 
 
@@ -324,7 +324,7 @@ def test_a_strangers_files_run_nothing(hub, client, made_agents, tmp_path):
 
 def test_a_zip_is_not_pulled(made_agents):
     zip_path = made_agents / "a2c" / f"{ENV_ID}_1" / f"{ENV_ID}.zip"
-    with pytest.raises(RefineError, match="a zip named with --model is not pulled"):
+    with pytest.raises(RefineError, match="model: a zip is not pulled"):
         load_agent(model=zip_path, revision="main")
 
 
@@ -513,7 +513,7 @@ def test_a_search_does_not_start_if_its_push_cannot_work(hub, home, made_agents,
     options = ["--algo", "a2c", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", *FAST]
     done = run(hub.url, home, *options, "--push-to-hub", "me")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert "--push-to-hub: the Hub takes nothing without a token; run `hf auth login`" in done.stderr
+    assert "the Hub takes nothing without a token; run `hf auth login`" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -396,7 +396,7 @@ def test_a_module_that_only_the_agent_names_is_not_imported(tmp_path):
     algo, env_id, _ = make("gSDE", tmp_path)
     folder = tmp_path / algo / f"{env_id}_1"
     (folder / env_id / "args.yml").write_text(yaml.safe_dump({"env": "evil:Pendulum-v1"}))
-    with pytest.raises(RefineError, match="the module 'evil' is not imported.*pass --gym-packages evil"):
+    with pytest.raises(RefineError, match="the module 'evil' is not imported.*add the module to `gym_packages`"):
         load_agent(model=folder / f"{env_id}.zip")
 
 

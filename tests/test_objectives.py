@@ -145,7 +145,7 @@ def circle(n=500, turns=7.3):
 def test_mesh_dimension_divides_positive_returns_and_multiplies_negative_ones():
     assert calibrated("mesh-dimension", [episode(10), episode(20)]).fitness(episode(30, measure=1.5)) == 20
     assert calibrated("mesh-dimension", [episode(-10), episode(-20)]).fitness(episode(-30, measure=1.5)) == -45
-    with pytest.raises(RefineError, match=r"mixed signs \(-10 to 20\).*use --objective smooth"):
+    with pytest.raises(RefineError, match=r"mixed signs \(-10 to 20\).*use `objective='smooth'`"):
         calibrated("mesh-dimension", [episode(-10), episode(20)])
 
 
@@ -304,7 +304,7 @@ def test_entries_may_be_numbers_from_python(given, entries):
 
 
 def test_episodes_that_are_too_short_for_a_dimension_are_a_warning():
-    with pytest.raises(RefineError, match="the longest has 3 of at least 6 steps.*--no-end-at-success"):
+    with pytest.raises(RefineError, match="the longest has 3 of at least 6 steps.*`end_at_success=False`"):
         calibrated("mesh-dimension", [episode(5, measure=1.0)._replace(length=3)])
 
 

@@ -92,8 +92,8 @@ def check_fit(
     ):
         if not fits(ours, theirs):
             raise RefineError(
-                f"--env: the agent's {name} space {ours} does not match that of {recipe.env_id or 'the environment'}, "
-                f"{theirs}; is a wrapper (config.yml), an --env-kwargs or another version of the environment missing?"
+                f"env: the agent's {name} space {ours} does not match that of {recipe.env_id or 'the environment'}, "
+                f"{theirs}; is a wrapper (config.yml), an entry of `env_kwargs` missing, or another version used?"
             )
     statistics = statistics_for_policy(statistics, recipe)
     if statistics is not None and statistics.norm_obs:
@@ -105,5 +105,5 @@ def check_fit(
         if shape != shape_of(observation_space):
             raise RefineError(
                 f"vecnormalize.pkl: its statistics have shape {shape}, the observations {shape_of(observation_space)}; "
-                "name the file that belongs to this agent with --vecnormalize"
+                "name the file that belongs to this agent with `vec_normalize`"
             )

@@ -52,8 +52,8 @@ def find_agent(
     if not (organization is None and repo_name is None and revision is None):
         if has_choice:
             raise RefineError(
-                "a repo on the Hub holds one agent: leave out --exp-id, --load-best, --load-checkpoint and "
-                "--load-last-checkpoint, or --organization, --repo-name and --revision"
+                "a repo on the Hub holds one agent: leave out `exp_id`, `load_best`, `load_checkpoint` and "
+                "`load_last_checkpoint`, or `organization`, `repo_name` and `revision`"
             )
         return pull(algo, env, organization or ORGANIZATION, repo_name, revision)
     try:
@@ -101,7 +101,7 @@ def _snapshot(repo: str, revision: str | None, zip_names: list[str]) -> Path:
         try:
             info = hub.HfApi().model_info(repo, revision=revision, timeout=_TIMEOUT)
         except hub.errors.HFValidationError as error:
-            raise RefineError(f"--organization, --repo-name: {one_line(error)}") from error
+            raise RefineError(f"organization, repo_name: {one_line(error)}") from error
         except (hub.errors.HTTPError, OSError) as error:
             if not is_unreachable(error):
                 raise pull_refusal(repo, revision, error) from error
@@ -158,7 +158,7 @@ def _check_zip(repo: str, wanted: list[str], there: list[str]) -> None:
         zips = [name for name in there if name.endswith(".zip") and name != "train_eval_metrics.zip"]
         raise RefineError(
             f"{repo} has no {' or '.join(wanted)}; its zips: {', '.join(sorted(zips)) or 'none'}; "
-            "download one and name it with --model"
+            "download one and name it with `model`"
         )
 
 

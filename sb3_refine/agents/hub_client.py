@@ -69,7 +69,7 @@ def pull_refusal(repo: str, revision: str | None, error: Exception) -> RefineErr
     hub = client()
     address = f"{hub.constants.ENDPOINT}/{repo}"
     if isinstance(error, hub.errors.RevisionNotFoundError):
-        return RefineError(f"--revision: {repo} has no revision {revision!r}; see {address}/commits/main")
+        return RefineError(f"revision: {repo} has no revision {revision!r}; see {address}/commits/main")
     if isinstance(error, hub.errors.GatedRepoError):
         log_in = "" if hub.get_token() else f", then {LOG_IN}"
         return RefineError(f"{repo} is gated: ask for access at {address}{log_in}")

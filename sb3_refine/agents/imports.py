@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from importlib import metadata
@@ -35,8 +34,8 @@ def check_importable(module: str, named_by: str, gym_packages: Iterable[str] = (
         return
     raise RefineError(
         f"{named_by}: the module {module[:80]!r} is not imported: no installed package that depends on "
-        "gymnasium has it; install that package, or if you trust the agent's author, pass --gym-packages "
-        f"{shlex.quote(module[:200])}"
+        "gymnasium has it; install that package, or if you trust the agent's author, add the module to "
+        "`gym_packages`"
     )
 
 

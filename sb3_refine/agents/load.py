@@ -72,13 +72,11 @@ def load_agent(
         check_algo(algo)
     if model is not None:
         if organization or repo_name or revision:
-            raise RefineError(
-                "a zip named with --model is not pulled: leave out --organization, --repo-name, --revision"
-            )
+            raise RefineError("model: a zip is not pulled: leave out `organization`, `repo_name` and `revision`")
         statistics_path = None if vec_normalize is None else Path(vec_normalize)
         files = find_beside(Path(model), env, statistics_path, gym_packages)
     elif algo is None or env is None:
-        raise RefineError("--algo and --env: both are needed to find an agent in a folder; or name a zip with --model")
+        raise RefineError("algo, env: both are needed to find an agent in a folder; or name a zip with `model`")
     else:
         zip_name = _zip_name(load_best, load_checkpoint, load_last_checkpoint)
         hub = {"organization": organization, "repo_name": repo_name, "revision": revision}
@@ -162,12 +160,12 @@ def _load_statistics(
     if normalizes_observations(config.get("normalize")):
         raise RefineError(
             f"{files.model}: it was trained on normalised observations, but there is no vecnormalize.pkl; name it with "
-            "--vecnormalize, or go on without it with --no-vecnormalize"
+            "`vec_normalize`, or go on without it with `no_vec_normalize=True`"
         )
     if not config and trained_under_vec_normalize(stored):
         raise RefineError(
             f"{files.model}: it was trained under VecNormalize, but there is no vecnormalize.pkl; name it with "
-            "--vecnormalize, or if it normalised no observations, go on without it with --no-vecnormalize"
+            "`vec_normalize`, or if it normalised no observations, go on without it with `no_vec_normalize=True`"
         )
     return None
 

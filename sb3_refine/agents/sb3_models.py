@@ -64,7 +64,7 @@ def check_algo(algo: str) -> None:
     """
     if algo not in ALGOS and algo != HER:
         raise RefineError(
-            f"--algo: unknown algorithm {algo!r}{did_you_mean(algo, ALGOS)}; choose from {', '.join(ALGOS)}"
+            f"algo: unknown algorithm {algo!r}{did_you_mean(algo, ALGOS)}; choose from {', '.join(ALGOS)}"
         )
 
 
@@ -75,7 +75,7 @@ def check_identity(stored: StoredModel, algo: str | None) -> None:
     :raises RefineError: when another one has
     """
     if algo not in (None, HER, stored.algo):
-        raise RefineError(f"--algo: {stored.path} holds a {stored.algo} agent, not {algo}; pass --algo {stored.algo}")
+        raise RefineError(f"algo: {stored.path} holds a {stored.algo} agent, not {algo}; pass `algo='{stored.algo}'`")
 
 
 def load_model(stored: StoredModel, config: dict[str, Any], observation_space: spaces.Space) -> BaseAlgorithm:

@@ -103,11 +103,11 @@ def find_beside(
     if not zip_path.is_file():
         zip_path = zip_path.with_name(f"{zip_path.name}.zip")
     if not zip_path.is_file():
-        raise RefineError(f"--model: no file at {zip_path}")
+        raise RefineError(f"model: no file at {zip_path}")
     given = env is not None
     names = [env.replace("/", "-")] if env else sorted(p.parent.name for p in zip_path.parent.glob("*/config.yml"))
     if len(names) != 1:
-        raise RefineError(f"--env: {zip_path} does not say which environment it is for; name it with --env")
+        raise RefineError(f"env: {zip_path} does not say which environment it is for; name it")
     args = _if_file(zip_path.parent / names[0] / "args.yml")
     _check_inside(args, zip_path.parent)
     env = env or str((read_zoo_yaml(args).get("env") if args else None) or names[0])
@@ -151,7 +151,7 @@ def new_run_folder(folder: str | Path, algo: str, env_name: str) -> Path:
             pass
     except OSError as error:
         raise RefineError(
-            f"--output: cannot write to {parent} ({error.strerror or error}); choose another folder with -o"
+            f"output: cannot write to {parent} ({error.strerror or error}); choose another folder"
         ) from error
     return run_folder
 

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -65,7 +64,7 @@ def recipe_of(
     stored.pop("render_mode", None)  # rollouts show nothing
     stored = {name: value for name, value in stored.items() if name not in (env_kwargs or {})}
     for name, value in stored.items():
-        remedy = f"if you trust it, pass --env-kwargs {shlex.quote(name)}:VALUE"
+        remedy = "if you trust it, give it in `env_kwargs`"
         check_stored_arguments(f"env_kwargs: {name}", value, remedy)
     env_id = current_env_id(env)
     if env_id != env:

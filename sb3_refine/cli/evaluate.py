@@ -198,7 +198,7 @@ def _load_other(options: argparse.Namespace, agent: "Agent") -> "Agent":
         model=zip_path,
         env_kwargs=options.env_kwargs,
         gym_packages=options.gym_packages,
-        no_vec_normalize=options.no_vecnormalize and not has_statistics,
+        no_vec_normalize=options.no_vec_normalize and not has_statistics,
         trust_remote_code=options.trust_compare_to,
         end_at_success=not options.no_end_at_success,
     )

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         _prepare_imports(options)
         return run(options)
     except (RefineError, EpisodeError) as error:
-        print(f"{parser.prog}: error: {printable_lines(_with_flag(str(error), parser))}", file=sys.stderr)
+        print(f"{parser.prog}: error: {printable_lines(_with_flags(str(error), parser))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
@@ -53,11 +54,19 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-def _with_flag(message: str, parser: Parser) -> str:
-    """Errors of the library begin with the name of an argument: name the flag instead."""
-    argument, colon, rest = message.partition(":")
-    flag = f"--{argument.replace('_', '-')}"
-    return f"{flag}{colon}{rest}" if flag in parser._option_string_actions else message
+def _with_flags(message: str, parser: Parser) -> str:
+    """Errors of the library name its arguments, at the beginning or in backticks: name the flags instead."""
+    flags = {action.dest: action.option_strings[-1] for action in parser._actions if action.option_strings}
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found["name"], found["value"]
+        if name not in flags:
+            return found[0]
+        return flags[name] if value in (None, "True", "False") else f"{flags[name]} {value}"
+
+    beginning, colon, rest = message.partition(":")
+    beginning = ", ".join(flags.get(name, name) for name in beginning.split(", "))
+    return re.sub(r"`(?P<name>\w+)(='?(?P<value>[\w.-]+)'?)?`", flag, beginning + colon + rest)
 
 
 def _prepare_imports(options: argparse.Namespace) -> None:

@@ -98,8 +98,13 @@ def add_agent_options(parser: Parser) -> None:
     )
     agent.add_argument("--load-last-checkpoint", action="store_true", help="load the last checkpoint")
     agent.add_argument("--model", metavar="ZIP", help="a plain zip instead of a Zoo folder")
-    agent.add_argument("--vecnormalize", metavar="PKL", help="observation statistics of --model")
-    agent.add_argument("--no-vecnormalize", action="store_true", help="go on although the statistics are missing")
+    agent.add_argument("--vecnormalize", dest="vec_normalize", metavar="PKL", help="observation statistics of --model")
+    agent.add_argument(
+        "--no-vecnormalize",
+        dest="no_vec_normalize",
+        action="store_true",
+        help="go on although the statistics are missing",
+    )
     agent.add_argument(
         "--env-kwargs", nargs="+", action=_StoreDict, metavar="KEY:VALUE", help="arguments of the environment"
     )
@@ -198,10 +203,10 @@ def load_chosen_agent(options: argparse.Namespace) -> "Agent":
         load_checkpoint=options.load_checkpoint,
         load_last_checkpoint=options.load_last_checkpoint,
         model=options.model,
-        vec_normalize=options.vecnormalize,
+        vec_normalize=options.vec_normalize,
         env_kwargs=options.env_kwargs,
         gym_packages=options.gym_packages,
-        no_vec_normalize=options.no_vecnormalize,
+        no_vec_normalize=options.no_vec_normalize,
         trust_remote_code=options.trust_remote_code,
         organization=options.organization,
         repo_name=options.repo_name,

@@ -106,7 +106,7 @@ def import_env_package(env_id: str) -> None:
     if env_id not in gym.registry:
         raise RefineError(
             f"env: unknown environment {env_id!r}{did_you_mean(env_id, gym.registry)}; "
-            "where another package registers it, name that package with gym_packages (--gym-packages)"
+            "where another package registers it, name that package in `gym_packages`"
         )
 
 

@@ -246,7 +246,7 @@ def _pickled(task: RolloutTask) -> bytes:
         raise RefineError(
             f"the environment or the objective cannot be sent to worker processes ({type(error).__name__}: {error}); "
             "make locks, files and the like in the function that uses them, or stay in this process, with "
-            "backend='serial' (--backend serial)"
+            "`backend='serial'`"
         ) from error
 
 

@@ -130,7 +130,7 @@ def scale_of(baseline: Sequence[Episode]) -> float:
     if scale == 0:
         raise RefineError(
             "objective: the original's return is 0 in every validation episode, so there is no unit for the weight; "
-            "use --objective return or success"
+            "use `objective='return'` or `objective='success'`"
         )
     return scale
 

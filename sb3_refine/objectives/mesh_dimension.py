@@ -78,7 +78,7 @@ class MeshDimensionShaped(Objective):
             raise RefineError(
                 f"objective: mesh-dimension: the original's episodes are too short to be measured: the longest has "
                 f"{longest} of at least {MIN_POINTS} steps; use another objective, or where they end at success, "
-                "--no-end-at-success"
+                "`end_at_success=False`"
             )
         if self.skip > longest - MIN_POINTS:
             raise RefineError(
@@ -89,13 +89,13 @@ class MeshDimensionShaped(Objective):
         if not returns.any():
             raise RefineError(
                 "objective: mesh-dimension: the original's return is 0 in every validation episode, so dividing it "
-                "changes nothing; use --objective return"
+                "changes nothing; use `objective='return'`"
             )
         if returns.min() < 0 < returns.max():
             raise RefineError(
                 f"objective: mesh-dimension: the original's returns have mixed signs ({returns.min():.4g} to "
                 f"{returns.max():.4g}), so neither dividing nor multiplying by the dimension rewards better episodes; "
-                "use --objective smooth, or shift the rewards in a wrapper"
+                "use `objective='smooth'`, or shift the rewards in a wrapper"
             )
         self.sign = 1.0 if returns.mean() > 0 else -1.0
         self._warn_if_constant(baseline)

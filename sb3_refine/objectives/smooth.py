@@ -45,7 +45,7 @@ class Smooth(Objective):
         self.change = float(np.mean([episode.metrics[OBJECTIVE_METRIC] for episode in baseline]))
         self.length = float(np.mean([episode.length for episode in baseline]))
         if self.change == 0:
-            raise RefineError("objective: smooth: the original's actions never change; use --objective return")
+            raise RefineError("objective: smooth: the original's actions never change; use `objective='return'`")
         self.price = self.weight * scale_of(baseline) / self.change
 
     def fitness(self, episode: Episode) -> float:

@@ -40,11 +40,11 @@ def check_push(organization: str, repo_name: str | None = None) -> None:
     try:
         hub.utils.validate_repo_id(f"{organization}/{repo_name or 'name'}")
     except hub.errors.HFValidationError as error:
-        raise RefineError(f"--push-to-hub: {one_line(error)}") from error
+        raise RefineError(f"cannot push: {one_line(error)}") from error
     if hub.constants.HF_HUB_OFFLINE:
-        raise RefineError("--push-to-hub: HF_HUB_OFFLINE is set; unset it, or push later with `sb3-refine push`")
+        raise RefineError("HF_HUB_OFFLINE is set: unset it, or push later with `sb3-refine push`")
     if hub.get_token() is None:
-        raise RefineError(f"--push-to-hub: the Hub takes nothing without a token; {LOG_IN}")
+        raise RefineError(f"the Hub takes nothing without a token; {LOG_IN}")
 
 
 def push(run_folder: str | Path, organization: str, repo_name: str | None = None) -> str:

@@ -73,7 +73,7 @@ def mean_mesh_dimension(trajectory: Trajectory) -> float:
     :raises RefineError: when the observations are images
     """
     if trajectory.seen.shape[1] == 0:
-        raise RefineError("images (observations of three axes) have no mesh dimension; leave --mesh-dimension out")
+        raise RefineError("images (observations of three axes) have no mesh dimension")
     found = mesh_dimension(trajectory.seen[1:])
     return found.mean if found.mesh_sizes.size else np.nan
 

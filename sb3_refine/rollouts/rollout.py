@@ -96,7 +96,7 @@ def _check_cuts(n_cuts: int, env: gym.Env) -> None:
     if n_cuts > _MAX_CUTS:
         raise RefineError(
             f"env_wrapper: a wrapper has ended an episode {_MAX_CUTS} times, and the environment itself never did: "
-            f"set the time limit with env_kwargs (--env-kwargs max_episode_steps:N), not by a wrapper ({env})"
+            f"set the time limit (max_episode_steps) in `env_kwargs`, not by a wrapper ({env})"
         )
 
 

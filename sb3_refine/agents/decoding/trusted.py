@@ -6,7 +6,7 @@ import cloudpickle
 
 from sb3_refine.errors import RefineError, one_line
 
-TRUST = "if you trust the file's author, pass --trust-remote-code (trust_remote_code=True)"
+TRUST = "if you trust the file's author, pass `trust_remote_code=True`"
 """The remedy where a file cannot be read as data."""
 
 
