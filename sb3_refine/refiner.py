@@ -50,7 +50,7 @@ from sb3_refine.search.checkpoint import Checkpoint
 from sb3_refine.search.clock import Clock
 from sb3_refine.search.log import log_update
 from sb3_refine.search.result import Result, interrupted_result, tested_result, untested_result
-from sb3_refine.search.state import SearchState
+from sb3_refine.search.state import N_ITERATES, SearchState
 from sb3_refine.seeding import EpisodeSeeds, derived_seed
 
 logger = logging.getLogger(__name__)
@@ -140,6 +140,7 @@ class Refiner:
         self.seed, self.run_seed, self.seeds = seed, seed, EpisodeSeeds(seed)
         self.result: Result | None = None
         self.tested: tuple[np.ndarray, np.ndarray] | None = None
+        self._saved_in: set[Path] = set()  # run folders that hold the result
         self._n_learned = 0
         self._logger: Logger | None = None
         self._task: RolloutTask | None = None
@@ -271,21 +272,21 @@ class Refiner:
             **self.settings,
             "n_updates": self.result.n_updates,
             "n_updates_done": self.result.n_updates_done,
-            "wrappers": [list(wrapper) for wrapper in self.agent.recipe.wrappers],
             "gym_packages": list(self.agent.recipe.gym_packages),
-            "env_from_callable": self.agent.recipe.env_id is None,
             "backend": self.backend,
             "n_workers": self.n_workers,
         }
         record = record_of(self.result, self.objective, settings, seeds, self.agent.source, sha256(zip_path))
         write_record(run_folder, record)
+        self._saved_in.add(run_folder.resolve())
         return run_folder
 
     def report(
         self, run_folder: str | Path, video: bool = False, phase_portrait: tuple[int, int] | None = None
     ) -> Path:
         """
-        Write ``report.md`` and its plots, for which some episodes of both agents are run under noise.
+        Write ``report.md`` and its plots. Where the folder holds the result of the last search, some episodes of both
+        agents are run under noise.
 
         :param run_folder: where :meth:`save` has saved
         :param video: whether to record an episode of both, side by side
@@ -301,13 +302,13 @@ class Refiner:
             check_entries(phase_portrait, n_observed(self.model.observation_space))
         record = read_record(run_folder)
         try:
-            if self.tested is not None and self.result is not None and self.result.refined is not None:
+            if self.tested and self.result and self.result.refined and run_folder.resolve() in self._saved_in:
                 with self.evaluator() as evaluator:
                     original, refined = (EvaluationTarget(evaluator, theta) for theta in self.tested)
                     seeds = self.result.refined.seeds
                     robustness = measure_robustness(original, refined, seeds, entries=phase_portrait)
-                write_record(run_folder, replace(record, robustness=robustness))
-                record = read_record(run_folder)
+                record = replace(record, robustness=robustness)
+                write_record(run_folder, record)
                 if video:
                     seed = robustness.traces["seed"]
                     path = run_folder / "videos" / f"{self.agent.env_name}-seed-{seed}.mp4"
@@ -323,7 +324,9 @@ class Refiner:
         return {
             "algo": self.agent.algo,
             "env": self.agent.recipe.env_id or self.agent.env_name,
+            "env_from_callable": self.agent.recipe.env_id is None,
             "env_kwargs": self.agent.recipe.env_kwargs,
+            "wrappers": [list(wrapper) for wrapper in self.agent.recipe.wrappers],
             "end_at_success": self.agent.recipe.end_at_success,
             "seed": self.seed,
             "optimizer": self.optimizer_name,
@@ -348,7 +351,7 @@ class Refiner:
     @property
     def n_held_out(self) -> int:
         """Episodes on validation and test seeds, at most, as far as is known before the search."""
-        return self.judging.n_remaining_episodes(paired=self.is_seeded) if self.acceptance else 0
+        return self._n_held_out(has_baseline=False)
 
     @property
     def validation_seeds(self) -> list[int]:
@@ -395,6 +398,7 @@ class Refiner:
         state = checkpoint.read() if resume else None
         run_number = int(state["run_number"]) if state else self._n_learned
         self.result = self.tested = None
+        self._saved_in = set()
         self.run_seed = derived_seed(self.seed, run_number) if run_number else self.seed
         self.seeds = EpisodeSeeds(self.run_seed)
         search = SearchState(self.make_optimizer(n_updates), self.parameters.get_theta(), run_number=run_number)
@@ -412,7 +416,8 @@ class Refiner:
     def _progress(self, search: SearchState, evaluator: Evaluator, visible: bool) -> Iterator[None]:
         """Count all episodes; in a bar, the remaining time includes the held-out ones."""
         evaluator.n_episodes, evaluator.n_env_steps = search.n_episodes, search.n_env_steps
-        total = search.optimizer.n_updates * self.episodes_per_update + self._n_remaining_episodes(search)
+        n_updates, has_baseline = search.optimizer.n_updates, search.baseline is not None
+        total = n_updates * self.episodes_per_update + self._n_held_out(has_baseline)
         bar = {"total": total, "initial": search.n_episodes, "disable": not visible}
         with tqdm(unit="episode", dynamic_ncols=True, **bar) as progress:
             evaluator.on_episode = progress.update
@@ -445,14 +450,13 @@ class Refiner:
         self.parameters.set_theta(theta)
         sync_copies(self.model)
 
-    def _n_remaining_episodes(self, search: SearchState) -> int:
-        if not self.acceptance:
-            return 0
-        return self.judging.n_remaining_episodes(search.baseline is not None, self.is_seeded)
+    def _n_held_out(self, has_baseline: bool) -> int:
+        return self.judging.n_episodes(N_ITERATES, has_baseline, self.is_seeded) if self.acceptance else 0
 
     def _is_late(self, search: SearchState, clock: Clock) -> bool:
-        """Whether the time left is needed for the held-out episodes."""
-        return clock.is_late(search.n_episodes, self._n_remaining_episodes(search))
+        """Whether the time left is too short for an update and the held-out episodes."""
+        n_held_out = self._n_held_out(has_baseline=search.baseline is not None)
+        return clock.is_late(search.n_episodes, self.episodes_per_update + n_held_out)
 
     def _evaluate_baseline(self, search: SearchState, evaluator: Evaluator) -> Candidate:
         """Run the original on validation seeds: for the choice, the objective, and a check of its own returns."""

@@ -16,6 +16,7 @@ from sb3_refine.cli.options import DEMO
 from sb3_refine.evaluation.evaluation import paired_difference
 from sb3_refine.evaluators import SerialEvaluator
 from sb3_refine.optimizers import ARS
+from sb3_refine.reporting.record import read_record
 
 FAST = {"backend": "serial", "n_eval_episodes": 20, "n_delta": 8}
 
@@ -402,6 +403,16 @@ def test_a_report_goes_where_something_was_saved(demo, tmp_path):
     (tmp_path / "refinement.json").write_text("{}")
     with pytest.raises(RefineError, match="two different ones of the 3 observations, numbered from 0"):
         Refiner(demo).report(tmp_path, phase_portrait=(0, 3))
+
+
+def test_noise_conditions_are_noted_where_the_last_search_was_saved(demo, tmp_path):
+    with Refiner(demo, **{**FAST, "n_eval_episodes": 2}) as refiner:
+        before = refiner.learn(1).save(tmp_path / "before")
+        after = refiner.learn(1).save(tmp_path / "after")
+        for run_folder in (before, after):
+            refiner.report(run_folder)
+    assert read_record(before).robustness is None
+    assert read_record(after).robustness is not None
 
 
 def test_the_papers_preset_is_the_paper():

@@ -11,7 +11,7 @@ from conftest import train
 from sb3_refine import Refiner
 from sb3_refine.evaluation.evaluation import Evaluation
 from sb3_refine.evaluation.judge import AUTO_EPISODES
-from sb3_refine.evaluation.selection import Candidate, episodes_to_resolve, sequential_halving
+from sb3_refine.evaluation.selection import Candidate, episodes_to_resolve, n_selection_episodes, sequential_halving
 from sb3_refine.evaluation.statistics import mean_interval
 from sb3_refine.evaluation.target import EvaluationTarget
 from sb3_refine.evaluators import SerialEvaluator
@@ -62,6 +62,14 @@ def test_the_better_half_goes_on_to_more_seeds():
     n_seeds = {value: len(seeds) for value, seeds in runner.ran.items()}
     assert n_seeds == {0: 10, 1: 10, 2: 10, 3: 10, 4: 20, 5: 20, 6: 40, 7: 40}
     assert all(seeds == list(range(len(seeds))) for seeds in runner.ran.values())  # common seeds, none twice
+
+
+@pytest.mark.parametrize("n_candidates", [1, 2, 3, 8, 13])
+@pytest.mark.parametrize("n_seeds", [1, 7, 50])
+def test_the_episodes_of_a_choice_are_known_before(n_candidates, n_seeds):
+    runner = Runner()
+    halve(list(range(n_candidates)), n_seeds, runner)
+    assert n_selection_episodes(n_candidates, n_seeds) == sum(map(len, runner.ran.values()))
 
 
 def test_luck_on_a_few_seeds_is_detected():

@@ -11,7 +11,7 @@ from sb3_refine.errors import RefineError, check_count, did_you_mean
 from sb3_refine.evaluation.acceptance import ORIGINAL, Decision, decide, loses_too_much
 from sb3_refine.evaluation.baseline import evaluate_baseline, is_number
 from sb3_refine.evaluation.evaluation import Evaluation, PairedDifference, paired_difference
-from sb3_refine.evaluation.selection import Candidate, episodes_to_resolve, sequential_halving
+from sb3_refine.evaluation.selection import Candidate, episodes_to_resolve, n_selection_episodes, sequential_halving
 from sb3_refine.objectives import Objective
 from sb3_refine.objectives.episode_return import Return
 from sb3_refine.rollouts.episode import Episode
@@ -35,7 +35,8 @@ class JudgeSettings:
     :param objective: what is maximised
     :param objective_name: what reasons call the objective; by default its own name
     :param n_eval_episodes: test episodes of the original and of the chosen candidate; ``"auto"`` for as many as it
-        takes to resolve ``min_effect``, within :data:`AUTO_EPISODES`
+        takes to resolve ``min_effect``, within :data:`AUTO_EPISODES`. Twice as many where a seed does not decide an
+        episode, so that episodes cannot be paired
     :param alpha: level of significance
     :param min_effect: the difference to resolve, in units of the objective; None for a hundredth of the original's
     :param max_return_loss: share of the original's mean return that may be lost where the objective is not the return;
@@ -85,16 +86,18 @@ class JudgeSettings:
         is_free = isinstance(self.objective, Return) or self.max_return_loss == np.inf
         return None if is_free else self.max_return_loss
 
-    def n_remaining_episodes(self, has_baseline: bool = False, paired: bool = True) -> int:
+    def n_episodes(self, n_candidates: int, has_baseline: bool = False, paired: bool = True) -> int:
         """
+        :param n_candidates: at least one
         :param has_baseline: whether the original was already run on validation seeds
         :param paired: whether the same seed means the same episode
-        :return: validation and test episodes at most, as far as this is known beforehand
+        :return: validation and test episodes of :func:`judge` at most; with ``"auto"``, a guess
         """
         n = self.n_eval_episodes
         n_test = 2 * _VALIDATION_EPISODES if isinstance(n, str) else int(n)
-        n_rounds = 4 if self.selection else 0  # 8 on a quarter of the seeds, 4 on another quarter, 2 on the other half
-        n_validation = (n_rounds + (not has_baseline)) * self.n_validation_episodes
+        n_validation = 0 if has_baseline else self.n_validation_episodes
+        if self.selection:
+            n_validation += n_selection_episodes(n_candidates, self.n_validation_episodes)
         return n_validation + 2 * n_test * _factor(paired)
 
 
@@ -140,7 +143,7 @@ def judge(
     paired = all(candidate.target.is_seeded for candidate in (original, *candidates))
     candidates = candidates if settings.selection else candidates[:1]
     chosen = _choose(original, candidates, settings, seeds)
-    test_seeds = seeds.take("test", _n_test_episodes(original, chosen, settings, seeds) * _factor(paired))
+    test_seeds = seeds.take("test", _n_test_episodes(original, chosen, paired, settings, seeds))
     metrics = (*settings.objective.metrics, *SMOOTHNESS)
     baseline = refined = original.target.run(test_seeds, metrics)
     if not _is_same(original, chosen):
@@ -186,19 +189,23 @@ def _factor(paired: bool) -> int:
     return 1 if paired else 2
 
 
-def _n_test_episodes(original: Candidate, chosen: Candidate, settings: JudgeSettings, seeds: EpisodeSeeds) -> int:
-    """As many as asked for, or as it takes to resolve the least difference of interest."""
+def _n_test_episodes(
+    original: Candidate, chosen: Candidate, paired: bool, settings: JudgeSettings, seeds: EpisodeSeeds
+) -> int:
+    """As many as asked for, or as it takes to resolve the least difference of interest; unpaired, twice as many."""
     if not isinstance(settings.n_eval_episodes, str):
-        return int(settings.n_eval_episodes)
+        return int(settings.n_eval_episodes) * _factor(paired)
     objective = settings.objective
     chosen.run_on(seeds.take("validation", settings.n_validation_episodes), objective.metrics)
     effect = settings.min_effect or abs(objective.of_episodes(original.episodes)) / 100 or 1.0
     before, after = (np.array([objective.fitness(e) for e in which.episodes]) for which in (original, chosen))
     wanted = episodes_to_resolve(before, after, effect, settings.alpha)
-    n_episodes = int(np.clip(wanted, *AUTO_EPISODES))
+    wanted *= _factor(paired)
+    least, most = (n_episodes * _factor(paired) for n_episodes in AUTO_EPISODES)
+    n_episodes = min(max(wanted, least), most)
     logger.info(
         "%d held-out episodes: to resolve a difference of %.3g takes %d; at least %d and at most %d are run",
-        *(n_episodes, effect, wanted, *AUTO_EPISODES),
+        *(n_episodes, effect, wanted, least, most),
     )
     return n_episodes
 

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,14 +66,32 @@ def sequential_halving(
         return (False, -math.inf) if math.isnan(value) else (is_eligible(candidate.episodes), value)
 
     remaining = list(candidates)
-    n_rounds = math.ceil(math.log2(len(remaining)))
-    for n_left in reversed(range(n_rounds)):
-        n_seeds = max(1, len(seeds) >> n_left)
+    for n_remaining, n_seeds in _rounds(len(candidates), len(seeds)):
+        del remaining[n_remaining:]
         for candidate in remaining:
             candidate.run_on(seeds[:n_seeds], metrics)
         remaining.sort(key=rank, reverse=True)
-        del remaining[math.ceil(len(remaining) / 2) :]
     return remaining[0]
+
+
+def _rounds(n_candidates: int, n_seeds: int) -> Iterator[tuple[int, int]]:
+    """Of each round of :func:`sequential_halving`, the candidates that are left, and the seeds they are run on."""
+    for n_left in reversed(range(math.ceil(math.log2(n_candidates)))):
+        yield n_candidates, max(1, n_seeds >> n_left)
+        n_candidates = math.ceil(n_candidates / 2)
+
+
+def n_selection_episodes(n_candidates: int, n_seeds: int) -> int:
+    """
+    :param n_candidates: at least one
+    :param n_seeds: validation seeds
+    :return: episodes that :func:`sequential_halving` runs
+    """
+    n_episodes = n_done = 0
+    for n_remaining, n in _rounds(n_candidates, n_seeds):
+        n_episodes += n_remaining * (n - n_done)
+        n_done = n
+    return n_episodes
 
 
 def episodes_to_resolve(before: np.ndarray, after: np.ndarray, effect: float, alpha: float) -> int:

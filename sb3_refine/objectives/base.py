@@ -30,6 +30,10 @@ class Objective(ABC):
     needs_baseline: ClassVar[bool] = False
     """Whether :meth:`calibrate` is needed, so that the original is run on validation seeds before the search."""
 
+    is_relative: ClassVar[bool] = False
+    """Whether :meth:`of_population` compares the candidates of one update, so that the fitness of different updates
+    cannot be compared."""
+
     verdict_note: ClassVar[str] = ""
     """A remark about the mean fitness that reasons add to the name of the objective."""
 

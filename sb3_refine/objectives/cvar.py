@@ -23,6 +23,7 @@ class CVaR(Objective):
     """
 
     needs_baseline = True
+    is_relative = True
     verdict_note = " (by a bound from below)"
 
     def __init__(self, share: float = 0.1):

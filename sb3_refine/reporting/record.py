@@ -243,7 +243,14 @@ class RunRecord:
         for name, part in _LISTS.items():
             known[name] = tuple(part.from_json(item) for item in known.get(name, ()))
         robustness = content.get("examination")
-        return cls(**known, robustness=RobustnessResult(**robustness) if robustness else None)
+        return cls(**known, robustness=_robustness_of(robustness) if robustness else None)
+
+
+def _robustness_of(content: Mapping[str, Any]) -> RobustnessResult:
+    """What later versions add is left out."""
+    return RobustnessResult(
+        **{each.name: content[each.name] for each in fields(RobustnessResult) if each.name in content}
+    )
 
 
 _PARTS: dict[str, type[_Part]] = {
@@ -272,7 +279,6 @@ def record_of(
     :param output_sha256: of the saved agent
     :return: the record of the run
     """
-    is_comparable = type(objective).of_population is Objective.of_population
     curve = (update._asdict() for update in result.history)
     return RunRecord(
         decision=result.decision,
@@ -284,7 +290,7 @@ def record_of(
         objective_note=objective.verdict_note,
         candidates=tuple(CandidateFigures(**candidate) for candidate in result.candidates),
         learning_curve=tuple(
-            UpdateFigures(**update if is_comparable else {**update, "mean_fitness": None}) for update in curve
+            UpdateFigures(**{**update, "mean_fitness": None} if objective.is_relative else update) for update in curve
         ),
         rollouts=result.rollouts,
         env_steps=result.env_steps,

@@ -32,8 +32,8 @@ class Clock:
     def is_late(self, n_episodes: int, n_remaining: int) -> bool:
         """
         :param n_episodes: so far
-        :param n_remaining: after the search
-        :return: whether the time left is needed for the remaining episodes
+        :param n_remaining: of the next update, and after the search
+        :return: whether the time left is too short for them
         """
         now = time.perf_counter()
         pace = (now - self.first_episode) / max(1, n_episodes - self.n_before)

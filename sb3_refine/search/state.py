@@ -15,6 +15,7 @@ from sb3_refine.rollouts.episode import Episode
 from sb3_refine.seeding import EpisodeSeeds
 
 N_MILESTONES = 6  # parts of a search, the best iterate of each of which is a candidate
+N_ITERATES = N_MILESTONES + 2  # with the last iterate and the average
 MAX_INVALID_SHARE = 0.2  # of all episodes; above, the search ends with an error
 
 
