@@ -83,7 +83,7 @@ def test_no_acceptance_saves_the_last_iterate_unchecked(made_agents, tmp_path, r
 def test_a_dry_run_shows_the_plan_and_writes_nothing(made_agents, tmp_path, run):
     done = run("--algo", "td3", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "80 updates of 32 rollouts: 2,560 rollouts, up to 450 held-out episodes" in done.stdout
+    assert "80 updates of 32 rollouts: 2,560 rollouts, up to 448 held-out episodes" in done.stdout
     assert re.search(r"two candidates of the first update: returns -?\d+\.\d and -?\d+\.\d, 400 steps", done.stdout)
     assert re.search(r"would take about \d+ (seconds|minutes) at this pace; nothing was written", done.stdout)
     assert not (tmp_path / "out").exists()
@@ -135,8 +135,9 @@ def test_after_an_error_one_line_says_how_to_resume(made_agents, tmp_path, monke
     assert main([*map(str, arguments), "--checkpoint-interval", "1"]) == 1
     way_on, error = capsys.readouterr().err.splitlines()
     assert error == "sb3-refine: error: the pendulum fell off"
-    command = f"sb3-refine --resume {tmp_path / 'ppo' / f'{ENV_ID}_1'} (with --time-limit 0, to judge what there is)"
-    assert way_on == f"to go on from here, once that is fixed: {command}"
+    command = f"sb3-refine --resume {tmp_path / 'ppo' / f'{ENV_ID}_1'} --no-report --verbose 0"
+    remark = "(with --time-limit 0, to judge what there is)"
+    assert way_on == f"to go on from here, once that is fixed: {command} {remark}"
 
 
 def test_a_full_disk_at_the_end_still_shows_the_verdict(made_agents, tmp_path, monkeypatch, capsys):
@@ -148,10 +149,10 @@ def test_a_full_disk_at_the_end_still_shows_the_verdict(made_agents, tmp_path, m
     assert main(list(map(str, arguments))) == 1
     shown, errors = capsys.readouterr()
     assert re.search(r"^decision: (refined|original) \(", shown, re.MULTILINE)
-    assert shown.endswith("; NOT SAVED, or not whole\n")
+    assert shown.endswith("; not saved, or only in part\n")
     run_folder = tmp_path / "ppo" / f"{ENV_ID}_1"
     way_on, error = errors.splitlines()
-    assert way_on == f"to go on from here, once that is fixed: sb3-refine --resume {run_folder}"
+    assert way_on == f"to go on from here, once that is fixed: sb3-refine --resume {run_folder} --no-report --verbose 0"
     assert error.startswith(
         f"sb3-refine: error: refinement.json cannot be written to {run_folder} ([Errno 28] No space"
     )
@@ -290,7 +291,7 @@ def test_ctrl_c_leaves_the_best_so_far_and_no_process(long_run, run, number):
         (
             ["--algo", "ppo", "--env", ENV_ID, "--preset", "papr"],
             1,
-            r"--preset: unknown 'papr' \(did you mean paper\?\)",
+            r"--preset: ars: unknown 'papr' \(did you mean paper\?\)",
         ),
         (["--algo", "ppo", "--env", ENV_ID, "--env-kwargs", "g"], 2, "--env-kwargs: expected key:value, got 'g'"),
         (["--algo", "ppo", "--env", ENV_ID, "--learning-rate", "1", "2", "3"], 1, "expected one number or a start"),
@@ -298,6 +299,8 @@ def test_ctrl_c_leaves_the_best_so_far_and_no_process(long_run, run, number):
         (["--model", "none.zip"], 1, "--model: no file at none.zip"),
         (["--algo", "ppo", "--env", ENV_ID, "--optimizer", "ars:seed=3"], 1, "--optimizer: ars has no option 'seed'"),
         (["--algo", "ppo", "--env", ENV_ID, "--optimizer", "ars:n_updates=x"], 1, "ars has no option 'n_updates'"),
+        (["--algo", "ppo", "--env", ENV_ID, "--optimizer", "ars:n_delta=x"], 1, "n_delta: expected a whole number"),
+        (["--algo", "ppo", "--env", ENV_ID, "--optimizer", "own"], 1, "unknown 'own'; .* registers it in --gym-pack"),
         (
             ["--algo", "ppo", "--env", ENV_ID, "--optimizer", "ars:n_delta=8", "--n-delta", "4"],
             1,

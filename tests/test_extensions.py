@@ -25,6 +25,44 @@ class TestToyPGPE(OptimizerContract):
     optimizer = ToyPGPE
 
 
+class ForgetsToCopy(ToyCEM):
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.best = state["best"]
+
+
+class ChangesAnOption(ToyCEM):
+    def _tell(self, population, fitness):
+        super()._tell(population, fitness)
+        self.std *= 0.9
+
+
+class IgnoresNaN(ToyCEM):
+    def _tell(self, population, fitness):
+        self.theta = population.theta(int(np.argmax(fitness)))
+
+
+class KeepsNoState(ToyCEM):
+    def state_dict(self):
+        return {**super().state_dict(), "best": {"history": [0.0], "thetas": []}}
+
+
+@pytest.mark.parametrize(
+    ("broken", "test"),
+    [
+        (ForgetsToCopy, "test_state_is_a_copy"),
+        (ChangesAnOption, "test_options_stay_as_they_are"),
+        (IgnoresNaN, "test_candidates_without_fitness_are_dropped"),
+        (KeepsNoState, "test_state_goes_through_a_checkpoint_to_the_same_bits"),
+    ],
+)
+def test_the_contract_finds_mistakes(broken, test, tmp_path):
+    contract = type("Contract", (OptimizerContract,), {"optimizer": broken})()
+    check = getattr(contract, test)
+    with pytest.raises(AssertionError):
+        check(tmp_path) if test.endswith("bits") else check()
+
+
 class TestThreadEvaluator(EvaluatorContract):
     evaluator = ThreadEvaluator
     options = {"name": "other"}  # noqa: RUF012
@@ -108,7 +146,7 @@ def test_presets_are_those_of_the_optimizer(parts, made_agents, capsys):
     assert main([*common, "--optimizer", "toy-cem", "--preset", "large", "--episodes-per-candidate", "2"]) == 0
     assert "2 updates of 32 rollouts" in capsys.readouterr().out
     assert main([*common, "--optimizer", "toy-pgpe", "--preset", "paper"]) == 1
-    assert "--preset: unknown 'paper'; choose from default" in capsys.readouterr().err
+    assert "--preset: toy-pgpe: unknown 'paper'; choose from default" in capsys.readouterr().err
     assert main([*common, "--optimizer", "toy-pgpe", "--n-delta", "4"]) == 1
     assert "toy-pgpe has no option 'n_delta'; toy-pgpe takes n_pairs, step" in capsys.readouterr().err
 

@@ -32,7 +32,7 @@ class ToyCEM(Optimizer):
 
     def load_state_dict(self, state):
         super().load_state_dict(state)
-        self.best = state["best"]
+        self.best = {name: list(values) for name, values in state["best"].items()}
 
     def _ask(self):
         rng = np.random.default_rng([self.seed, self.n_updates_done])

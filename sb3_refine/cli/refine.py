@@ -90,7 +90,7 @@ def _save(refiner: "Refiner", run_folder: Path) -> None:
         refiner.save(run_folder=run_folder)
     except RefineError:
         with suppress(OSError):  # on the same full disk
-            _print_result(refiner, "NOT SAVED, or not whole")
+            _print_result(refiner, "not saved, or only in part")
         raise
     _print_result(refiner, f"saved to {run_folder / f'{refiner.agent.env_name}.zip'}")
 
@@ -180,7 +180,7 @@ def _optimizer_settings(options: argparse.Namespace) -> tuple[str, dict[str, Any
     if options.n_updates is not None:
         given["n_updates"] = options.n_updates
     if not stored:
-        check_choice("--preset", options.preset, OPTIMIZERS[name].presets)
+        check_choice(f"--preset: {name}", options.preset, OPTIMIZERS[name].presets)
         stored = OPTIMIZERS[name].presets[options.preset]
     return name, {**stored, **given}
 

@@ -21,7 +21,7 @@ def resumed_settings(options: argparse.Namespace) -> dict[str, Any]:
     :return: options of the optimizer, ``n_updates`` and ``selection``
     """
     from sb3_refine.optimizers import OPTIMIZERS
-    from sb3_refine.parts import check_choice
+    from sb3_refine.parts import parse_part
     from sb3_refine.search.checkpoint import read_checkpoint
 
     if "preset" in options.given:
@@ -45,8 +45,8 @@ def resumed_settings(options: argparse.Namespace) -> dict[str, Any]:
                 f"--resume: expected one zip with the original agent in {state_folder}, found {len(zips)}"
             )
         options.model = zips[0]
-    check_choice("--resume: optimizer", settings["optimizer"], OPTIMIZERS)
-    names = ("n_updates", "selection", *OPTIMIZERS[settings["optimizer"]].options())
+    optimizer, _ = parse_part("--resume: optimizer", settings["optimizer"], OPTIMIZERS)
+    names = ("n_updates", "selection", *OPTIMIZERS[optimizer].options())
     try:
         return {name: settings[name] for name in names}
     except KeyError as error:
@@ -77,8 +77,11 @@ def resume_command(run_folder: Path, options: argparse.Namespace) -> str:
         command += ["--gym-packages", *packages]
     if options.env_kwargs:
         command += ["--env-kwargs", *(f"{name}:{value}" for name, value in options.env_kwargs.items())]
-    if options.trust_remote_code:
-        command += ["--trust-remote-code"]
+    for flag in ("trust_remote_code", "no_report"):
+        if getattr(options, flag):
+            command += [f"--{flag.replace('_', '-')}"]
+    if "verbose" in options.given:
+        command += ["--verbose", str(options.verbose)]
     return shlex.join(command)
 
 

@@ -146,8 +146,8 @@ def import_package(package: str, wanted_by: str, extra: str | None = None) -> No
         with _quiet_native_output(2):
             importlib.import_module(package)
     except ModuleNotFoundError as error:
-        remedy = f"pip install 'sb3-refine[{extra}]'" if extra else f"install {error.name}"
-        raise RefineError(f"{wanted_by} needs the module {error.name!r}, which is missing; {remedy}") from error
+        remedy = f"pip install 'sb3-refine[{extra}]'" if extra else "install it, or add its folder to PYTHONPATH"
+        raise RefineError(f"{wanted_by} needs the module {error.name!r}, which was not found; {remedy}") from error
     except (Exception, SystemExit) as error:  # whatever that module raises
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise RefineError(f"{wanted_by}: the module {package!r} cannot be imported ({reason})") from error

@@ -114,9 +114,9 @@ def _verdict(difference: PairedDifference, n_seeds: int) -> str:
 def _advice(difference: PairedDifference) -> str:
     """What the user may try next."""
     if difference.ci_high < 0 or difference.mean < 0:
-        return "Try smaller steps and perturbations (learning_rate, delta_std), or more updates"
+        return "Try smaller steps and perturbations, or more updates"
     if difference.ci_low == difference.ci_high == 0:
-        return "The agent may be at its best already; if not, try larger perturbations (delta_std)"
+        return "The agent may be at its best already; if not, try larger perturbations"
     return "Try more held-out episodes (n_eval_episodes), more updates, or another seed"
 
 

@@ -1,6 +1,5 @@
 """The interface of every backend."""
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -10,6 +9,7 @@ from typing_extensions import Self
 from sb3_refine.envs.wrappers import Noise
 from sb3_refine.evaluators.worker import Batch, Job, RolloutTask
 from sb3_refine.optimizers.population import Population
+from sb3_refine.parts import options_of
 from sb3_refine.rollouts.episode import Episode
 
 
@@ -37,10 +37,9 @@ class Evaluator(ABC):
         """Called after each episode, for a progress bar."""
 
     @classmethod
-    def options(cls) -> list[str]:
-        """:return: names of the arguments that are the backend's own"""
-        shared = ("task", "n_workers", "episode_timeout")
-        return [name for name in inspect.signature(cls).parameters if name not in shared]
+    def options(cls) -> dict[str, tuple[type, ...]]:
+        """:return: names and types of the arguments that are the backend's own"""
+        return options_of(cls, n_first=3)
 
     def evaluate(
         self,

@@ -11,7 +11,7 @@ from sb3_refine.objectives.mesh_dimension import MeshDimensionShaped
 from sb3_refine.objectives.smooth import Smooth
 from sb3_refine.objectives.success import Success
 from sb3_refine.objectives.survival import Survival
-from sb3_refine.parts import check_options, options_of, parse_part
+from sb3_refine.parts import check_options, parse_part
 from sb3_refine.rollouts.episode import Trajectory
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -39,7 +39,7 @@ def make_objective(objective: str | Objective | Callable[[Trajectory], float]) -
         return Custom(objective)
     if objective.partition(":")[0] in OBJECTIVES:
         name, options = parse_part("objective", objective, OBJECTIVES)
-        check_options("objective", name, options, options_of(OBJECTIVES[name]))
+        check_options("objective", name, options, OBJECTIVES[name].options())
         return OBJECTIVES[name](**options)
     if ":" in objective:
         return Custom(find_function(objective))

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from sb3_refine.errors import RefineError
+from sb3_refine.parts import options_of
 from sb3_refine.rollouts.episode import Episode, Trajectory
 
 OBJECTIVE_METRIC = "objective"
@@ -37,6 +38,11 @@ class Objective(ABC):
     verdict_note: ClassVar[str] = ""
     """A remark about the mean fitness that reasons add to the name of the objective."""
 
+    @classmethod
+    def options(cls) -> dict[str, tuple[type, ...]]:
+        """:return: names and types of the arguments of the constructor"""
+        return options_of(cls)
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics that episodes must have."""
@@ -45,8 +51,7 @@ class Objective(ABC):
     @property
     def name(self) -> str:
         """Class and options. A resumed search compares this name with that of the interrupted search."""
-        options = {} if type(self).__init__ is object.__init__ else inspect.signature(type(self)).parameters
-        values = {option: getattr(self, option) for option in options if hasattr(self, option)}
+        values = {option: getattr(self, option) for option in self.options() if hasattr(self, option)}
         given = ",".join(f"{option}={value}" for option, value in values.items() if not inspect.ismethod(value))
         given = re.sub(" at 0x[0-9a-fA-F]+", "", given)  # of functions and objects, different in every process
         return f"{type(self).__name__}:{given}" if given else type(self).__name__

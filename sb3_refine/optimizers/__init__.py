@@ -25,8 +25,9 @@ def given_options(optimizer: str, kwargs: Mapping[str, Any]) -> tuple[str, dict[
     for option in options:
         if option in kwargs:
             raise RefineError(f"optimizer: {option} is given twice: in {optimizer!r} and as an argument of its own")
-    check_options("optimizer", name, [*options, *kwargs], OPTIMIZERS[name].options())
-    return name, {**options, **kwargs}
+    given = {**options, **kwargs}
+    check_options("optimizer", name, given, OPTIMIZERS[name].options())
+    return name, given
 
 
 def optimizer_options(optimizer: str, kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The interface of every search method."""
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -9,6 +8,7 @@ import numpy as np
 
 from sb3_refine.errors import check_count
 from sb3_refine.optimizers.population import Population
+from sb3_refine.parts import options_of
 
 
 class Optimizer(ABC):
@@ -26,7 +26,8 @@ class Optimizer(ABC):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
     """Sets of options by name. What a preset leaves out has the default of its argument; beside the options of the
-    optimizer, a preset may hold ``n_updates`` and arguments of :class:`~sb3_refine.refiner.Refiner`."""
+    optimizer, a preset may hold ``n_updates`` and ``selection``, see
+    :class:`~sb3_refine.evaluation.judge.JudgeSettings`."""
 
     episodes_per_candidate: int = 1
     """Episodes that the fitness of a candidate is the mean of, each on another seed."""
@@ -40,9 +41,9 @@ class Optimizer(ABC):
         self._asked: Population | None = None
 
     @classmethod
-    def options(cls) -> list[str]:
-        """:return: names of the arguments that are the optimizer's own"""
-        return [name for name in inspect.signature(cls).parameters if name not in ("theta", "seed", "n_updates")]
+    def options(cls) -> dict[str, tuple[type, ...]]:
+        """:return: names and types of the arguments that are the optimizer's own"""
+        return options_of(cls, n_first=3)
 
     @property
     @abstractmethod

@@ -153,10 +153,10 @@ class SearchState:
         if self.n_invalid > MAX_INVALID_SHARE * self.n_episodes or np.isnan(fitness).all():
             whose = "rewards or observations; fix the environment" if np.isnan(returns).any() else "fitness; fix it"
             many = f"{self.n_invalid} of {self.n_episodes} episodes are of candidates"
-            raise EpisodeError(f"{many} with NaN or infinite {whose}, or perturb less (delta_std)")
+            raise EpisodeError(f"{many} with NaN or infinite {whose}, or perturb less")
         if not np.isfinite(self.optimizer.theta).all():
             update = self.n_updates - 1
-            raise EpisodeError(f"the search left the finite numbers in update {update}; lower its step (learning_rate)")
+            raise EpisodeError(f"the search left the finite numbers in update {update}; lower the step size")
         score, before = float(np.nanmean(fitness)), self.n_updates - 1
         part = N_MILESTONES * before // self.optimizer.n_updates
         if part not in self.milestones or score > self.milestones[part][0]:
