@@ -1052,7 +1052,7 @@ def test_a_search_that_leaves_the_finite_numbers_saves_nothing(agent, tmp_path, 
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", agent.folder, "-o", tmp_path / "out", *QUICK]
     status, line = command_line(capsys, *arguments, "--learning-rate", "1e40", "--no-acceptance")
     assert status == 1
-    assert "learning_rate" in line
+    assert "lower the step size" in line
     assert not list((tmp_path / "out").glob("**/Pendulum-v1_1/*.zip"))
 
 

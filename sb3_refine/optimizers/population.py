@@ -53,7 +53,7 @@ class NoisePopulation(Population):
     ):
         if len(keys) != len(signs):
             raise ValueError(f"signs: expected {len(keys)}, one for each key, got {len(signs)}")
-        self.mean = np.array(theta, dtype=np.float32)
+        self.center = np.array(theta, dtype=np.float32)
         self.std = std
         self.keys = list(keys)
         self.signs = list(signs)
@@ -62,8 +62,8 @@ class NoisePopulation(Population):
         self.groups = [numbers[key] for key in self.keys]  # candidates of one direction share their episode seeds
 
     def theta(self, index: int) -> np.ndarray:
-        scaled = direction(self.seed, self.keys[index], self.mean.size) * np.float32(self.signs[index] * self.std)
-        return np.add(scaled, self.mean, out=scaled)
+        scaled = direction(self.seed, self.keys[index], self.center.size) * np.float32(self.signs[index] * self.std)
+        return np.add(scaled, self.center, out=scaled)
 
     def describe(self, index: int) -> str:
         if self.signs[index] == 0:
