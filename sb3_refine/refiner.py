@@ -225,10 +225,10 @@ class Refiner:
         ):
             clock.start_episodes(search.n_episodes)
             original = self._evaluate_baseline(search, evaluator)
-            optimizer, n_env_steps = search.optimizer, self.model.num_timesteps
-            total_timesteps = n_env_steps + n_updates  # SB3's progress bar counts one a call
+            optimizer, num_timesteps = search.optimizer, self.model.num_timesteps
+            total_timesteps = num_timesteps + n_updates  # SB3's progress bar counts one a call
             hooks.on_training_start(locals(), globals())
-            while search.n_updates < n_updates and not self._is_late(search, clock):
+            while search.n_updates_done < n_updates and not self._is_late(search, clock):
                 hooks.on_rollout_start()
                 theta, population = optimizer.theta.copy(), optimizer.ask()
                 seeds = search.take_seeds(self.seeds, population.groups, self.episodes_per_candidate)
@@ -238,9 +238,9 @@ class Refiner:
                 search.count(evaluator)
                 search.record(theta, episodes, fitness)
                 self._set_theta(optimizer.theta)
-                self.model.num_timesteps = n_env_steps + search.n_env_steps
+                self.model.num_timesteps = num_timesteps + search.n_env_steps
                 checkpoint.take(search)
-                if search.n_updates % log_interval == 0 or search.n_updates == n_updates:
+                if search.n_updates_done % log_interval == 0 or search.n_updates_done == n_updates:
                     log_update(log, search, episodes)
                 hooks.update_locals(locals())
                 hooks.on_rollout_end()
@@ -442,7 +442,7 @@ class Refiner:
                     self.parameters.set_theta(search.start_theta)
             raise
         finally:
-            self._n_learned = max(self._n_learned, search.run_number + (search.n_updates > 0))
+            self._n_learned = max(self._n_learned, search.run_number + (search.n_updates_done > 0))
             sync_copies(self.model)
             checkpoint.write()
 
@@ -472,8 +472,8 @@ class Refiner:
 
     def _conclude(self, search: SearchState, original: Candidate) -> None:
         """Choose, test, and leave the better of the two in the model."""
-        if search.n_updates < search.optimizer.n_updates:
-            n_done, n_updates = search.n_updates, search.optimizer.n_updates
+        if search.n_updates_done < search.optimizer.n_updates:
+            n_done, n_updates = search.n_updates_done, search.optimizer.n_updates
             logger.warning("the search ended after %d of %d updates: out of time, or by a callback", n_done, n_updates)
         if self.acceptance:
             result, chosen = tested_result(search, original, self.judging, self.seeds)

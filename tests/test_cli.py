@@ -127,7 +127,7 @@ def test_a_signal_while_the_result_is_saved_takes_effect_afterwards(made_agents,
 
 def test_after_an_error_one_line_says_how_to_resume(made_agents, tmp_path, monkeypatch, capsys):
     def log(logger, search, episodes):
-        if search.n_updates == 2:
+        if search.n_updates_done == 2:
             raise EpisodeError("the pendulum fell off")
 
     monkeypatch.setattr("sb3_refine.refiner.log_update", log)

@@ -24,7 +24,7 @@ def log_update(logger: Logger, search: SearchState, episodes: Sequence[Sequence[
     logger.record("refine/ep_rew_max", float(np.nanmax(returns)))
     logger.record("refine/fitness_mean", search.history[-1].mean_fitness)
     logger.record("refine/failure_rate", safe_mean([episode.failed for episode in flat]))
-    logger.record("refine/n_updates", search.n_updates, exclude="tensorboard")
+    logger.record("refine/n_updates", search.n_updates_done, exclude="tensorboard")
     logger.record("refine/rollouts", search.n_episodes, exclude="tensorboard")
     logger.record("refine/invalid_episodes", search.n_invalid, exclude="tensorboard")
     logger.record("time/fps", int(search.n_env_steps / search.elapsed))

@@ -63,7 +63,7 @@ def tested_result(
     :param seeds: of the run
     :return: the result, and the parameters of the iterate that was tested
     """
-    evaluator, iterates = original.target.evaluator, search.iterates if search.n_updates else []
+    evaluator, iterates = original.target.evaluator, search.iterates if search.n_updates_done else []
     candidates = [Candidate(one.name, EvaluationTarget(evaluator, one.theta), one.update) for one in iterates]
     verdict = judge(original, candidates, settings, seeds)
     search.count(evaluator)
@@ -84,10 +84,10 @@ def interrupted_result(search: SearchState) -> Result | None:
     :param search: that was interrupted
     :return: the result, for the best iterate so far; None before the first update
     """
-    if not search.n_updates:
+    if not search.n_updates_done:
         return None
     update, best = search.best
-    after = f"interrupted after {search.n_updates} of {search.optimizer.n_updates} updates"
+    after = f"interrupted after {search.n_updates_done} of {search.optimizer.n_updates} updates"
     if np.array_equal(best, search.start_theta):
         return _result_of(search, Decision(ORIGINAL, f"{after}: nothing better yet, this is the original"))
     which = f"this is the best iterate so far, that after update {update}"
@@ -103,7 +103,7 @@ def _result_of(search: SearchState, decision: Decision, verdict: Verdict | None 
         n_invalid=search.n_invalid,
         wall_time_s=search.elapsed,
         n_updates=search.optimizer.n_updates,
-        n_updates_done=search.n_updates,
+        n_updates_done=search.n_updates_done,
         baseline=verdict.baseline if verdict else None,
         refined=verdict.refined if verdict else None,
         paired_difference=verdict.paired_difference if verdict else None,

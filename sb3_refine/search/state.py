@@ -89,7 +89,7 @@ class SearchState:
     _started: float = field(default_factory=time.perf_counter)
 
     @property
-    def n_updates(self) -> int:
+    def n_updates_done(self) -> int:
         """Updates done."""
         return self.optimizer.n_updates_done
 
@@ -109,9 +109,9 @@ class SearchState:
     @property
     def iterates(self) -> list[Iterate]:
         """The candidates that a search found: the last iterate, the running average, and the best of each part."""
-        found = [Iterate("last iterate", self.n_updates, self.optimizer.theta)]
+        found = [Iterate("last iterate", self.n_updates_done, self.optimizer.theta)]
         if self.average.size:
-            found.append(Iterate("running average", self.n_updates, self.average.astype(np.float32)))
+            found.append(Iterate("running average", self.n_updates_done, self.average.astype(np.float32)))
         milestones = [Iterate(f"iterate {u}", u, vector) for _, u, vector in self.milestones.values() if u > 0]
         distinct: dict[bytes, Iterate] = {}
         for iterate in (*found, *milestones):
@@ -155,9 +155,9 @@ class SearchState:
             many = f"{self.n_invalid} of {self.n_episodes} episodes are of candidates"
             raise EpisodeError(f"{many} with NaN or infinite {whose}, or perturb less")
         if not np.isfinite(self.optimizer.theta).all():
-            update = self.n_updates - 1
+            update = self.n_updates_done - 1
             raise EpisodeError(f"the search left the finite numbers in update {update}; lower the step size")
-        score, before = float(np.nanmean(fitness)), self.n_updates - 1
+        score, before = float(np.nanmean(fitness)), self.n_updates_done - 1
         part = N_MILESTONES * before // self.optimizer.n_updates
         if part not in self.milestones or score > self.milestones[part][0]:
             self.milestones[part] = score, before, theta.copy()
@@ -165,7 +165,7 @@ class SearchState:
         returns = returns[np.isfinite(returns)]
         self.history.append(
             Update(
-                update=self.n_updates,
+                update=self.n_updates_done,
                 rollouts=self.n_episodes,
                 env_steps=self.n_env_steps,
                 mean_return=float(returns.mean()),
@@ -181,7 +181,7 @@ class SearchState:
         """Polynomial-decay averaging, each iterate weighing as its number (Shamir and Zhang, 2013, eta = 1)."""
         if not self.average.size:
             self.average = self.optimizer.theta.astype(np.float64)
-        self.average += 2 / (self.n_updates + 1) * (self.optimizer.theta - self.average)
+        self.average += 2 / (self.n_updates_done + 1) * (self.optimizer.theta - self.average)
 
     def state_dict(self) -> dict[str, Any]:
         """:return: a copy of everything, in types that :func:`read_checkpoint` reads"""
