@@ -100,7 +100,7 @@ def find_beside(
     :return: its files
     :raises RefineError: when there is no such zip, or nothing says which environment it is for
     """
-    if not zip_path.is_file():
+    if zip_path.suffix != ".zip" and not zip_path.is_file():
         zip_path = zip_path.with_name(f"{zip_path.name}.zip")
     if not zip_path.is_file():
         raise RefineError(f"model: no file at {zip_path}")

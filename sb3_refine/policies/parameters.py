@@ -43,7 +43,7 @@ class PolicyParameters:
         if not chosen:
             raise RefineError(
                 f"parameters: {scope!r} matches none of the parameters behind the action; "
-                f"use one of {SCOPES} or a regular expression over: {', '.join(influential)}"
+                f"use {', '.join(map(repr, SCOPES))}, or a regular expression over: {', '.join(influential)}"
             )
         self.scope = scope
         self._parameters = chosen
