@@ -94,7 +94,7 @@ def test_an_optimizer_from_python_a_checkpoint_and_a_resume(parts, made_agents, 
         return Refiner(agent, optimizer=OPTIMIZER[name], objective="per-step:bonus=1", n_eval_episodes=4, **kwargs)
 
     def interrupt(local, globals_):
-        if local["search"].n_updates == 2:
+        if local["search"].n_updates_done == 2:
             raise KeyboardInterrupt
         return True
 
