@@ -208,10 +208,10 @@ def test_too_many_dropped_candidates_stop_the_run_also_with_several_episodes_eac
     refiner = Refiner(
         train("ppo"),
         lambda: Poisoned("reward", 0.1),
-        **{**FAST, "n_delta": 20, "acceptance": False, "episodes_per_candidate": 5},
+        **{**FAST, "n_delta": 8, "acceptance": False, "episodes_per_candidate": 5},
     )
-    with pytest.raises(EpisodeError, match="of 200 episodes are of candidates with NaN or infinite rewards"):
-        refiner.learn(2)
+    with pytest.raises(EpisodeError, match="of 80 episodes are of candidates with NaN or infinite rewards"):
+        refiner.learn(1)
 
 
 def test_an_agent_whose_own_episodes_are_invalid_is_an_error():
@@ -248,9 +248,9 @@ def test_a_time_limit_sets_time_aside_for_an_update_and_the_verdict(made_agents,
     rollout = worker.rollout
     monkeypatch.setattr(worker, "rollout", lambda *args, **kwargs: (episodes.append(1), rollout(*args, **kwargs))[1])
     refiner = refiner_of(made_agents)
-    refiner.learn(100_000, time_limit=100.0)
+    refiner.learn(100_000, time_limit=60.0)
     assert refiner.result.decision in ("refined", "original")
-    assert 100 - 2 * refiner.episodes_per_update < refiner.result.rollouts <= 100
+    assert 60 - 2 * refiner.episodes_per_update < refiner.result.rollouts <= 60
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(made_agents, tmp_path, monkeypatch):
