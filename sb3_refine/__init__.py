@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from sb3_refine.agents.agent import Agent
     from sb3_refine.agents.load import load_agent
     from sb3_refine.errors import RefineError
-    from sb3_refine.evaluation.judge import judge
+    from sb3_refine.judging import judge
     from sb3_refine.refiner import Refiner, refine
 
 __version__ = "0.1.0"
@@ -17,7 +17,7 @@ _HOMES = {
     "Agent": "agents.agent",
     "RefineError": "errors",
     "Refiner": "refiner",
-    "judge": "evaluation.judge",
+    "judge": "judging",
     "load_agent": "agents.load",
     "refine": "refiner",
 }

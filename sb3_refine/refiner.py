@@ -247,7 +247,7 @@ class Refiner:
                 if not hooks.on_step():
                     break
             hooks.on_training_end()
-            self._conclude(search, original)
+            self._conclude(search, original, evaluator)
         return self
 
     def save(self, folder: str | Path = "refined-agents", run_folder: str | Path | None = None) -> Path:
@@ -470,13 +470,13 @@ class Refiner:
             warn_if_unexpected(self.agent, search.baseline)
         return original
 
-    def _conclude(self, search: SearchState, original: Candidate) -> None:
+    def _conclude(self, search: SearchState, original: Candidate, evaluator: Evaluator) -> None:
         """Choose, test, and leave the better of the two in the model."""
         if search.n_updates_done < search.optimizer.n_updates:
             n_done, n_updates = search.n_updates_done, search.optimizer.n_updates
             logger.warning("the search ended after %d of %d updates: out of time, or by a callback", n_done, n_updates)
         if self.acceptance:
-            result, chosen = tested_result(search, original, self.judging, self.seeds)
+            result, chosen = tested_result(search, original, evaluator, self.judging, self.seeds)
             self.tested = (search.start_theta, chosen)
             self.parameters.set_theta(search.start_theta if result.decision == ORIGINAL else chosen)
         else:
@@ -484,7 +484,7 @@ class Refiner:
             self.parameters.set_theta(search.optimizer.theta)
         self.result = result  # last: the model is what the result says
         if search.baseline is not None and self.is_seeded:
-            original.target.evaluator.on_episode = lambda: None  # these belong neither to the search nor to its test
+            evaluator.on_episode = lambda: None  # these belong neither to the search nor to its test
             recheck_reproducibility(original.target, search.baseline)
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from conftest import ENV_ID, target_of, train
 
-from sb3_refine import RefineError, judge, load_agent
+from sb3_refine import RefineError, load_agent
 from sb3_refine.cli.options import DEMO
-from sb3_refine.evaluation.judge import JudgeSettings
+from sb3_refine.evaluation.judge import JudgeSettings, judge_candidates
 from sb3_refine.evaluation.selection import Candidate
 from sb3_refine.evaluation.target import EvaluationTarget, open_target
 from sb3_refine.objectives import make_objective
@@ -29,7 +29,7 @@ def untrained(made_agents):
 
 def test_a_better_agent_from_elsewhere_is_accepted(demo, untrained):
     better, worse = (Candidate(name, target) for name, target in (("demo", demo), ("zeros", zeros(untrained))))
-    verdict = judge(Candidate("untrained", untrained), [worse, better], SETTINGS, EpisodeSeeds(3))
+    verdict = judge_candidates(Candidate("untrained", untrained), [worse, better], SETTINGS, EpisodeSeeds(3))
     assert verdict.decision.decision == "refined"
     assert verdict.chosen is better
     seeds = EpisodeSeeds(3).take("test", 12)
@@ -43,23 +43,23 @@ def test_a_better_agent_from_elsewhere_is_accepted(demo, untrained):
 
 
 def test_a_worse_agent_is_refused(demo, untrained):
-    verdict = judge(Candidate("demo", demo), [Candidate("untrained", untrained)], SETTINGS, EpisodeSeeds(0))
+    verdict = judge_candidates(Candidate("demo", demo), [Candidate("untrained", untrained)], SETTINGS, EpisodeSeeds(0))
     assert verdict.decision.decision == "original"
     assert verdict.decision.reason.startswith("worse on held-out seeds")
     assert verdict.paired_difference.mean < 0
 
 
 def test_no_candidate_and_the_original_itself_change_nothing(demo):
-    nothing = judge(Candidate("demo", demo), [], SETTINGS, EpisodeSeeds(0))
+    nothing = judge_candidates(Candidate("demo", demo), [], SETTINGS, EpisodeSeeds(0))
     assert nothing.decision.reason == "nothing was searched: there is no candidate but the original"
-    same = judge(Candidate("demo", demo), [Candidate("demo too", demo)], SETTINGS, EpisodeSeeds(0))
+    same = judge_candidates(Candidate("demo", demo), [Candidate("demo too", demo)], SETTINGS, EpisodeSeeds(0))
     assert same.decision.reason.startswith("no different on any of the 12 held-out seeds")
 
 
 def test_without_selection_the_first_candidate_is_tested(demo, untrained):
     settings = JudgeSettings(n_eval_episodes=12, selection=False)
     candidates = [Candidate("untrained", untrained), Candidate("demo", demo)]
-    verdict = judge(Candidate("zeros", zeros(demo)), candidates, settings, EpisodeSeeds(0))
+    verdict = judge_candidates(Candidate("zeros", zeros(demo)), candidates, settings, EpisodeSeeds(0))
     assert verdict.chosen.name == "untrained"
     assert [one["name"] for one in verdict.candidates] == ["zeros", "untrained"]
 
@@ -68,7 +68,9 @@ def test_another_objective_is_calibrated_on_the_original():
     objective = make_objective("smooth:weight=0.5")
     with open_target(load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"]), "serial", objective=objective) as demo:
         settings = JudgeSettings(objective, n_eval_episodes=4)
-        verdict = judge(Candidate("demo", demo), [Candidate("zeros", zeros(demo))], settings, EpisodeSeeds(0))
+        verdict = judge_candidates(
+            Candidate("demo", demo), [Candidate("zeros", zeros(demo))], settings, EpisodeSeeds(0)
+        )
     assert "in Smooth:weight=0.5" in verdict.decision.reason
     assert objective.change > 0
 
@@ -97,7 +99,7 @@ def test_a_model_in_memory_can_be_judged(demo):
     from sb3_refine.agents.from_model import agent_from_model
 
     model = train("ppo")
-    verdict = judge(
+    verdict = judge_candidates(
         Candidate("trained", target_of(agent_from_model(model))), [Candidate("demo", demo)], SETTINGS, EpisodeSeeds(0)
     )
     assert verdict.decision.decision == "refined"

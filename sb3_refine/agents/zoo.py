@@ -79,7 +79,7 @@ def find_in_folder(folder: Path, algo: str, env: str, exp_id: int = 0, zip_name:
     if exp_id == 0:
         exp_id = max(_experiments(parent, env_name), default=0)
     run_folder = parent / f"{env_name}_{exp_id}" if exp_id > 0 else parent
-    zips = sorted(filter(Path.is_file, run_folder.glob(zip_name or f"{env_name}.zip")), key=_n_steps)
+    zips = sorted(filter(Path.is_file, run_folder.glob(zip_name or f"{env_name}.zip")), key=n_steps)
     if not zips:
         raise _not_found_error(folder, algo, env_name, run_folder, zip_name or f"{env_name}.zip")
     files = _files_beside(zips[-1], env, run_folder / env_name)
@@ -116,6 +116,32 @@ def find_beside(
     files = _files_beside(zip_path, env, zip_path.parent / names[0], vec_normalize)
     _check_links(zip_path.parent, files, named_by_user=(zip_path, vec_normalize))
     return files
+
+
+def run_folders(folder: Path, algo: str, env_name: str) -> list[Path]:
+    """
+    :param folder: a log folder
+    :param algo: the Zoo's name of the algorithm
+    :param env_name: name of the environment, as folders have it
+    :return: the folders of the runs in it, by their numbers
+    """
+    return [folder / algo / f"{env_name}_{number}" for number in sorted(_experiments(folder / algo, env_name))]
+
+
+def is_checkpoint(path: Path) -> bool:
+    """
+    :param path: a zip
+    :return: whether the zip has a name of Stable-Baselines3's ``CheckpointCallback``
+    """
+    return re.fullmatch(r".+_\d+_steps", path.stem) is not None
+
+
+def n_steps(path: Path) -> int:
+    """
+    :param path: a file of a checkpoint
+    :return: time steps that the name tells; 0 where it tells none
+    """
+    return int(next(iter(re.findall(r"_(\d+)_steps", path.stem)), 0))
 
 
 def read_args(files: AgentFiles) -> dict[str, Any]:
@@ -301,8 +327,8 @@ def expected_return(files: AgentFiles) -> ExpectedReturn | None:
     at = len(means) - 1
     if files.model.name == "best_model.zip":
         at = int(means.argmax())
-    elif _n_steps(files.model):
-        at = int(np.abs(time_steps.astype(np.float64) - _n_steps(files.model)).argmin())
+    elif n_steps(files.model):
+        at = int(np.abs(time_steps.astype(np.float64) - n_steps(files.model)).argmin())
     near = slice(max(0, at - 4), at + 1)
     std = float(results[near].std(axis=1).mean())
     return ExpectedReturn(float(means[near].min()) - std, float(means[near].max()) + std, float(means[at]))
@@ -327,10 +353,6 @@ def _experiments(parent: Path, env_name: str) -> list[int]:
     pattern = re.compile(re.escape(env_name) + r"_(\d+)")
     matches = [pattern.fullmatch(path.name) for path in parent.glob(f"{env_name}_*")]
     return [int(match.group(1)) for match in matches if match]
-
-
-def _n_steps(path: Path) -> int:
-    return int(next(iter(re.findall(r"_(\d+)_steps", path.stem)), 0))
 
 
 def _if_file(path: Path) -> Path | None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from sb3_refine.cli.evaluate import evaluate_agents, make_evaluate_parser
+from sb3_refine.cli.judge import judge_agents, make_judge_parser
 from sb3_refine.cli.options import Parser, check_demo, given_options, is_code
 from sb3_refine.cli.push import make_push_parser, push_run
 from sb3_refine.cli.refine import refine_agent
@@ -17,6 +18,7 @@ from sb3_refine.files import is_disk_full
 _SUBCOMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], int]]] = {
     "push": (make_push_parser, push_run),
     "evaluate": (make_evaluate_parser, evaluate_agents),
+    "judge": (make_judge_parser, judge_agents),
 }
 
 

@@ -19,7 +19,9 @@ from sb3_refine.cli.resume import csv_format, original_source, resume_command, r
 from sb3_refine.errors import EpisodeError, RefineError, printable, printable_lines
 
 if TYPE_CHECKING:
+    from sb3_refine.objectives import Objective
     from sb3_refine.refiner import Refiner
+    from sb3_refine.search.result import Result
 
 
 def refine_agent(options: argparse.Namespace) -> int:
@@ -93,6 +95,11 @@ def _save(refiner: "Refiner", run_folder: Path) -> None:
             _print_result(refiner, "not saved, or only in part")
         raise
     _print_result(refiner, f"saved to {run_folder / f'{refiner.agent.env_name}.zip'}")
+
+
+def _print_result(refiner: "Refiner", saved: str) -> None:
+    assert refiner.result is not None
+    print_result(refiner.result, refiner.objective, "after the search", saved)
 
 
 @contextmanager
@@ -237,16 +244,21 @@ def _dry_run(refiner: "Refiner", n_updates: int) -> int:
     return 0
 
 
-def _print_result(refiner: "Refiner", saved: str) -> None:
+def print_result(result: "Result", objective: "Objective", tested: str, saved: str) -> None:
+    """
+    :param result: of a run
+    :param objective: what was maximised
+    :param tested: what the table calls the agent that was tested against the original
+    :param saved: where the agent was saved
+    """
     from rich.console import Console
 
     from sb3_refine.reporting.tables import better_text, difference_text, figures_table
 
-    console, result = Console(highlight=False, soft_wrap=True), refiner.result
-    assert result is not None
+    console = Console(highlight=False, soft_wrap=True)
     if result.baseline is not None and result.refined is not None:
-        both = {"original": result.baseline, "after the search": result.refined}
-        console.print(figures_table(both, refiner.objective.figures))
+        both = {"original": result.baseline, tested: result.refined}
+        console.print(figures_table(both, objective.figures))
         console.print()
     if result.paired_difference is not None:
         d = result.paired_difference

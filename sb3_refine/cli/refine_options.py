@@ -1,5 +1,7 @@
 """The options of ``sb3-refine`` itself."""
 
+import argparse
+
 from sb3_refine import __version__
 from sb3_refine.cli.options import Parser, add_agent_options, count, count_or_auto, minutes, seconds
 
@@ -10,16 +12,16 @@ def make_parser() -> Parser:
         prog="sb3-refine",
         description="Refine a trained Stable-Baselines3 agent by direct random search, and prove it on held-out seeds.",
         epilog="example: sb3-refine --algo ddpg --env HopperBulletEnv-v0 -f rl-trained-agents -P; "
-        "`sb3-refine evaluate` runs an agent, or two side by side, `sb3-refine push` pushes the result of a run to the "
-        "Hub: see their own --help",
+        "`sb3-refine judge` tests other agents against an agent, `sb3-refine evaluate` runs an agent, or two side by "
+        "side, `sb3-refine push` pushes the result of a run to the Hub: see their own --help",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"sb3-refine {__version__}")
     add_agent_options(parser)
     _add_search_options(parser)
     _add_run_options(parser)
-    _add_verdict_options(parser)
-    _add_output_options(parser)
+    _add_search_verdict_options(parser)
+    _add_search_output_options(parser)
     return parser
 
 
@@ -34,13 +36,7 @@ def _add_search_options(parser: Parser) -> None:
     search.add_argument(
         "--optimizer", default="ars", metavar="NAME[:OPTION=VALUE,...]", help="search method (default: %(default)s)"
     )
-    search.add_argument(
-        "--objective",
-        default="return",
-        metavar="NAME[:OPTION=VALUE,...]",
-        help="what is maximised: return, mesh-dimension, cvar, success, survival, smooth, or module:function "
-        "(default: %(default)s)",
-    )
+    add_objective_option(search)
     length = search.add_mutually_exclusive_group()
     length.add_argument("--n-updates", type=count, help="number of updates")
     length.add_argument(
@@ -74,25 +70,10 @@ def _add_search_options(parser: Parser) -> None:
 
 def _add_run_options(parser: Parser) -> None:
     run = parser.add_argument_group("the run")
-    run.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
-    run.add_argument("--n-workers", type=count, help="episodes run at a time (default: all processors)")
-    run.add_argument(
-        "--backend",
-        default="process",
-        metavar="NAME[:OPTION=VALUE,...]",
-        help="process or serial (default: %(default)s)",
-    )
+    add_rollout_options(run)
     run.add_argument(
         "--dry-run", action="store_true", help="load, check, run two candidates, say what would run and how long"
     )
-    run.add_argument(
-        "--episode-timeout",
-        type=seconds,
-        default=600.0,
-        metavar="S",
-        help="give an episode up as hanging (default: %(default)s)",
-    )
-    run.add_argument("--no-accelerator", action="store_true", help="use the stock step of the environment")
     run.add_argument(
         "--time-limit",
         type=minutes,
@@ -109,8 +90,39 @@ def _add_run_options(parser: Parser) -> None:
     run.add_argument("--resume", metavar="DIR", help="go on with an interrupted run, OUTPUT/ALGO/ENV_K")
 
 
-def _add_verdict_options(parser: Parser) -> None:
-    verdict = parser.add_argument_group("the verdict")
+def add_objective_option(group: argparse._ArgumentGroup) -> None:
+    """:param group: of a parser"""
+    group.add_argument(
+        "--objective",
+        default="return",
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="what is maximised: return, mesh-dimension, cvar, success, survival, smooth, or module:function "
+        "(default: %(default)s)",
+    )
+
+
+def add_rollout_options(group: argparse._ArgumentGroup) -> None:
+    """:param group: of a parser"""
+    group.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
+    group.add_argument("--n-workers", type=count, help="episodes run at a time (default: all processors)")
+    group.add_argument(
+        "--backend",
+        default="process",
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="process or serial (default: %(default)s)",
+    )
+    group.add_argument(
+        "--episode-timeout",
+        type=seconds,
+        default=600.0,
+        metavar="S",
+        help="give an episode up as hanging (default: %(default)s)",
+    )
+    group.add_argument("--no-accelerator", action="store_true", help="use the stock step of the environment")
+
+
+def add_verdict_options(verdict: argparse._ArgumentGroup) -> None:
+    """:param verdict: group of a parser"""
     verdict.add_argument(
         "--n-eval-episodes",
         type=count_or_auto,
@@ -132,14 +144,19 @@ def _add_verdict_options(parser: Parser) -> None:
         metavar="SHARE",
         help="share of the mean return that another objective may cost (default: %(default)s)",
     )
+
+
+def _add_search_verdict_options(parser: Parser) -> None:
+    verdict = parser.add_argument_group("the verdict")
+    add_verdict_options(verdict)
     verdict.add_argument(
         "--no-selection", action="store_true", help="judge the last iterate instead of choosing on validation seeds"
     )
     verdict.add_argument("--no-acceptance", action="store_true", help="save the last iterate, untested")
 
 
-def _add_output_options(parser: Parser) -> None:
-    output = parser.add_argument_group("the output")
+def add_output_options(output: argparse._ArgumentGroup) -> None:
+    """:param output: group of a parser"""
     output.add_argument("-o", "--output", default="refined-agents", help="output folder (default: %(default)s)")
     output.add_argument(
         "--push-to-hub",
@@ -148,6 +165,12 @@ def _add_output_options(parser: Parser) -> None:
         "`sb3-refine push DIR --organization ORG` does so later",
     )
     output.add_argument("--no-report", action="store_true", help="write no report.md and no plots")
+    output.add_argument("-P", "--progress", action="store_true", help="show a progress bar")
+
+
+def _add_search_output_options(parser: Parser) -> None:
+    output = parser.add_argument_group("the output")
+    add_output_options(output)
     output.add_argument(
         "--video", action="store_true", help="record an episode of the original and of what was found, side by side"
     )
@@ -158,7 +181,6 @@ def _add_output_options(parser: Parser) -> None:
         metavar=("I", "J"),
         help="observations, by index, to draw against each other in the report (default: the two that move most)",
     )
-    output.add_argument("-P", "--progress", action="store_true", help="show a progress bar")
     output.add_argument("--tensorboard-log", metavar="DIR", help="log for TensorBoard")
     output.add_argument(
         "--log-interval", type=count, default=10, help="updates between two log entries (default: %(default)s)"

@@ -10,7 +10,7 @@ from sb3_refine.agents.agent import Agent
 from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.evaluation.evaluation import Evaluation
 from sb3_refine.evaluation.selection import Candidate
-from sb3_refine.evaluation.target import EvaluationTarget, check_valid
+from sb3_refine.evaluation.target import Target, check_valid
 from sb3_refine.objectives import Objective
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def warn_if_unexpected(agent: Agent, baseline: Evaluation) -> None:
     )
 
 
-def recheck_reproducibility(original: EvaluationTarget, baseline: Evaluation) -> None:
+def recheck_reproducibility(original: Target, baseline: Evaluation) -> None:
     """
     Run some episodes of the original again after the search, and warn where their returns differ: some environments
     keep state between episodes that the probe before the search does not find.

@@ -6,7 +6,7 @@ import numpy as np
 
 from sb3_refine.envs.wrappers import Noise
 from sb3_refine.evaluation.evaluation import Evaluation
-from sb3_refine.evaluation.target import EvaluationTarget, check_valid
+from sb3_refine.evaluation.target import Target, check_valid
 from sb3_refine.rollouts.metrics import SMOOTHNESS
 
 NOISE_SHARES = (0.025, 0.1)
@@ -16,7 +16,7 @@ NO_NOISE = "no noise"
 
 
 def evaluate_all(
-    targets: Mapping[str, EvaluationTarget],
+    targets: Mapping[str, Target],
     seeds: Sequence[int],
     metrics: Sequence[str] = SMOOTHNESS,
     with_noise: bool = True,

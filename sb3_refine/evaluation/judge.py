@@ -91,7 +91,7 @@ class JudgeSettings:
         :param n_candidates: at least one
         :param has_baseline: whether the original was already run on validation seeds
         :param paired: whether the same seed means the same episode
-        :return: validation and test episodes of :func:`judge` at most; with ``"auto"``, a guess
+        :return: validation and test episodes of :func:`judge_candidates` at most; with ``"auto"``, a guess
         """
         n = self.n_eval_episodes
         n_test = 2 * _VALIDATION_EPISODES if isinstance(n, str) else int(n)
@@ -104,7 +104,7 @@ class JudgeSettings:
 @dataclass(frozen=True)
 class Verdict:
     """
-    The result of :func:`judge`.
+    The result of :func:`judge_candidates`.
 
     :param decision: refined or original
     :param baseline: the original on the test seeds
@@ -122,7 +122,7 @@ class Verdict:
     candidates: tuple[dict[str, Any], ...]
 
 
-def judge(
+def judge_candidates(
     original: Candidate, candidates: Sequence[Candidate], settings: JudgeSettings, seeds: EpisodeSeeds
 ) -> Verdict:
     """

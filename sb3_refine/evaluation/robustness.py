@@ -10,7 +10,7 @@ from sb3_refine.envs.families import EndEffector, family_of
 from sb3_refine.errors import RefineError
 from sb3_refine.evaluation.comparison import NO_NOISE, evaluate_all
 from sb3_refine.evaluation.evaluation import Evaluation
-from sb3_refine.evaluation.target import EvaluationTarget, check_valid
+from sb3_refine.evaluation.target import Target, check_valid
 from sb3_refine.rollouts.episode import Trajectory
 from sb3_refine.rollouts.mesh_dimension import mesh_dimension
 from sb3_refine.rollouts.metrics import SMOOTHNESS
@@ -138,8 +138,8 @@ class RobustnessResult:
 
 
 def measure_robustness(
-    original: EvaluationTarget,
-    refined: EvaluationTarget,
+    original: Target,
+    refined: Target,
     seeds: Sequence[int],
     n_seeds: int = N_SEEDS,
     entries: tuple[int, int] | None = None,

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from sb3_refine.evaluation.statistics import least_difference
-from sb3_refine.evaluation.target import EvaluationTarget
+from sb3_refine.evaluation.target import Target
 from sb3_refine.rollouts.episode import Episode
 
 
@@ -25,7 +25,7 @@ class Candidate:
     """
 
     name: str
-    target: EvaluationTarget
+    target: Target
     update: int | None = None
     episodes: list[Episode] = field(default_factory=list)
 

@@ -1,9 +1,9 @@
 """A policy on a pool of workers: what comparisons, selection and the test evaluate."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,10 +20,34 @@ from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.rollouts.reproducibility import probe
 
 
+class Target(Protocol):
+    """What is evaluated: a policy with its network, its environment and somebody who runs its episodes."""
+
+    @property
+    def task(self) -> RolloutTask:
+        """The policy's network and environment."""
+
+    @property
+    def theta(self) -> np.ndarray:
+        """The policy's parameters."""
+
+    @property
+    def is_seeded(self) -> bool:
+        """Whether the seed decides the episode; if not, episodes cannot be paired by their seeds."""
+
+    def run(self, seeds: Sequence[int], metrics: Sequence[str] = (), noise: Noise | None = None) -> Evaluation:
+        """
+        :param seeds: one for each episode
+        :param metrics: names of the metrics of each episode, see :mod:`sb3_refine.rollouts.metrics`
+        :param noise: on actions and observations, or None
+        :return: the episodes
+        """
+
+
 @dataclass(frozen=True)
 class EvaluationTarget:
     """
-    A policy to evaluate.
+    A policy on workers that are there already: one of many for the same network and environment.
 
     :param evaluator: an open pool of workers, with the policy's network and environment
     :param theta: the policy's parameters
@@ -43,15 +67,35 @@ class EvaluationTarget:
         return self.task.is_seeded
 
     def run(self, seeds: Sequence[int], metrics: Sequence[str] = (), noise: Noise | None = None) -> Evaluation:
-        """
-        :param seeds: one for each episode
-        :param metrics: names of the metrics of each episode, see :mod:`sb3_refine.rollouts.metrics`
-        :param noise: on actions and observations, or None
-        :return: the episodes
-        """
+        """See :meth:`Target.run`."""
         population = ExplicitPopulation([self.theta], names=["the unperturbed policy"])
         (episodes,) = self.evaluator.evaluate(population, [seeds], metrics, noise)
         return Evaluation(tuple(seeds), tuple(episodes))
+
+
+@dataclass(frozen=True)
+class AgentTarget:
+    """
+    An agent whose workers live only while its episodes run: one of many with networks or statistics of their own.
+
+    :param task: the agent's network and environment
+    :param theta: the agent's parameters
+    :param open_evaluator: makes the workers
+    """
+
+    task: RolloutTask
+    theta: np.ndarray
+    open_evaluator: Callable[[RolloutTask], Evaluator]
+
+    @property
+    def is_seeded(self) -> bool:
+        """See :attr:`Target.is_seeded`."""
+        return self.task.is_seeded
+
+    def run(self, seeds: Sequence[int], metrics: Sequence[str] = (), noise: Noise | None = None) -> Evaluation:
+        """See :meth:`Target.run`."""
+        with self.open_evaluator(self.task) as evaluator:
+            return EvaluationTarget(evaluator, self.theta).run(seeds, metrics, noise)
 
 
 def rollout_task(

@@ -127,8 +127,8 @@ def paired(path: Path, before: Sequence[float], after: Sequence[float], names: t
         axes = figure.subplots()
         axes.plot([low, high], [low, high], color=_GREY, lw=1.5, zorder=1)
         for which, colour, marker, words in (
-            (new > old, REFINED, "o", "higher after the search"),
-            (new < old, ORIGINAL, "s", "lower after the search"),
+            (new > old, REFINED, "o", "higher than the original"),
+            (new < old, ORIGINAL, "s", "lower than the original"),
             (new == old, _GREY, "D", "the same"),
         ):
             if which.any():

@@ -170,6 +170,7 @@ class RunRecord:
     :param versions: of Python and packages
     :param source: where the original came from
     :param output_sha256: of the saved agent
+    :param method: ``"search"``, or ``"judge"`` where the candidates came from elsewhere
     :param robustness: both agents under noise, once a report was made
     """
 
@@ -185,6 +186,7 @@ class RunRecord:
     wall_time_s: float = 0.0
     invalid_episodes: int = 0
     objective_note: str = ""
+    method: str = "search"
     baseline: AgentFigures | None = None
     refined: AgentFigures | None = None
     paired_difference: DifferenceFigures | None = None
@@ -269,6 +271,7 @@ def record_of(
     seeds: Mapping[str, Any],
     source: Mapping[str, Any],
     output_sha256: str,
+    method: str = "search",
 ) -> RunRecord:
     """
     :param result: of the run
@@ -277,6 +280,7 @@ def record_of(
     :param seeds: of the episodes
     :param source: where the original came from
     :param output_sha256: of the saved agent
+    :param method: ``"search"``, or ``"judge"`` where the candidates came from elsewhere
     :return: the record of the run
     """
     curve = (update._asdict() for update in result.history)
@@ -301,6 +305,7 @@ def record_of(
         versions=versions(),
         source=source,
         output_sha256=output_sha256,
+        method=method,
     )
 
 
@@ -367,7 +372,8 @@ SOURCE = record(
 """Where an agent came from, as ``source.json`` and ``refinement.json`` have it."""
 
 _CHECKS: dict[str, Check] = {
-    **dict.fromkeys(("n_episodes", "update", "rollouts", "env_steps", "mesh_dimension_episodes"), _COUNT),
+    "update": optional(_COUNT),
+    **dict.fromkeys(("n_episodes", "rollouts", "env_steps", "mesh_dimension_episodes"), _COUNT),
     **dict.fromkeys(("failure_rate_ci", "success_rate_ci"), _INTERVAL),
     "returns": _FIGURES, "lengths": list_of(_COUNT), "failed": list_of(flag), "success": list_of(flag),
     "objective": mapping_of(_FIGURE), "confidence": number(0, 1), "paired": flag, "chosen": flag, "name": text(),
@@ -427,11 +433,12 @@ _CONTENT = record(
         "wall_time_s?": optional(number(0)),
         "invalid_episodes?": optional(_COUNT),
         "objective_note?": optional(text()),
+        "method?": one_of("search", "judge"),
         "settings": record(
             {
                 "algo": one_of(*ALGOS),
                 "env": text(_ID),
-                "optimizer": text(),
+                "optimizer?": text(),
                 "objective?": text(),
                 "n_updates": _COUNT,
                 "n_updates_done": _COUNT,

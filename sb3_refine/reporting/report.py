@@ -29,7 +29,8 @@ PLOTS = ("learning_curve", "returns", "paired", "failures", "actions", "mesh", "
 _N_WORST = 5
 _FEW = 10  # episodes, with fewer of which intervals say little
 
-_AFTER = {"refined": "refined", "original": "after the search (not kept)", "unchecked": "after the search (untested)"}
+_AFTER = {"search": "after the search", "judge": "with the candidate"}
+_TESTED = {"search": "the result of the search", "judge": "the best candidate"}
 _OUTCOMES = {"refined": "refined", "original": "the original was kept", "unchecked": "searched, not tested"}
 
 
@@ -62,6 +63,8 @@ def report_text(run_folder: Path, record: RunRecord, plots: set[str]) -> str:
         record=record,
         changes=changes,
         robustness=robustness,
+        after=_AFTER[record.method],
+        tested=_TESTED[record.method],
         title=f"{record.algo} {record.env_id}",
         outcome=_OUTCOMES[record.decision],
         confidence=f"{changes.confidence:.0%}",
@@ -86,6 +89,14 @@ def report_text(run_folder: Path, record: RunRecord, plots: set[str]) -> str:
         command=lambda *options: _command(run_folder, record, *options),
         plural=plural,
     )
+
+
+def _name_of_tested(record: RunRecord) -> str:
+    """What tables and plots call the agent that was tested against the original."""
+    after = "candidate" if record.method == "judge" else "after the search"
+    return {"refined": "refined", "original": f"{after} (not kept)", "unchecked": f"{after} (untested)"}[
+        record.decision
+    ]
 
 
 def _of(figures: AgentFigures | None) -> AgentFigures:
@@ -113,7 +124,7 @@ def _draw_plots(folder: Path, record: RunRecord) -> set[str]:
 
 def _plotted(record: RunRecord) -> dict[str, tuple[Any, ...]]:
     """The data of each plot that there is something to show for."""
-    names, robustness = ("original", _AFTER[record.decision]), record.robustness
+    names, robustness = ("original", _name_of_tested(record)), record.robustness
     shown: dict[str, tuple[Any, ...]] = {}
     if record.learning_curve:
         shown["learning_curve"] = (record.learning_curve, record.candidates, record.objective)
@@ -171,7 +182,7 @@ def _steps_of(figures: AgentFigures) -> str:
 
 
 def _compared(record: RunRecord, changes: Changes, corner: str, rows: list[Change], digits: int | None = None) -> str:
-    after = _AFTER[record.decision].partition(" (")[0]
+    after = _name_of_tested(record).partition(" (")[0]
     header = [corner, "original", after, f"change, {changes.confidence:.0%} interval", ""]
     return table(header, [row.cells(digits) for row in rows], "lrrrl")
 
@@ -192,7 +203,7 @@ def _worst_seeds(run_folder: Path, record: RunRecord, changes: Changes) -> dict[
     header = [
         "seed",
         "original",
-        _AFTER[record.decision].partition(" (")[0],
+        _name_of_tested(record).partition(" (")[0],
         "change",
         "end",
         "listed for",
@@ -213,11 +224,12 @@ def _phase_span(motion: Motion) -> str:
 def _candidates_table(record: RunRecord) -> str:
     if not record.candidates:
         return ""
-    header = ["on validation seeds", "update", "episodes", "steps", "mean return"]
+    has_updates = record.method == "search"
+    header = ["on validation seeds", *["update"] * has_updates, "episodes", "steps", "mean return"]
     rows = [
         [
             one.name,
-            "" if one.update is None else str(one.update),
+            *["" if one.update is None else str(one.update)] * has_updates,
             str(one.n_episodes),
             _steps(one),
             _validated(one, one.mean_return),
@@ -246,7 +258,7 @@ def _origin(record: RunRecord) -> list[str]:
     """How the run can be repeated."""
     source, robustness = record.source, record.robustness
     origin = f"{source['repo']} at {source.get('revision')}" if source.get("repo") else "a folder or a model in memory"
-    settings = " ".join(f"{key}={value}" for key, value in record.settings.items())
+    settings = " ".join(f"{key}={value}" for key, value in record.settings.items() if key != "candidates")
     lines = [
         f"original: from {escaped(origin)}, SHA-256 `{source.get('sha256')}`",
         f"saved agent: SHA-256 `{record.output_sha256}`",

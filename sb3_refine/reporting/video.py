@@ -16,7 +16,7 @@ import torch as th
 
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import RefineError
-from sb3_refine.evaluation.target import EvaluationTarget
+from sb3_refine.evaluation.target import Target
 from sb3_refine.files import atomic_path
 from sb3_refine.policies.base import one_thread
 from sb3_refine.rollouts.episode import Episode
@@ -60,7 +60,7 @@ class Film:
         return self.pictures[index], self.captions[index]
 
 
-def record_video(targets: Mapping[str, EvaluationTarget], seed: int, path: str | Path) -> Path:
+def record_video(targets: Mapping[str, Target], seed: int, path: str | Path) -> Path:
     """
     Record one episode of each on the same seed, side by side. Rendering changes nothing: these are the episodes that
     the same seed gives without it.
@@ -84,7 +84,7 @@ def record_video(targets: Mapping[str, EvaluationTarget], seed: int, path: str |
     return path
 
 
-def film(target: EvaluationTarget, seed: int) -> Film:
+def film(target: Target, seed: int) -> Film:
     """
     :param target: the policy
     :param seed: of the episode

@@ -7,9 +7,10 @@ import numpy as np
 
 from sb3_refine.evaluation.acceptance import ORIGINAL, Decision, unchecked
 from sb3_refine.evaluation.evaluation import Evaluation, PairedDifference
-from sb3_refine.evaluation.judge import JudgeSettings, Verdict, judge
+from sb3_refine.evaluation.judge import JudgeSettings, Verdict, judge_candidates
 from sb3_refine.evaluation.selection import Candidate
 from sb3_refine.evaluation.target import EvaluationTarget
+from sb3_refine.evaluators import Evaluator
 from sb3_refine.search.state import SearchState, Update
 from sb3_refine.seeding import EpisodeSeeds
 
@@ -52,20 +53,21 @@ class Result:
 
 
 def tested_result(
-    search: SearchState, original: Candidate, settings: JudgeSettings, seeds: EpisodeSeeds
+    search: SearchState, original: Candidate, evaluator: Evaluator, settings: JudgeSettings, seeds: EpisodeSeeds
 ) -> tuple[Result, np.ndarray]:
     """
     Judge the iterates of a search.
 
     :param search: that has ended
     :param original: where the search started, fit to be evaluated
+    :param evaluator: the workers
     :param settings: how to judge
     :param seeds: of the run
     :return: the result, and the parameters of the iterate that was tested
     """
-    evaluator, iterates = original.target.evaluator, search.iterates if search.n_updates_done else []
+    iterates = search.iterates if search.n_updates_done else []
     candidates = [Candidate(one.name, EvaluationTarget(evaluator, one.theta), one.update) for one in iterates]
-    verdict = judge(original, candidates, settings, seeds)
+    verdict = judge_candidates(original, candidates, settings, seeds)
     search.count(evaluator)
     return _result_of(search, verdict.decision, verdict), verdict.chosen.target.theta
 
