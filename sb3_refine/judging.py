@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,36 +136,25 @@ def judge(
     :raises EpisodeError: when an episode fails
     """
     check_count("seed", seed, 0)
-    check_count("n_workers", 1 if n_workers is None else n_workers, 1)
-    check_seconds("episode_timeout", episode_timeout)
-    name, backend_kwargs = parse_part("backend", backend, EVALUATORS)
-    check_options("backend", name, backend_kwargs, EVALUATORS[name].options())
+    open_evaluator = _evaluator_maker(backend, n_workers, episode_timeout)
     what = make_objective(objective)
     called = objective if isinstance(objective, str) else what.name
     settings = JudgeSettings(what, called, n_eval_episodes, alpha, min_effect, max_return_loss)
     started, seeds = time.perf_counter(), EpisodeSeeds(seed)
     before = original if isinstance(original, Agent) else agent_from_model(original)
     named = _named(candidates, before)
-    if not named:
-        raise RefineError("candidates: there are none; name at least one agent")
-    n_candidates = len(named)
-    with tqdm(
-        total=settings.n_episodes(n_candidates), unit="episode", dynamic_ncols=True, disable=not progress_bar
-    ) as progress:
-
-        def open_evaluator(task: RolloutTask) -> Evaluator:
-            evaluator = EVALUATORS[name](task, n_workers or n_processors(), episode_timeout, **backend_kwargs)
-            evaluator.on_episode = progress.update
-            return evaluator
+    n_episodes = settings.n_episodes(len(named))
+    with tqdm(total=n_episodes, unit="episode", dynamic_ncols=True, disable=not progress_bar) as progress:
 
         def candidate_of(each: NamedAgent) -> Candidate:
             parameters = PolicyParameters(each.agent.model.policy, "actor")
             task = rollout_task(each.agent, parameters, accelerator, what, episode_timeout)
-            return Candidate(each.name, AgentTarget(task, parameters.get_theta(), open_evaluator))
+            target = AgentTarget(task, parameters.get_theta(), partial(open_evaluator, progress.update))
+            return Candidate(each.name, target)
 
         first, others = candidate_of(NamedAgent("original", before)), list(map(candidate_of, named))
         verdict = judge_candidates(first, others, settings, seeds)
-        progress.total = progress.n
+        progress.total = progress.n  # with "auto", or where seeds decide nothing, it is another number
     chosen = next(i for i, candidate in enumerate(others) if candidate is verdict.chosen)
     return Judgement(
         name=named[chosen].name,
@@ -194,7 +184,26 @@ def _named(candidates: Sequence[Agent | BaseAlgorithm | NamedAgent | str | Path]
             found.append(NamedAgent(f"candidate {number}", agent))
     for each in found:
         check_same_environment(original, each.agent, each.name)
+    if not found:
+        raise RefineError("candidates: there are none; name at least one agent")
     return found
+
+
+def _evaluator_maker(
+    backend: str, n_workers: int | None, episode_timeout: float
+) -> Callable[[Callable[[], object], RolloutTask], Evaluator]:
+    """What makes workers for a task, which call a function after each episode; the arguments are checked here."""
+    check_count("n_workers", 1 if n_workers is None else n_workers, 1)
+    check_seconds("episode_timeout", episode_timeout)
+    name, options = parse_part("backend", backend, EVALUATORS)
+    check_options("backend", name, options, EVALUATORS[name].options())
+
+    def make(on_episode: Callable[[], object], task: RolloutTask) -> Evaluator:
+        evaluator = EVALUATORS[name](task, n_workers or n_processors(), episode_timeout, **options)
+        evaluator.on_episode = on_episode
+        return evaluator
+
+    return make
 
 
 def _result_of(verdict: Verdict, wall_time_s: float) -> Result:
