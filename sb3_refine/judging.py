@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +11,23 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from tqdm import tqdm
 
 from sb3_refine.agents.agent import Agent, save_agent
-from sb3_refine.agents.candidates import NamedAgent, check_same_environment, load_candidates
+from sb3_refine.agents.candidates import NamedAgent, check_same_environment, load_candidates, without_copies
 from sb3_refine.agents.from_model import agent_from_model
 from sb3_refine.agents.zoo import new_run_folder
 from sb3_refine.errors import RefineError, check_count, check_seconds
 from sb3_refine.evaluation.acceptance import REFINED
+from sb3_refine.evaluation.baseline import evaluate_baseline
+from sb3_refine.evaluation.evaluation import Evaluation
 from sb3_refine.evaluation.judge import JudgeSettings, Verdict, judge_candidates
-from sb3_refine.evaluation.robustness import measure_robustness
 from sb3_refine.evaluation.selection import Candidate
-from sb3_refine.evaluation.target import AgentTarget, Target, rollout_task
-from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, n_processors
+from sb3_refine.evaluation.target import EvaluationTarget, open_targets
+from sb3_refine.evaluators import EVALUATORS, n_processors
 from sb3_refine.files import sha256
 from sb3_refine.objectives import Objective, make_objective
 from sb3_refine.parts import check_options, parse_part
-from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.reporting.record import read_record, record_of, write_record
-from sb3_refine.reporting.report import write_report
-from sb3_refine.rollouts.episode import Trajectory
+from sb3_refine.reporting.report import report_on, write_report
+from sb3_refine.rollouts.episode import Episode, Trajectory
 from sb3_refine.search.result import Result
 from sb3_refine.seeding import EpisodeSeeds
 
@@ -35,24 +35,26 @@ from sb3_refine.seeding import EpisodeSeeds
 @dataclass(frozen=True)
 class Judgement:
     """
-    The result of :func:`judge`.
+    The result of :class:`Judge`.
 
     :param name: of the candidate that was tested
     :param agents: the original, and that candidate
-    :param targets: of both
     :param result: the verdict and its figures
     :param objective: what was compared
     :param settings: every setting that the result depends on
     :param seeds: of the episodes
+    :param method: where the candidates came from, as ``refinement.json`` has it
+    :param open_targets: starts workers for agents
     """
 
     name: str
     agents: tuple[Agent, Agent]
-    targets: tuple[Target, Target]
     result: Result
     objective: Objective
     settings: dict[str, Any]
     seeds: dict[str, Any]
+    method: str
+    open_targets: Callable[[Sequence[Agent]], AbstractContextManager[list[EvaluationTarget]]]
 
     @property
     def agent(self) -> Agent:
@@ -74,52 +76,35 @@ class Judgement:
         save_agent(original, run_folder / "state")
         digest = sha256(save_agent(self.agent, run_folder))
         settings = {**self.settings, "algo": self.agent.algo}
-        record = record_of(self.result, self.objective, settings, self.seeds, original.source, digest, "judge")
+        record = record_of(self.result, self.objective, settings, self.seeds, original.source, digest, self.method)
         write_record(run_folder, record)
         return run_folder
 
-    def report(self, run_folder: str | Path) -> Path:
+    def report(
+        self, run_folder: str | Path, video: bool = False, phase_portrait: tuple[int, int] | None = None
+    ) -> Path:
         """
         Write ``report.md`` and its plots, for which some episodes of both agents are run under noise.
 
         :param run_folder: where :meth:`save` has saved
+        :param video: whether to record an episode of both, side by side
+        :param phase_portrait: two observations, by index, to draw against each other; by default the two that move most
         :return: path of ``report.md``
+        :raises RefineError: when nothing was saved there, there are no such observations, or no video can be made
         :raises EpisodeError: when an episode fails; the report is written without it
         """
-        run_folder = Path(run_folder)
-        record = read_record(run_folder)
-        try:
-            if self.result.refined is not None:
-                robustness = measure_robustness(*self.targets, self.result.refined.seeds)
-                record = replace(record, robustness=robustness)
-                write_record(run_folder, record)
-        finally:
-            report = write_report(run_folder, record)
-        return report
+        if self.result.refined is None:
+            return write_report(Path(run_folder), read_record(Path(run_folder)))
+        with self.open_targets(self.agents) as (original, refined):
+            return report_on(original, refined, self.result.refined.seeds, Path(run_folder), video, phase_portrait)
 
 
-def judge(
-    original: Agent | BaseAlgorithm,
-    candidates: Sequence[Agent | BaseAlgorithm | NamedAgent | str | Path],
-    objective: str | Objective | Callable[[Trajectory], float] = "return",
-    seed: int = 0,
-    n_eval_episodes: int | str = 100,
-    alpha: float = 0.05,
-    min_effect: float | None = None,
-    max_return_loss: float = 0.05,
-    n_workers: int | None = None,
-    backend: str = "process",
-    accelerator: bool = True,
-    episode_timeout: float = 600.0,
-    progress_bar: bool = False,
-) -> Judgement:
+class Judge:
     """
     Choose the best of some agents on validation seeds, and test it once against the original on held-out seeds, as
     after a search. Where the candidates come from does not matter.
 
     :param original: what is kept unless a candidate is better
-    :param candidates: agents, models with their environment, or paths, see
-        :func:`~sb3_refine.agents.candidates.load_candidates`
     :param objective: what is compared, see :class:`~sb3_refine.refiner.Refiner`
     :param seed: the episodes that a refinement with this seed is judged on
     :param n_eval_episodes: see :class:`~sb3_refine.evaluation.judge.JudgeSettings`, as for the next three
@@ -130,45 +115,130 @@ def judge(
     :param backend: who runs the episodes, see :data:`~sb3_refine.evaluators.EVALUATORS`
     :param accelerator: whether to use a faster, bit-identical ``step`` where there is one
     :param episode_timeout: seconds after which an episode counts as hanging
+    :raises RefineError: when an argument is wrong
+    """
+
+    def __init__(
+        self,
+        original: Agent | BaseAlgorithm,
+        objective: str | Objective | Callable[[Trajectory], float] = "return",
+        seed: int = 0,
+        n_eval_episodes: int | str = 100,
+        alpha: float = 0.05,
+        min_effect: float | None = None,
+        max_return_loss: float = 0.05,
+        n_workers: int | None = None,
+        backend: str = "process",
+        accelerator: bool = True,
+        episode_timeout: float = 600.0,
+    ):
+        check_count("seed", seed, 0)
+        check_count("n_workers", 1 if n_workers is None else n_workers, 1)
+        check_seconds("episode_timeout", episode_timeout)
+        backend_name, backend_kwargs = parse_part("backend", backend, EVALUATORS)
+        check_options("backend", backend_name, backend_kwargs, EVALUATORS[backend_name].options())
+        self.objective = make_objective(objective)
+        called = objective if isinstance(objective, str) else self.objective.name
+        self.settings = JudgeSettings(self.objective, called, n_eval_episodes, alpha, min_effect, max_return_loss)
+        self.seed, self.seeds, self._started = seed, EpisodeSeeds(seed), time.perf_counter()
+        self.original = original if isinstance(original, Agent) else agent_from_model(original)
+        self._workers: dict[str, Any] = {
+            "backend": backend_name,
+            "n_workers": n_workers or n_processors(),
+            "accelerator": accelerator,
+            "objective": self.objective,
+            "episode_timeout": episode_timeout,
+            **backend_kwargs,
+        }
+        self._baseline: list[Episode] = []
+
+    def open_targets(
+        self, agents: Sequence[Agent], on_episode: Callable[[], object] = lambda: None
+    ) -> AbstractContextManager[list[EvaluationTarget]]:
+        """
+        :param agents: any
+        :param on_episode: called after each episode
+        :return: the agents, fit to be evaluated, see :func:`~sb3_refine.evaluation.target.open_targets`
+        """
+        return open_targets(agents, on_episode=on_episode, **self._workers)
+
+    def evaluate_original(self) -> Evaluation:
+        """
+        Run the original on the validation seeds, before there are candidates.
+
+        :return: the episodes, which :meth:`judge` does not run again
+        """
+        seeds = self.seeds.take("validation", self.settings.n_validation_episodes)
+        with self.open_targets([self.original]) as (target,):
+            original = Candidate("original", target, episodes=self._baseline)
+            baseline = evaluate_baseline(original, seeds, self.objective, self.settings.name)
+        self._baseline = original.episodes
+        return baseline
+
+    def judge(
+        self, candidates: Sequence[NamedAgent], progress_bar: bool = False, method: str = "judge", **settings: Any
+    ) -> Judgement:
+        """
+        :param candidates: at least one, for the environment of the original
+        :param progress_bar: show a progress bar over all episodes
+        :param method: where the candidates come from, for the record
+        :param settings: of that method, for the record
+        :return: the verdict, which can be saved
+        :raises RefineError: when there is no candidate, or one is of another environment
+        :raises EpisodeError: when an episode fails
+        """
+        for each in candidates:
+            check_same_environment(self.original, each.agent, f"candidates: {each.name}")
+        if not candidates:
+            raise RefineError("candidates: there are none; name at least one agent")
+        named = without_copies(candidates)
+        agents = [self.original, *(each.agent for each in named)]
+        n_episodes = self.settings.n_episodes(len(named), has_baseline=bool(self._baseline))
+        with (
+            tqdm(total=n_episodes, unit="episode", dynamic_ncols=True, disable=not progress_bar) as progress,
+            self.open_targets(agents, on_episode=progress.update) as targets,
+        ):
+            original = Candidate("original", targets[0], episodes=list(self._baseline))
+            others = [Candidate(each.name, target) for each, target in zip(named, targets[1:], strict=True)]
+            verdict = judge_candidates(original, others, self.settings, self.seeds)
+            progress.total = progress.n  # with "auto", or where seeds decide nothing, it is another number
+        chosen = next(each for each in named if each.name == verdict.chosen.name)
+        return Judgement(
+            name=chosen.name,
+            agents=(self.original, chosen.agent),
+            result=_result_of(verdict, time.perf_counter() - self._started),
+            objective=self.objective,
+            settings={**_settings_of(self.original, named, self.settings, self.seed), **settings},
+            seeds={
+                "seed": self.seed,
+                "validation": self.seeds.take("validation", self.settings.n_validation_episodes),
+                "test": list(verdict.baseline.seeds),
+            },
+            method=method,
+            open_targets=self.open_targets,
+        )
+
+
+def judge(
+    original: Agent | BaseAlgorithm,
+    candidates: Sequence[Agent | BaseAlgorithm | NamedAgent | str | Path],
+    progress_bar: bool = False,
+    **kwargs: Any,
+) -> Judgement:
+    """
+    Judge agents in one call.
+
+    :param original: what is kept unless a candidate is better
+    :param candidates: agents, models with their environment, or paths, see
+        :func:`~sb3_refine.agents.candidates.load_candidates`
     :param progress_bar: show a progress bar over all episodes
+    :param kwargs: any other argument of :class:`Judge`
     :return: the verdict, which can be saved
     :raises RefineError: when an argument is wrong, or a candidate is of another environment
     :raises EpisodeError: when an episode fails
     """
-    check_count("seed", seed, 0)
-    open_evaluator = _evaluator_maker(backend, n_workers, episode_timeout)
-    what = make_objective(objective)
-    called = objective if isinstance(objective, str) else what.name
-    settings = JudgeSettings(what, called, n_eval_episodes, alpha, min_effect, max_return_loss)
-    started, seeds = time.perf_counter(), EpisodeSeeds(seed)
-    before = original if isinstance(original, Agent) else agent_from_model(original)
-    named = _named(candidates, before)
-    n_episodes = settings.n_episodes(len(named))
-    with tqdm(total=n_episodes, unit="episode", dynamic_ncols=True, disable=not progress_bar) as progress:
-
-        def candidate_of(each: NamedAgent) -> Candidate:
-            parameters = PolicyParameters(each.agent.model.policy, "actor")
-            task = rollout_task(each.agent, parameters, accelerator, what, episode_timeout)
-            target = AgentTarget(task, parameters.get_theta(), partial(open_evaluator, progress.update))
-            return Candidate(each.name, target)
-
-        first, others = candidate_of(NamedAgent("original", before)), list(map(candidate_of, named))
-        verdict = judge_candidates(first, others, settings, seeds)
-        progress.total = progress.n  # with "auto", or where seeds decide nothing, it is another number
-    chosen = next(i for i, candidate in enumerate(others) if candidate is verdict.chosen)
-    return Judgement(
-        name=named[chosen].name,
-        agents=(before, named[chosen].agent),
-        targets=(first.target, others[chosen].target),
-        result=_result_of(verdict, time.perf_counter() - started),
-        objective=what,
-        settings=_settings_of(before, named, settings, seed),
-        seeds={
-            "seed": seed,
-            "validation": seeds.take("validation", settings.n_validation_episodes),
-            "test": list(verdict.baseline.seeds),
-        },
-    )
+    judge = Judge(original, **kwargs)
+    return judge.judge(_named(candidates, judge.original), progress_bar)
 
 
 def _named(candidates: Sequence[Agent | BaseAlgorithm | NamedAgent | str | Path], original: Agent) -> list[NamedAgent]:
@@ -182,28 +252,7 @@ def _named(candidates: Sequence[Agent | BaseAlgorithm | NamedAgent | str | Path]
         else:
             agent = candidate if isinstance(candidate, Agent) else agent_from_model(candidate)
             found.append(NamedAgent(f"candidate {number}", agent))
-    for each in found:
-        check_same_environment(original, each.agent, each.name)
-    if not found:
-        raise RefineError("candidates: there are none; name at least one agent")
     return found
-
-
-def _evaluator_maker(
-    backend: str, n_workers: int | None, episode_timeout: float
-) -> Callable[[Callable[[], object], RolloutTask], Evaluator]:
-    """What makes workers for a task, which call a function after each episode; the arguments are checked here."""
-    check_count("n_workers", 1 if n_workers is None else n_workers, 1)
-    check_seconds("episode_timeout", episode_timeout)
-    name, options = parse_part("backend", backend, EVALUATORS)
-    check_options("backend", name, options, EVALUATORS[name].options())
-
-    def make(on_episode: Callable[[], object], task: RolloutTask) -> Evaluator:
-        evaluator = EVALUATORS[name](task, n_workers or n_processors(), episode_timeout, **options)
-        evaluator.on_episode = on_episode
-        return evaluator
-
-    return make
 
 
 def _result_of(verdict: Verdict, wall_time_s: float) -> Result:
@@ -229,7 +278,7 @@ def _settings_of(original: Agent, named: Sequence[NamedAgent], settings: JudgeSe
     recipe = original.recipe
     return {
         "algo": original.algo,
-        "env": recipe.env_id or original.env_name,
+        "env": original.env_id,
         "env_from_callable": recipe.env_id is None,
         "env_kwargs": recipe.env_kwargs,
         "wrappers": [list(wrapper) for wrapper in recipe.wrappers],

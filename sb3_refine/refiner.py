@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from sb3_refine.errors import RefineError, check_count, check_seconds
 from sb3_refine.evaluation.acceptance import ORIGINAL
 from sb3_refine.evaluation.baseline import evaluate_baseline, recheck_reproducibility, warn_if_unexpected
 from sb3_refine.evaluation.judge import JudgeSettings
-from sb3_refine.evaluation.robustness import BOTH, check_entries, measure_robustness
+from sb3_refine.evaluation.robustness import check_entries
 from sb3_refine.evaluation.selection import Candidate
 from sb3_refine.evaluation.target import EvaluationTarget, rollout_task
 from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator, n_processors
@@ -42,8 +41,7 @@ from sb3_refine.optimizers import (
 from sb3_refine.parts import check_options, parse_part
 from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.reporting.record import FILE_NAME, read_record, record_of, write_record
-from sb3_refine.reporting.report import write_report
-from sb3_refine.reporting.video import record_video
+from sb3_refine.reporting.report import report_on, write_report
 from sb3_refine.rollouts.episode import Episode, Trajectory
 from sb3_refine.search.callbacks import callback_context
 from sb3_refine.search.checkpoint import Checkpoint
@@ -300,22 +298,11 @@ class Refiner:
             raise RefineError(f"report: no {FILE_NAME} in {run_folder}; name the folder that save() returned")
         if phase_portrait is not None:
             check_entries(phase_portrait, n_observed(self.model.observation_space))
-        record = read_record(run_folder)
-        try:
-            if self.tested and self.result and self.result.refined and run_folder.resolve() in self._saved_in:
-                with self.evaluator() as evaluator:
-                    original, refined = (EvaluationTarget(evaluator, theta) for theta in self.tested)
-                    seeds = self.result.refined.seeds
-                    robustness = measure_robustness(original, refined, seeds, entries=phase_portrait)
-                record = replace(record, robustness=robustness)
-                write_record(run_folder, record)
-                if video:
-                    seed = robustness.traces["seed"]
-                    path = run_folder / "videos" / f"{self.agent.env_name}-seed-{seed}.mp4"
-                    record_video(dict(zip(BOTH, (original, refined), strict=True)), seed, path)
-        finally:  # also of what is known where the environment fails under noise or cannot be filmed
-            report = write_report(run_folder, record)
-        return report
+        if self.tested and self.result and self.result.refined and run_folder.resolve() in self._saved_in:
+            with self.evaluator() as evaluator:
+                original, refined = (EvaluationTarget(evaluator, theta) for theta in self.tested)
+                return report_on(original, refined, self.result.refined.seeds, run_folder, video, phase_portrait)
+        return write_report(run_folder, read_record(run_folder))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -323,7 +310,7 @@ class Refiner:
         optimizer = self.make_optimizer(n_updates=1)
         return {
             "algo": self.agent.algo,
-            "env": self.agent.recipe.env_id or self.agent.env_name,
+            "env": self.agent.env_id,
             "env_from_callable": self.agent.recipe.env_id is None,
             "env_kwargs": self.agent.recipe.env_kwargs,
             "wrappers": [list(wrapper) for wrapper in self.agent.recipe.wrappers],

@@ -93,9 +93,9 @@ def run_policy(evaluator, theta, seeds):
     return list(EvaluationTarget(evaluator, theta).run(list(seeds)).episodes)
 
 
-def target_of(agent) -> EvaluationTarget:
+def target_of(agent, objective=None) -> EvaluationTarget:
     """An agent, fit to be evaluated in this process."""
-    evaluator = SerialEvaluator(rollout_task(agent)).__enter__()
+    evaluator = SerialEvaluator(rollout_task(agent, objective=objective)).__enter__()
     return EvaluationTarget(evaluator, PolicyParameters(agent.model.policy).get_theta())
 
 

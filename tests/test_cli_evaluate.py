@@ -482,7 +482,7 @@ def test_the_other_agent_has_to_be_of_the_same_environment(made_agents, tmp_path
     assert f"no {ENV_ID}.zip in {other}; there are: MountainCarContinuous-v0.zip" in line
     status, line, _ = refused(*arguments, other / "MountainCarContinuous-v0.zip")
     assert status == 1
-    assert f"the other agent is for MountainCarContinuous-v0, this one for {ENV_ID}" in line
+    assert f"the other agent is for MountainCarContinuous-v0, the agent itself for {ENV_ID}" in line
 
 
 def test_the_environments_arguments_have_to_be_the_same(made_agents, tmp_path, refused, evaluated):
@@ -491,7 +491,9 @@ def test_the_environments_arguments_have_to_be_the_same(made_agents, tmp_path, r
     arguments = [*agent_of(made_agents, "ppo"), "--compare-to", tmp_path, "--n-eval-episodes", 1, "--no-noise"]
     status, line, _ = refused(*arguments)
     assert status == 1
-    assert "the other agent's environment has the arguments {'g': 5.0}, this one's {}; give both the same" in line
+    assert (
+        "the other agent has an environment with the arguments {'g': 5.0}, the agent itself one with {}; give" in line
+    )
     written, _ = evaluated(*arguments, "--env-kwargs", "g:5.0")
     assert written["env_kwargs"] == {"g": 5.0}
     assert written["paired_differences"]["no noise"]["mean"] == 0

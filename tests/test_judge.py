@@ -8,7 +8,7 @@ from sb3_refine import RefineError, load_agent
 from sb3_refine.cli.options import DEMO
 from sb3_refine.evaluation.judge import JudgeSettings, judge_candidates
 from sb3_refine.evaluation.selection import Candidate
-from sb3_refine.evaluation.target import EvaluationTarget, open_target
+from sb3_refine.evaluation.target import EvaluationTarget
 from sb3_refine.objectives import make_objective
 from sb3_refine.rollouts.metrics import SMOOTHNESS
 from sb3_refine.seeding import EpisodeSeeds
@@ -66,11 +66,9 @@ def test_without_selection_the_first_candidate_is_tested(demo, untrained):
 
 def test_another_objective_is_calibrated_on_the_original():
     objective = make_objective("smooth:weight=0.5")
-    with open_target(load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"]), "serial", objective=objective) as demo:
-        settings = JudgeSettings(objective, n_eval_episodes=4)
-        verdict = judge_candidates(
-            Candidate("demo", demo), [Candidate("zeros", zeros(demo))], settings, EpisodeSeeds(0)
-        )
+    demo = target_of(load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"]), objective)
+    settings = JudgeSettings(objective, n_eval_episodes=4)
+    verdict = judge_candidates(Candidate("demo", demo), [Candidate("zeros", zeros(demo))], settings, EpisodeSeeds(0))
     assert "in Smooth:weight=0.5" in verdict.decision.reason
     assert objective.change > 0
 

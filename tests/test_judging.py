@@ -5,15 +5,18 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import ENV_ID, NORMALIZED, train
+from conftest import ENV_ID, NORMALIZED, target_of, train
 
 from sb3_refine import RefineError, judge, load_agent
-from sb3_refine.agents.candidates import find_zips, load_candidates
+from sb3_refine.agents.candidates import NamedAgent, find_zips, load_candidates, without_copies
 from sb3_refine.cli.main import main
 from sb3_refine.cli.options import DEMO
+from sb3_refine.evaluation.target import open_targets
+from sb3_refine.judging import Judge
 from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.reporting.model_card import model_card
 from sb3_refine.reporting.run_folder import read_run_folder
+from sb3_refine.rollouts.metrics import SMOOTHNESS
 
 FAST = {"n_eval_episodes": 8, "backend": "serial"}
 
@@ -100,7 +103,7 @@ def test_a_path_without_agents_is_an_error(original, tmp_path, make, message):
 
 def test_an_agent_of_another_environment_is_no_candidate(original):
     other = load_agent("ppo", ENV_ID, DEMO["folder"], env_kwargs={"g": 9.0})
-    with pytest.raises(RefineError, match="the environment of candidate 1 has the arguments {'g': 9.0}"):
+    with pytest.raises(RefineError, match="candidates: candidate 1 has an environment with the arguments {'g': 9.0}"):
         judge(original, [other], **FAST)
 
 
@@ -152,3 +155,46 @@ def test_the_verdict_is_that_of_the_same_seeds_for_any_number_of_workers(logs, o
     one, two = (judge(original, [logs], seed=3, n_eval_episodes=8, n_workers=n).result for n in (1, 2))
     assert one.candidates == two.candidates
     assert one.refined.returns.tolist() == two.refined.returns.tolist()
+
+
+def test_copies_of_one_policy_are_judged_once(logs, original, caplog):
+    run_folder = logs / "ppo" / f"{ENV_ID}_1"
+    shutil.copy(run_folder / "rl_model_1000_steps.zip", run_folder / "best_model.zip")
+    caplog.set_level("INFO", logger="sb3_refine")
+    found = load_candidates([run_folder], original)
+    assert [each.name for each in without_copies(found)] == ["rl_model_90_steps", "rl_model_1000_steps", ENV_ID]
+    assert "best_model is the same policy as rl_model_1000_steps: judged once" in caplog.text
+
+
+def test_copies_with_other_statistics_are_not_the_same(made_agents):
+    one, two = (load_agent(NORMALIZED, ENV_ID, made_agents) for _ in range(2))
+    two.vec_normalize.obs_rms.mean += 1
+    assert len(without_copies([NamedAgent("one", one), NamedAgent("two", two)])) == 2
+
+
+def test_agents_of_one_environment_share_their_workers(demo_and_others):
+    with open_targets(demo_and_others, "serial") as targets:
+        assert len({id(target.evaluator) for target in targets}) == 2
+        assert targets[0].evaluator is targets[1].evaluator
+        found = [target.run([1, 2], SMOOTHNESS) for target in targets]
+    assert found == [target_of(agent).run([1, 2], SMOOTHNESS) for agent in demo_and_others]
+
+
+@pytest.fixture
+def demo_and_others(made_agents):
+    """The demo agent, one with statistics for the same environment, and one for other arguments of the environment."""
+    return [
+        demo(),
+        load_agent(NORMALIZED, ENV_ID, made_agents),
+        load_agent("ppo", ENV_ID, made_agents, env_kwargs={"g": 9.0}),
+    ]
+
+
+def test_the_original_can_be_run_before_there_are_candidates(original):
+    judge = Judge(original, seed=3, **FAST)
+    baseline = judge.evaluate_original()
+    assert len(baseline.episodes) == 4
+    at_once = Judge(original, seed=3, **FAST).judge([NamedAgent("demo", demo())])
+    after = judge.judge([NamedAgent("demo", demo())])
+    assert after.result.candidates == at_once.result.candidates
+    assert after.result.rollouts == at_once.result.rollouts

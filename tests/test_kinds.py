@@ -197,7 +197,7 @@ def test_the_state_of_an_lstm_is_reset_after_a_lost_life(cls, policy, n_stack):
     wrappers = (partial(VecFrameStack, n_stack=n_stack),) if n_stack else ()
     recipe = EnvRecipe("LivesToy-v0", wrappers=(("toy_envs.Lives", {}),), vec_wrappers=wrappers)
     parameters = PolicyParameters(model.policy)
-    task = RolloutTask(recipe, rollout_policy(model, parameters, None, model.observation_space), 0)
+    task = RolloutTask(recipe, rollout_policy(model, parameters, None, model.observation_space))
     with SerialEvaluator(task) as evaluator:
         ours = [episode.episode_return for episode in run_policy(evaluator, parameters.get_theta(), range(6))]
     assert ours == pytest.approx(theirs, abs=1e-5)  # Monitor rounds

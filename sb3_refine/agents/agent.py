@@ -45,6 +45,11 @@ class Agent:
     expected_return: ExpectedReturn | None = None
 
     @property
+    def env_id(self) -> str:
+        """Id of its environment; the name where the environment has no id."""
+        return self.recipe.env_id or self.env_name
+
+    @property
     def statistics(self) -> VecNormalize | None:
         """Statistics that the policy normalises observations with; None where the recipe's environment already does."""
         return statistics_for_policy(self.vec_normalize, self.recipe)

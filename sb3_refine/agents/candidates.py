@@ -1,15 +1,18 @@
 """Agents to judge against an original: single zips, and the checkpoints of training runs."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sb3_refine.agents.agent import Agent
 from sb3_refine.agents.load import load_agent
 from sb3_refine.agents.zoo import find_beside, is_checkpoint, n_steps, run_folders
+from sb3_refine.envs.observations import normalisation_of
 from sb3_refine.errors import RefineError
+from sb3_refine.policies.parameters import PolicyParameters
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +48,8 @@ def load_candidates(paths: Sequence[str | Path], original: Agent, **kwargs: Any)
     found = {}
     for path, zip_path in zips:
         if zip_path.resolve() not in found:
-            agent = load_agent(model=zip_path, env=_env_of(zip_path, original), **kwargs)
-            check_same_environment(original, agent, str(zip_path))
+            agent = load_agent(model=zip_path, env=env_beside(zip_path, original.env_id), **kwargs)
+            check_same_environment(original, agent, f"candidates: {zip_path}")
             found[zip_path.resolve()] = NamedAgent(_name_of(path, zip_path), agent)
     return list(found.values())
 
@@ -72,35 +75,63 @@ def find_zips(path: Path, original: Agent) -> list[Path]:
     return zips
 
 
-def check_same_environment(original: Agent, other: Agent, where: str) -> None:
+def check_same_environment(original: Agent, other: Agent, whose: str) -> None:
     """
     Wrappers are the agents' own; the environment is not.
 
     :param original: the agent to compare with
     :param other: the agent that is compared
-    :param where: what messages call that agent
+    :param whose: what messages call that agent, after the option that names the agent
     :raises RefineError: when the environments differ
     """
     ours, theirs = original.recipe, other.recipe
     if ours.env_id != theirs.env_id:
-        raise RefineError(f"candidates: {where} is for {theirs.env_id}, the original for {ours.env_id}")
+        raise RefineError(
+            f"{whose} is for {theirs.env_id}, the agent itself for {ours.env_id}; name agents of one environment"
+        )
     if ours.env_kwargs != theirs.env_kwargs:
         raise RefineError(
-            f"candidates: the environment of {where} has the arguments {theirs.env_kwargs}, that of the original "
+            f"{whose} has an environment with the arguments {theirs.env_kwargs}, the agent itself one with "
             f"{ours.env_kwargs}; give both the same in `env_kwargs`"
         )
+
+
+def without_copies(agents: Sequence[NamedAgent]) -> list[NamedAgent]:
+    """
+    :param agents: any
+    :return: those that act differently: ``best_model.zip``, for example, is often the last agent
+    """
+    kept: dict[bytes, NamedAgent] = {}
+    for each in agents:
+        same = kept.setdefault(_fingerprint(each.agent), each)
+        if same is not each:
+            logger.info("%s is the same policy as %s: judged once", each.name, same.name)
+    return list(kept.values())
+
+
+def _fingerprint(agent: Agent) -> bytes:
+    """Of everything that decides an agent's episodes."""
+    digest = hashlib.sha256(PolicyParameters(agent.model.policy, "actor").get_theta().tobytes())
+    normalisation = normalisation_of(agent.vec_normalize, agent.observation_space)
+    for part in normalisation or ():
+        digest.update(part.tobytes())
+    digest.update(repr((type(agent.model.policy), replace(agent.recipe, vec_wrappers=(), make=None))).encode())
+    return digest.digest()
+
+
+def env_beside(zip_path: Path, env: str) -> str | None:
+    """
+    :param zip_path: of an agent
+    :param env: id of the environment of the agent to compare with
+    :return: None where the files beside a zip tell its environment; else ``env``
+    """
+    is_filed_under_it = (zip_path.parent / env.replace("/", "-")).is_dir()
+    return env if is_filed_under_it or len(list(zip_path.parent.glob("*/config.yml"))) != 1 else None
 
 
 def _zips_in(folder: Path) -> list[Path]:
     zips = [path for path in folder.glob("*.zip") if path.name not in _NO_AGENTS and path.is_file()]
     return sorted(zips, key=lambda path: (not is_checkpoint(path), n_steps(path), path.name))
-
-
-def _env_of(zip_path: Path, original: Agent) -> str | None:
-    """None where the files beside a zip tell its environment; else that of the original."""
-    is_filed_under_it = (zip_path.parent / original.env_name).is_dir()
-    names_one = len(list(zip_path.parent.glob("*/config.yml"))) == 1
-    return (original.recipe.env_id or original.env_name) if is_filed_under_it or not names_one else None
 
 
 def _name_of(path: Path, zip_path: Path) -> str:
@@ -114,7 +145,7 @@ def _warn_of_shared_statistics(zips: Sequence[Path], original: Agent) -> None:
     """Statistics go on changing during training: those of the end do not belong to an earlier checkpoint."""
     by_statistics: dict[Path, list[Path]] = {}
     for zip_path in filter(is_checkpoint, zips):
-        statistics = find_beside(zip_path, _env_of(zip_path, original)).vec_normalize
+        statistics = find_beside(zip_path, env_beside(zip_path, original.env_id)).vec_normalize
         if statistics is not None:
             by_statistics.setdefault(statistics, []).append(zip_path)
     for statistics, sharing in by_statistics.items():

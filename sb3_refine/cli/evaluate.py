@@ -5,8 +5,8 @@ import logging
 import math
 import signal
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,13 +117,12 @@ def evaluate_agents(options: argparse.Namespace) -> int:
     agents = {AGENT: load_chosen_agent(options)}
     if options.compare_to is not None:
         agents = {OTHER: _load_other(options, agents[AGENT]), **agents}
-        _check_same_environment(agents[AGENT], agents[OTHER])
     from sb3_refine.evaluation.target import check_valid
     from sb3_refine.seeding import EpisodeSeeds
 
     seeds = options.seeds or EpisodeSeeds(options.seed or 0).take("test", options.n_eval_episodes or _N_EPISODES)
-    with ExitStack() as stack:
-        targets = {name: stack.enter_context(_target(options, agent)) for name, agent in agents.items()}
+    with _open_targets(options, agents.values()) as opened:
+        targets = dict(zip(agents, opened, strict=True))
         report = _run(options, agents, targets, seeds)
         _print_report(report, _title(options, agents[AGENT], len(seeds)))
         if options.json:
@@ -187,13 +186,14 @@ def _recorder(options: argparse.Namespace) -> Callable[[dict[str, "EvaluationTar
 
 def _load_other(options: argparse.Namespace, agent: "Agent") -> "Agent":
     """The agent of ``--compare-to``. It shares those options with the first that say nothing of its files."""
+    from sb3_refine.agents.candidates import check_same_environment, env_beside
     from sb3_refine.agents.load import load_agent
     from sb3_refine.agents.zoo import find_beside
 
     zip_path = _find_other(Path(options.compare_to), options.algo or agent.algo, options.env or agent.env_name)
-    env = _env_beside(zip_path, options.env or agent.env_name)
+    env = env_beside(zip_path, options.env or agent.env_name)
     has_statistics = find_beside(zip_path, env).vec_normalize is not None
-    return load_agent(
+    other = load_agent(
         env=env,
         model=zip_path,
         env_kwargs=options.env_kwargs,
@@ -202,6 +202,8 @@ def _load_other(options: argparse.Namespace, agent: "Agent") -> "Agent":
         trust_remote_code=options.trust_compare_to,
         end_at_success=not options.no_end_at_success,
     )
+    check_same_environment(agent, other, "--compare-to: the other agent")
+    return other
 
 
 def _find_other(path: Path, algo: str, env: str) -> Path:
@@ -230,39 +232,20 @@ def _find_other(path: Path, algo: str, env: str) -> Path:
         raise RefineError(f"--compare-to: {error}; name the folder of a run, or a zip, to compare with it") from error
 
 
-def _env_beside(zip_path: Path, env: str) -> str | None:
-    """None where the files beside a zip tell its environment; else that of the agent."""
-    is_filed_under_it = (zip_path.parent / env.replace("/", "-")).is_dir()
-    return env if is_filed_under_it or len(list(zip_path.parent.glob("*/config.yml"))) != 1 else None
-
-
-def _check_same_environment(agent: "Agent", other: "Agent") -> None:
-    """Wrappers are the agents' own; the environment is not."""
-    ours, theirs = agent.recipe, other.recipe
-    if ours.env_id != theirs.env_id:
-        raise RefineError(
-            f"--compare-to: the other agent is for {theirs.env_id}, this one for {ours.env_id}; "
-            "name two agents of the same environment"
-        )
-    if ours.env_kwargs != theirs.env_kwargs:
-        raise RefineError(
-            f"--compare-to: the other agent's environment has the arguments {theirs.env_kwargs}, this one's "
-            f"{ours.env_kwargs}; give both the same with --env-kwargs"
-        )
-
-
 # ---------------------------------------------------------------- the episodes
 
 
-def _target(options: argparse.Namespace, agent: "Agent") -> AbstractContextManager["EvaluationTarget"]:
-    from sb3_refine.evaluation.target import open_target
+def _open_targets(
+    options: argparse.Namespace, agents: Iterable["Agent"]
+) -> AbstractContextManager[list["EvaluationTarget"]]:
+    from sb3_refine.evaluation.target import open_targets
     from sb3_refine.evaluators import EVALUATORS, n_processors
     from sb3_refine.parts import check_options, parse_part
 
     backend, backend_kwargs = parse_part("--backend", options.backend, EVALUATORS)
     check_options("--backend", backend, backend_kwargs, EVALUATORS[backend].options())
     n_workers = options.n_workers or n_processors()
-    return open_target(agent, backend, n_workers, not options.no_accelerator, **backend_kwargs)
+    return open_targets(list(agents), backend, n_workers, not options.no_accelerator, **backend_kwargs)
 
 
 def _run(

@@ -3,23 +3,16 @@
 import argparse
 import logging
 import signal
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sb3_refine.cli.options import Parser, add_agent_options, load_chosen_agent, say, set_up_logging
+from sb3_refine.cli.options import Parser, add_agent_options, load_chosen_agent, set_up_logging
 from sb3_refine.cli.push import destination_of, push_run
-from sb3_refine.cli.refine import print_result
+from sb3_refine.cli.refine import check_entries_of, check_report_options, print_result, write_report
 from sb3_refine.cli.refine_options import (
     add_objective_option,
     add_output_options,
     add_rollout_options,
     add_verdict_options,
 )
-from sb3_refine.errors import EpisodeError, RefineError, printable_lines
-
-if TYPE_CHECKING:
-    from sb3_refine.judging import Judgement
 
 
 def make_judge_parser() -> Parser:
@@ -49,8 +42,7 @@ def make_judge_parser() -> Parser:
     add_objective_option(candidates)
     add_rollout_options(parser.add_argument_group("the run"))
     add_verdict_options(parser.add_argument_group("the verdict"))
-    output = parser.add_argument_group("the output")
-    add_output_options(output)
+    add_output_options(parser.add_argument_group("the output"))
     return parser
 
 
@@ -70,7 +62,9 @@ def judge_agents(options: argparse.Namespace) -> int:
     from sb3_refine.judging import judge
 
     destination = destination_of(options.push_to_hub)
+    check_report_options(options)
     original = load_chosen_agent(options)
+    check_entries_of(original, options)
     candidates = load_candidates(
         options.candidates,
         original,
@@ -98,18 +92,7 @@ def judge_agents(options: argparse.Namespace) -> int:
     run_folder = judgement.save(options.output)
     saved = f"saved to {run_folder / f'{original.env_name}.zip'}"
     print_result(judgement.result, judgement.objective, judgement.name, saved)
-    reported = options.no_report or _report(judgement, run_folder)
+    reported = options.no_report or write_report(judgement, run_folder, options)
     if destination is not None:
         push_run(argparse.Namespace(run_folder=run_folder, **destination))
     return 0 if reported else 1
-
-
-def _report(judgement: "Judgement", run_folder: Path) -> bool:
-    """Write the report. The result is saved: an environment that fails under noise is no error."""
-    try:
-        say(f"report: {judgement.report(run_folder)}")
-    except (RefineError, EpisodeError, OSError) as error:
-        message = f"sb3-refine judge: error: the agent is saved, but its report is not complete: {error}"
-        print(printable_lines(message), file=sys.stderr)
-        return False
-    return True

@@ -19,6 +19,8 @@ from sb3_refine.cli.resume import csv_format, original_source, resume_command, r
 from sb3_refine.errors import EpisodeError, RefineError, printable, printable_lines
 
 if TYPE_CHECKING:
+    from sb3_refine.agents.agent import Agent
+    from sb3_refine.judging import Judgement
     from sb3_refine.objectives import Objective
     from sb3_refine.refiner import Refiner
     from sb3_refine.search.result import Result
@@ -32,14 +34,10 @@ def refine_agent(options: argparse.Namespace) -> int:
     from sb3_refine.agents.zoo import new_run_folder
 
     destination = destination_of(options.push_to_hub)
-    _check_report(options)
+    check_report_options(options)
     refiner, n_updates = _make_refiner(options)
     agent = refiner.agent
-    if options.phase_portrait:
-        from sb3_refine.envs.observations import n_observed
-        from sb3_refine.evaluation.robustness import check_entries
-
-        check_entries(options.phase_portrait, n_observed(agent.model.observation_space))
+    check_entries_of(agent, options)
     if options.dry_run:
         return _dry_run(refiner, n_updates)
     run_folder = Path(options.resume or new_run_folder(options.output, agent.algo, agent.env_name))
@@ -50,7 +48,7 @@ def refine_agent(options: argparse.Namespace) -> int:
             if not (options.resume and isinstance(stop, RefineError)):  # mostly other settings, which the message names
                 say_how_to_go_on(run_folder, stop, resume_command(run_folder, options))
             raise
-        reported = options.no_report or _report(refiner, run_folder, options)
+        reported = options.no_report or write_report(refiner, run_folder, options)
     if destination is not None:
         push_run(argparse.Namespace(run_folder=run_folder, **destination))
     return 0 if reported else 1
@@ -117,10 +115,15 @@ def _signals_held_back() -> Iterator[None]:
             raise KeyboardInterrupt
 
 
-def _check_report(options: argparse.Namespace) -> None:
-    """Find out before the search whether the report can be made."""
+def check_report_options(options: argparse.Namespace) -> None:
+    """
+    Find out before the episodes whether the report can be made.
+
+    :param options: of any subcommand that writes a report
+    :raises RefineError: when it cannot
+    """
     for option, given in (("--video", options.video), ("--phase-portrait", options.phase_portrait)):
-        if given and (options.no_report or options.no_acceptance):
+        if given and (options.no_report or vars(options).get("no_acceptance")):
             raise RefineError(f"{option}: needs the test and the report: leave --no-acceptance and --no-report out")
     if options.video:
         from sb3_refine.reporting.video import encoder
@@ -128,10 +131,30 @@ def _check_report(options: argparse.Namespace) -> None:
         encoder()
 
 
-def _report(refiner: "Refiner", run_folder: Path, options: argparse.Namespace) -> bool:
-    """Write the report. The result is saved: an environment that fails under noise or cannot be filmed is no error."""
+def check_entries_of(agent: "Agent", options: argparse.Namespace) -> None:
+    """
+    :param agent: whose observations ``--phase-portrait`` names
+    :param options: of any subcommand that writes a report
+    :raises RefineError: when there are no such observations
+    """
+    if options.phase_portrait:
+        from sb3_refine.envs.observations import n_observed
+        from sb3_refine.evaluation.robustness import check_entries
+
+        check_entries(options.phase_portrait, n_observed(agent.model.observation_space))
+
+
+def write_report(run: "Refiner | Judgement", run_folder: Path, options: argparse.Namespace) -> bool:
+    """
+    Write the report. The result is saved: an environment that fails under noise or cannot be filmed is no error.
+
+    :param run: that has ended
+    :param run_folder: where the run was saved
+    :param options: of any subcommand that writes a report
+    :return: whether the report is complete
+    """
     try:
-        say(f"report: {refiner.report(run_folder, options.video, options.phase_portrait)}")
+        say(f"report: {run.report(run_folder, options.video, options.phase_portrait)}")
     except (RefineError, EpisodeError, OSError) as error:
         message = printable_lines(f"sb3-refine: error: the agent is saved, but its report is not complete: {error}")
         print(message, file=sys.stderr)

@@ -165,12 +165,6 @@ def add_output_options(output: argparse._ArgumentGroup) -> None:
         "`sb3-refine push DIR --organization ORG` does so later",
     )
     output.add_argument("--no-report", action="store_true", help="write no report.md and no plots")
-    output.add_argument("-P", "--progress", action="store_true", help="show a progress bar")
-
-
-def _add_search_output_options(parser: Parser) -> None:
-    output = parser.add_argument_group("the output")
-    add_output_options(output)
     output.add_argument(
         "--video", action="store_true", help="record an episode of the original and of what was found, side by side"
     )
@@ -181,6 +175,12 @@ def _add_search_output_options(parser: Parser) -> None:
         metavar=("I", "J"),
         help="observations, by index, to draw against each other in the report (default: the two that move most)",
     )
+    output.add_argument("-P", "--progress", action="store_true", help="show a progress bar")
+
+
+def _add_search_output_options(parser: Parser) -> None:
+    output = parser.add_argument_group("the output")
+    add_output_options(output)
     output.add_argument("--tensorboard-log", metavar="DIR", help="log for TensorBoard")
     output.add_argument(
         "--log-interval", type=count, default=10, help="updates between two log entries (default: %(default)s)"

@@ -1,14 +1,14 @@
 """A policy on a pool of workers: what comparisons, selection and the test evaluate."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from sb3_refine.agents.agent import Agent
-from sb3_refine.envs.observations import normalisation_of
+from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.envs.wrappers import Noise
 from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluation.evaluation import Evaluation
@@ -17,6 +17,7 @@ from sb3_refine.objectives import Objective
 from sb3_refine.optimizers.population import ExplicitPopulation
 from sb3_refine.policies.choice import rollout_policy
 from sb3_refine.policies.parameters import PolicyParameters
+from sb3_refine.policies.policy_set import PolicySet
 from sb3_refine.rollouts.reproducibility import probe
 
 
@@ -73,31 +74,6 @@ class EvaluationTarget:
         return Evaluation(tuple(seeds), tuple(episodes))
 
 
-@dataclass(frozen=True)
-class AgentTarget:
-    """
-    An agent whose workers live only while its episodes run: one of many with networks or statistics of their own.
-
-    :param task: the agent's network and environment
-    :param theta: the agent's parameters
-    :param open_evaluator: makes the workers
-    """
-
-    task: RolloutTask
-    theta: np.ndarray
-    open_evaluator: Callable[[RolloutTask], Evaluator]
-
-    @property
-    def is_seeded(self) -> bool:
-        """See :attr:`Target.is_seeded`."""
-        return self.task.is_seeded
-
-    def run(self, seeds: Sequence[int], metrics: Sequence[str] = (), noise: Noise | None = None) -> Evaluation:
-        """See :meth:`Target.run`."""
-        with self.open_evaluator(self.task) as evaluator:
-            return EvaluationTarget(evaluator, self.theta).run(seeds, metrics, noise)
-
-
 def rollout_task(
     agent: Agent,
     parameters: PolicyParameters | None = None,
@@ -117,38 +93,66 @@ def rollout_task(
     """
     parameters = parameters or PolicyParameters(agent.model.policy, "actor")
     policy = rollout_policy(agent.model, parameters, agent.statistics, agent.observation_space)
-    found = probe(agent.recipe, policy, parameters.get_theta(), accelerator, episode_timeout)
-    normalisation = normalisation_of(agent.statistics, agent.observation_space)
+    theta = parameters.get_theta()
+    found = probe(agent.recipe, policy, theta, accelerator, episode_timeout)
+    policy.set_theta(theta)  # the probe perturbs it
     metrics = {} if objective is None else dict.fromkeys(objective.metrics, objective.checked_measure)
-    return RolloutTask(found.recipe, policy, normalisation, metrics, found.seeded, found.replays)
+    return RolloutTask(found.recipe, policy, metrics, found.seeded, found.replays)
 
 
 @contextmanager
-def open_target(
-    agent: Agent,
+def open_targets(
+    agents: Sequence[Agent],
     backend: str = "process",
     n_workers: int = 1,
     accelerator: bool = True,
     objective: Objective | None = None,
     episode_timeout: float = 600.0,
+    on_episode: Callable[[], object] = lambda: None,
     **backend_kwargs: Any,
-) -> Iterator[EvaluationTarget]:
+) -> Iterator[list[EvaluationTarget]]:
     """
-    Start workers for an agent as it is.
+    Start workers for agents as they are. Agents with equal environments share their workers.
 
-    :param agent: the agent
+    :param agents: at least one
     :param backend: who runs the episodes, see :data:`~sb3_refine.evaluators.EVALUATORS`
     :param n_workers: episodes run at a time
     :param accelerator: whether to use a faster, bit-identical ``step`` where there is one
     :param objective: what is maximised, where workers have to compute a metric for it
     :param episode_timeout: seconds after which an episode counts as hanging
+    :param on_episode: called after each episode
     :param backend_kwargs: options of the backend
-    :return: the agent, fit to be evaluated
+    :return: the agents, fit to be evaluated
     """
-    parameters = PolicyParameters(agent.model.policy, "actor")
-    task = rollout_task(agent, parameters, accelerator, objective, episode_timeout)
-    with EVALUATORS[backend](task, n_workers, episode_timeout, **backend_kwargs) as evaluator:
-        yield EvaluationTarget(evaluator, parameters.get_theta())
+    recipes: list[EnvRecipe] = []
+    groups: list[list[Agent]] = []
+    for agent in agents:
+        if agent.recipe not in recipes:
+            recipes.append(agent.recipe)
+            groups.append([])
+        groups[recipes.index(agent.recipe)].append(agent)
+    targets = {}
+    with ExitStack() as stack:
+        for group in groups:
+            task = _joint_task(group, accelerator, objective, episode_timeout)
+            evaluator = EVALUATORS[backend](task, n_workers, episode_timeout, **backend_kwargs)
+            evaluator.on_episode = on_episode
+            stack.enter_context(evaluator)
+            for number, agent in enumerate(group):
+                targets[id(agent)] = EvaluationTarget(evaluator, np.array([number], dtype=np.float32))
+        yield [targets[id(agent)] for agent in agents]
+
+
+def _joint_task(
+    agents: Sequence[Agent], accelerator: bool, objective: Objective | None, episode_timeout: float
+) -> RolloutTask:
+    """The task of agents with equal environments: the parameter is the number of the agent that acts."""
+    task = rollout_task(agents[0], None, accelerator, objective, episode_timeout)
+    policies = [task.policy]
+    for agent in agents[1:]:
+        parameters = PolicyParameters(agent.model.policy, "actor")
+        policies.append(rollout_policy(agent.model, parameters, agent.statistics, agent.observation_space))
+    return replace(task, policy=PolicySet(policies))
 
 
 def check_valid(evaluation: Evaluation, whose: str) -> None:

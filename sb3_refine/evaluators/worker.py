@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_refine.envs.observations import Normalisation
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.envs.wrappers import Noise, Noisy
 from sb3_refine.errors import reraise_as_episode_error
@@ -25,7 +24,6 @@ class RolloutTask:
 
     :param recipe: builds the environment
     :param policy: its searched parameters are overwritten for every candidate
-    :param normalisation: of the observations, for trajectories; or None
     :param metrics: that episodes may be asked for beside :data:`~sb3_refine.rollouts.metrics.METRICS`, by name
     :param is_seeded: whether the seed decides the episode; if not, episodes cannot be paired by their seeds
     :param replays: whether, without using a seed, every new environment begins with the same random numbers
@@ -33,7 +31,6 @@ class RolloutTask:
 
     recipe: EnvRecipe
     policy: DeterministicPolicy
-    normalisation: Normalisation | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     is_seeded: bool = True
     replays: bool = False
@@ -90,7 +87,7 @@ class RolloutWorker:
             with th.inference_mode():
                 if not batch.metrics:
                     return rollout(policy, env, seed)
-                return rollout_with_metrics(policy, env, seed, self._metrics(batch.metrics), self._task.normalisation)
+                return rollout_with_metrics(policy, env, seed, self._metrics(batch.metrics))
 
     def _metrics(self, names: Sequence[str]) -> dict[str, Metric]:
         return {name: self._task.metrics[name] if name in self._task.metrics else METRICS[name] for name in names}

@@ -9,6 +9,8 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 
+from sb3_refine.envs.observations import Normalisation
+
 
 @contextmanager
 def one_thread() -> Iterator[None]:
@@ -32,6 +34,9 @@ class DeterministicPolicy(ABC):
 
     _targets: list[tuple[np.ndarray, slice]]
     """Flat float32 views of the searched tensors, and the place of each in the vector."""
+
+    normalisation: Normalisation | None = None
+    """Of the observations, for trajectories."""
 
     @property
     def n_parameters(self) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_refine.envs.observations import normalisation_of
 from sb3_refine.policies.base import DeterministicPolicy, one_thread
 from sb3_refine.policies.exact import ExactPolicy, _exact_policy
 from sb3_refine.policies.general import GeneralPolicy, _copy_on_cpu, _general_class
@@ -37,6 +38,17 @@ def rollout_policy(
     """
     if vec_normalize is not None and not vec_normalize.norm_obs:
         vec_normalize = None
+    policy = _exact_or_general(model, parameters, vec_normalize, observation_space)
+    policy.normalisation = normalisation_of(vec_normalize, observation_space)
+    return policy
+
+
+def _exact_or_general(
+    model: "BaseAlgorithm",
+    parameters: "PolicyParameters",
+    vec_normalize: "VecNormalize | None",
+    observation_space: spaces.Space,
+) -> DeterministicPolicy:
     general = _general_class(model.policy)(
         _copy_on_cpu(model.policy), parameters.slices(), vec_normalize, observation_space
     )

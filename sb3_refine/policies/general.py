@@ -39,7 +39,7 @@ class GeneralPolicy(DeterministicPolicy):
         self._targets = [(named[name].detach().view(-1).numpy(), where) for name, where in slices.items()]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._arguments
+        return type(self), self._arguments, {"normalisation": self.normalisation}
 
     def __call__(self, observation: Any) -> Any:
         observation = _as_vec_env_would(observation, self._space)

@@ -1,13 +1,16 @@
 """``report.md`` and ``plots/``: the result of a run, for a reader who doubts it."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sb3_refine.evaluation.robustness import BOTH, MAX_DIMENSIONS, N_PHASE, Motion
+from sb3_refine.evaluation.robustness import BOTH, MAX_DIMENSIONS, N_PHASE, Motion, measure_robustness
+from sb3_refine.evaluation.target import Target
 from sb3_refine.files import atomic_path
 from sb3_refine.reporting.changes import Change, Changes
 from sb3_refine.reporting.formatting import (
@@ -20,8 +23,9 @@ from sb3_refine.reporting.formatting import (
     rate_text,
     table,
 )
-from sb3_refine.reporting.record import AgentFigures, CandidateFigures, RunRecord
+from sb3_refine.reporting.record import AgentFigures, CandidateFigures, RunRecord, read_record, write_record
 from sb3_refine.reporting.templates import render
+from sb3_refine.reporting.video import record_video
 
 PLOTS = ("learning_curve", "returns", "paired", "failures", "actions", "mesh", "phase", "end_effector", "robustness")
 """Names of the pictures that a report may have."""
@@ -47,6 +51,41 @@ def write_report(run_folder: str | Path, record: RunRecord) -> Path:
     with atomic_path(run_folder / "report.md") as path:
         path.write_text(report_text(run_folder, record, drawn))
     return run_folder / "report.md"
+
+
+def report_on(
+    original: Target,
+    refined: Target,
+    seeds: Sequence[int],
+    run_folder: Path,
+    video: bool = False,
+    phase_portrait: tuple[int, int] | None = None,
+) -> Path:
+    """
+    Run some episodes of both agents under noise, note the result in ``refinement.json``, and write the report.
+
+    :param original: the original
+    :param refined: the candidate that was tested
+    :param seeds: of the test
+    :param run_folder: where the run was saved
+    :param video: whether to record an episode of both, side by side
+    :param phase_portrait: two observations, by index, to draw against each other; by default the two that move most
+    :return: path of ``report.md``
+    :raises RefineError: when there are no such observations, or no video can be made
+    :raises EpisodeError: when an episode fails; the report is written without it
+    """
+    record = read_record(run_folder)
+    try:
+        robustness = measure_robustness(original, refined, seeds, entries=phase_portrait)
+        record = replace(record, robustness=robustness)
+        write_record(run_folder, record)
+        if video:
+            seed, env_name = robustness.traces["seed"], record.env_id.replace("/", "-")
+            path = run_folder / "videos" / f"{env_name}-seed-{seed}.mp4"
+            record_video(dict(zip(BOTH, (original, refined), strict=True)), seed, path)
+    finally:  # also of what is known where the environment fails under noise or cannot be filmed
+        report = write_report(run_folder, record)
+    return report
 
 
 def report_text(run_folder: Path, record: RunRecord, plots: set[str]) -> str:

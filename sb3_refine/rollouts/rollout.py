@@ -10,7 +10,6 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_refine.envs.families import is_failure
-from sb3_refine.envs.observations import Normalisation
 from sb3_refine.envs.wrappers import true_return_of
 from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.policies.base import DeterministicPolicy
@@ -72,7 +71,6 @@ def rollout_with_metrics(
     env: gym.Env,
     seed: int,
     metrics: Mapping[str, Metric],
-    normalisation: Normalisation | None,
 ) -> Episode:
     """
     Run one episode as :func:`rollout` does, and compute metrics from its steps.
@@ -81,14 +79,13 @@ def rollout_with_metrics(
     :param env: see :func:`rollout`
     :param seed: see :func:`rollout`
     :param metrics: functions of the trajectory, by name
-    :param normalisation: of the observations, or None
     :return: the episode, with ``metrics`` unless it is invalid
     """
     recording = Recording(env)
     episode = rollout(policy, recording, seed)
     if math.isnan(episode.episode_return):
         return episode
-    trajectory = recording.trajectory(episode.failed, normalisation)
+    trajectory = recording.trajectory(episode.failed, policy.normalisation)
     return episode._replace(metrics={name: _plain(metric(trajectory)) for name, metric in metrics.items()})
 
 
