@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from sb3_refine.agents.candidates import NamedAgent, check_same_environment, loa
 from sb3_refine.agents.from_model import agent_from_model
 from sb3_refine.agents.zoo import new_run_folder
 from sb3_refine.errors import RefineError, check_count, check_seconds
-from sb3_refine.evaluation.acceptance import REFINED
+from sb3_refine.evaluation.acceptance import ORIGINAL, UNCHECKED
 from sb3_refine.evaluation.baseline import evaluate_baseline
 from sb3_refine.evaluation.evaluation import Evaluation
 from sb3_refine.evaluation.judge import JudgeSettings, Verdict, judge_candidates
@@ -30,6 +30,25 @@ from sb3_refine.reporting.report import report_on, write_report
 from sb3_refine.rollouts.episode import Episode, Trajectory
 from sb3_refine.search.result import Result
 from sb3_refine.seeding import EpisodeSeeds
+
+
+@dataclass(frozen=True)
+class Origin:
+    """
+    Where candidates come from, and what they have cost.
+
+    :param method: as ``refinement.json`` has it
+    :param settings: of that method
+    :param n_episodes: run for them
+    :param n_env_steps: of these episodes
+    :param seconds_before: in runs before this one, where it goes on with another
+    """
+
+    method: str = "judge"
+    settings: dict[str, Any] = field(default_factory=dict)
+    n_episodes: int = 0
+    n_env_steps: int = 0
+    seconds_before: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,8 +77,8 @@ class Judgement:
 
     @property
     def agent(self) -> Agent:
-        """The candidate if it passed the test, else the original."""
-        return self.agents[self.result.decision == REFINED]
+        """The candidate if it passed the test or was not tested, else the original."""
+        return self.agents[self.result.decision != ORIGINAL]
 
     def save(self, folder: str | Path = "refined-agents", run_folder: str | Path | None = None) -> Path:
         """
@@ -176,13 +195,12 @@ class Judge:
         return baseline
 
     def judge(
-        self, candidates: Sequence[NamedAgent], progress_bar: bool = False, method: str = "judge", **settings: Any
+        self, candidates: Sequence[NamedAgent], progress_bar: bool = False, origin: Origin | None = None
     ) -> Judgement:
         """
         :param candidates: at least one, for the environment of the original
         :param progress_bar: show a progress bar over all episodes
-        :param method: where the candidates come from, for the record
-        :param settings: of that method, for the record
+        :param origin: where the candidates come from; by default, from elsewhere
         :return: the verdict, which can be saved
         :raises RefineError: when there is no candidate, or one is of another environment
         :raises EpisodeError: when an episode fails
@@ -203,18 +221,42 @@ class Judge:
             verdict = judge_candidates(original, others, self.settings, self.seeds)
             progress.total = progress.n  # with "auto", or where seeds decide nothing, it is another number
         chosen = next(each for each in named if each.name == verdict.chosen.name)
+        return self._judgement(chosen, named, _result_of(verdict), origin or Origin())
+
+    def unchecked(self, candidate: NamedAgent, reason: str, origin: Origin) -> Judgement:
+        """
+        :param candidate: what to save, although it is not tested
+        :param reason: why it is not
+        :param origin: where the candidate comes from
+        :return: the judgement that says so
+        """
+        baseline = Evaluation((), tuple(self._baseline))
+        result = Result(
+            UNCHECKED, reason, len(self._baseline), int(sum(baseline.lengths)), n_invalid=0, wall_time_s=0.0,
+            n_updates=0, n_updates_done=0,
+        )  # fmt: skip
+        return self._judgement(candidate, [candidate], result, origin)
+
+    def _judgement(self, chosen: NamedAgent, named: Sequence[NamedAgent], result: Result, origin: Origin) -> Judgement:
+        test_seeds = None if result.baseline is None else list(result.baseline.seeds)
+        result = replace(
+            result,
+            rollouts=result.rollouts + origin.n_episodes,
+            env_steps=result.env_steps + origin.n_env_steps,
+            wall_time_s=time.perf_counter() - self._started + origin.seconds_before,
+        )
         return Judgement(
             name=chosen.name,
             agents=(self.original, chosen.agent),
-            result=_result_of(verdict, time.perf_counter() - self._started),
+            result=result,
             objective=self.objective,
-            settings={**_settings_of(self.original, named, self.settings, self.seed), **settings},
+            settings={**_settings_of(self.original, named, self.settings, self.seed), **origin.settings},
             seeds={
                 "seed": self.seed,
                 "validation": self.seeds.take("validation", self.settings.n_validation_episodes),
-                "test": list(verdict.baseline.seeds),
+                "test": test_seeds,
             },
-            method=method,
+            method=origin.method,
             open_targets=self.open_targets,
         )
 
@@ -255,7 +297,7 @@ def _named(candidates: Sequence[Agent | BaseAlgorithm | NamedAgent | str | Path]
     return found
 
 
-def _result_of(verdict: Verdict, wall_time_s: float) -> Result:
+def _result_of(verdict: Verdict) -> Result:
     tested = [verdict.baseline, *([verdict.refined] if verdict.refined else [])]
     return Result(
         decision=verdict.decision.decision,
@@ -263,7 +305,7 @@ def _result_of(verdict: Verdict, wall_time_s: float) -> Result:
         rollouts=sum(one["n_episodes"] for one in verdict.candidates) + sum(len(each.seeds) for each in tested),
         env_steps=sum(one["env_steps"] for one in verdict.candidates) + sum(int(sum(e.lengths)) for e in tested),
         n_invalid=0,
-        wall_time_s=wall_time_s,
+        wall_time_s=0.0,
         n_updates=0,
         n_updates_done=0,
         baseline=verdict.baseline,

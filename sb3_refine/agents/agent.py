@@ -65,18 +65,30 @@ def save_agent(agent: Agent, run_folder: str | Path) -> Path:
     :raises RefineError: when it cannot be written
     """
     run_folder = Path(run_folder)
-    inner = run_folder / agent.env_name
-    args = {"env": agent.env_name, "env_kwargs": None, **agent.args, "algo": agent.algo}
     with reraise_write_errors("the agent", run_folder):
-        inner.mkdir(parents=True, exist_ok=True)
-        write_zoo_yaml(inner / "config.yml", agent.config)
-        write_zoo_yaml(inner / "args.yml", args)
+        inner = write_config(agent, run_folder)
         if agent.vec_normalize is not None:
             with atomic_path(inner / "vecnormalize.pkl") as path:
                 agent.vec_normalize.save(str(path))
         with atomic_path(run_folder / f"{agent.env_name}.zip") as path:
             agent.model.save(path)
     return run_folder / f"{agent.env_name}.zip"
+
+
+def write_config(agent: Agent, run_folder: Path) -> Path:
+    """
+    Write ``config.yml`` and ``args.yml``.
+
+    :param agent: whose
+    :param run_folder: where to
+    :return: the folder in it that has them
+    """
+    inner = run_folder / agent.env_name
+    args = {"env": agent.env_name, "env_kwargs": None, **agent.args, "algo": agent.algo}
+    inner.mkdir(parents=True, exist_ok=True)
+    write_zoo_yaml(inner / "config.yml", agent.config)
+    write_zoo_yaml(inner / "args.yml", args)
+    return inner
 
 
 def statistics_for_policy(statistics: VecNormalize | None, recipe: EnvRecipe) -> VecNormalize | None:

@@ -1,0 +1,1 @@
+"""Training on with plain Stable-Baselines3."""

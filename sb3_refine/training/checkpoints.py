@@ -1,0 +1,121 @@
+"""The checkpoints of a training run: within a bound on disk, and fit to go on from the last one."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sb3_refine.agents.agent import Agent, write_config
+from sb3_refine.agents.candidates import NamedAgent
+from sb3_refine.agents.decoding.schema import SchemaError, list_of, mapping_of, plain, read_json, record, row, whole
+from sb3_refine.errors import RefineError
+from sb3_refine.files import atomic_path, refuse_links, reraise_write_errors
+from sb3_refine.training.continuation import Continuation, agent_at
+
+STATE = "training.json"
+_BUFFER = "replay_buffer.npz"
+
+
+class Checkpoints:
+    """
+    Models of a training run in a folder, with the names of Stable-Baselines3's ``CheckpointCallback`` and the
+    statistics of each: every k-th slice and the last, with k the least power of 2 that leaves at most ``n_max``.
+
+    :param folder: where to
+    :param agent: before training
+    :param settings: resumed training must have the same
+    :param n_max: checkpoints beside the last
+    :param trust: see :func:`~sb3_refine.agents.decoding.model_zip.read_model`
+    """
+
+    def __init__(self, folder: Path, agent: Agent, settings: Mapping[str, Any], n_max: int = 20, trust: bool = False):
+        self.folder, self.n_max = folder, n_max
+        self._agent, self._trust = agent, trust
+        self._settings = json.loads(json.dumps(settings))
+        self._slices: list[tuple[int, int]] = []  # number of the slice, time steps of the model after it
+
+    def __len__(self) -> int:
+        return len(self._slices)
+
+    def add(self, training: Continuation, elapsed: float) -> None:
+        """
+        Save the agent after a slice, and all that is needed to go on from it.
+
+        :param training: at the end of the slice
+        :param elapsed: seconds of training so far
+        :raises RefineError: when a file cannot be written; the checkpoints before are still there
+        """
+        remark = f". The checkpoints before are still in {self.folder}" if self._slices else ""
+        with reraise_write_errors("the checkpoint", self.folder, remark):
+            if not self._slices:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_config(self._agent, self.folder)
+            training.save(*self._paths(training.num_timesteps))
+            training.save_buffer(self.folder / _BUFFER)
+            kept, dropped = self._thinned([*self._slices, (training.n_slices, training.num_timesteps)])
+            counts = [training.n_slices, training.n_episodes, training.n_env_steps, int(1000 * elapsed)]
+            state = {"settings": self._settings, "slices": kept, "counts": counts}
+            with atomic_path(self.folder / STATE) as path:
+                path.write_text(json.dumps(state))
+        self._slices = kept
+        for _, n_steps in dropped:
+            for path in self._paths(n_steps):
+                path.unlink(missing_ok=True)
+
+    def restore(self, training: Continuation) -> float:
+        """
+        Go on from the last checkpoint.
+
+        :param training: gets its state
+        :return: seconds of training so far
+        :raises RefineError: when there is none, a file is damaged, or the settings are others
+        """
+        path = self.folder / STATE
+        refuse_links(self.folder)
+        try:
+            state = read_json(path)
+            _STATE(state)
+        except SchemaError as error:
+            raise RefineError(f"resume: {path} cannot be read ({error}); start a new run") from None
+        for name, value in self._settings.items():
+            if state["settings"].get(name) != value:
+                was = state["settings"].get(name)
+                raise RefineError(f"resume: other settings than those of the interrupted run: {name} was {was!r}")
+        self._slices = [(number, n_steps) for number, n_steps in state["slices"]]
+        training.load(*self._paths(self._slices[-1][1]), self._trust)
+        training.n_slices, training.n_episodes, training.n_env_steps, elapsed = state["counts"]
+        if (self.folder / _BUFFER).exists():
+            training.use_buffer(self.folder / _BUFFER)
+        return elapsed / 1000
+
+    def agents(self) -> list[NamedAgent]:
+        """:return: the checkpoints, by their steps"""
+        return [
+            NamedAgent(f"{n_steps} steps", agent_at(self._agent, *self._paths(n_steps), self._trust))
+            for _, n_steps in self._slices
+        ]
+
+    def end(self) -> None:
+        """Remove what is only needed to go on."""
+        (self.folder / _BUFFER).unlink(missing_ok=True)
+
+    def _thinned(self, slices: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Those to keep, and those to drop."""
+        last, spacing = slices[-1], 1
+        while last[0] // spacing > self.n_max:
+            spacing *= 2
+        kept = [one for one in slices if one[0] % spacing == 0 or one is last]
+        return kept, [one for one in slices if one not in kept]
+
+    def _paths(self, n_steps: int) -> tuple[Path, Path]:
+        names = f"rl_model_{n_steps}_steps.zip", f"rl_model_vecnormalize_{n_steps}_steps.pkl"
+        return self.folder / names[0], self.folder / names[1]
+
+
+_STATE = record(
+    {
+        "settings": mapping_of(plain),
+        "slices": list_of(row(whole(1), whole(0))),
+        "counts": row(whole(1), whole(0), whole(0), whole(0)),
+    }
+)
