@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from sb3_refine.errors import RefineError
     from sb3_refine.judging import judge
     from sb3_refine.refiner import Refiner, refine
+    from sb3_refine.training.trainer import Trainer
 
 __version__ = "0.1.0"
 
@@ -17,12 +18,13 @@ _HOMES = {
     "Agent": "agents.agent",
     "RefineError": "errors",
     "Refiner": "refiner",
+    "Trainer": "training.trainer",
     "judge": "judging",
     "load_agent": "agents.load",
     "refine": "refiner",
 }
 
-__all__ = ["Agent", "RefineError", "Refiner", "judge", "load_agent", "refine"]
+__all__ = ["Agent", "RefineError", "Refiner", "Trainer", "judge", "load_agent", "refine"]
 
 
 def __getattr__(name: str) -> Any:

@@ -54,7 +54,13 @@ def count(text: str) -> int:
     return int(text)
 
 
-count.__name__ = "int"  # argparse names it when the text is no number
+def whole(text: str) -> int:
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"expected at least 0, got {text}")
+    return int(text)
+
+
+count.__name__ = whole.__name__ = "int"  # argparse names it when the text is no number
 
 
 def count_or_auto(text: str) -> int | str:

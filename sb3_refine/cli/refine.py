@@ -15,6 +15,7 @@ from sb3_refine.cli.options import (
     set_up_logging,
 )
 from sb3_refine.cli.push import destination_of, push_run
+from sb3_refine.cli.refine_options import OF_SEARCH, OF_TRAINING
 from sb3_refine.cli.resume import csv_format, original_source, resume_command, resumed_settings, say_how_to_go_on
 from sb3_refine.errors import EpisodeError, RefineError, printable, printable_lines
 
@@ -27,10 +28,40 @@ if TYPE_CHECKING:
 
 
 def refine_agent(options: argparse.Namespace) -> int:
+    """
+    Run ``sb3-refine``.
+
+    :param options: of :func:`~sb3_refine.cli.refine_options.make_parser`
+    :return: exit status: 0 for a verdict, whatever it is
+    :raises RefineError: when an option is wrong
+    :raises EpisodeError: when an episode fails
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave the best so far, as Ctrl-C does
+    _choose_method(options)
     if options.verbose is None:
         options.verbose = 0 if options.progress else 1
     set_up_logging(logging.INFO if options.verbose >= 1 else logging.WARNING)
+    if options.method == "train":
+        from sb3_refine.cli.train import train_agent
+
+        return train_agent(options)
+    return search_from_agent(options)
+
+
+def _choose_method(options: argparse.Namespace) -> None:
+    """A resumed run goes on with its own method; options of another method are an error."""
+    if options.resume:
+        method = "train" if (Path(options.resume) / "checkpoints" / "training.json").exists() else "search"
+        if "method" in options.given and options.method != method:
+            raise RefineError(f"--resume: the interrupted run has --method {method}: leave --method out")
+        options.method = method
+    others = {"search": OF_TRAINING, "train": OF_SEARCH}[options.method]
+    for name in sorted(options.given.intersection(others)):
+        raise RefineError(f"--{name.replace('_', '-')}: not an option of --method {options.method}; leave it out")
+
+
+def search_from_agent(options: argparse.Namespace) -> int:
+    """See :func:`refine_agent`."""
     from sb3_refine.agents.zoo import new_run_folder
 
     destination = destination_of(options.push_to_hub)
@@ -64,7 +95,7 @@ def _search(refiner: "Refiner", n_updates: int, run_folder: Path, options: argpa
         if not options.resume:
             save_agent(refiner.agent, state_folder)  # the original, to resume from
         refiner.agent.source = original_source(refiner.agent.source, state_folder)
-        refiner.set_logger(_make_logger(options, run_folder))
+        refiner.set_logger(make_logger(options, run_folder))
         _announce(refiner, n_updates)
         refiner.learn(
             n_updates,
@@ -76,7 +107,7 @@ def _search(refiner: "Refiner", n_updates: int, run_folder: Path, options: argpa
             resume=options.resume is not None,
         )
     finally:
-        with _signals_held_back():
+        with signals_held_back():
             try:
                 if refiner.result is not None:
                     _save(refiner, run_folder)
@@ -101,8 +132,8 @@ def _print_result(refiner: "Refiner", saved: str) -> None:
 
 
 @contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Ctrl-C or SIGTERM must not leave half of the result: each takes effect once the result is saved."""
+def signals_held_back() -> Iterator[None]:
+    """:return: context in which Ctrl-C and SIGTERM wait, so that neither leaves half of a result"""
     received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: received.append(number))
@@ -221,7 +252,13 @@ def _start_end(name: str, values: list[float]) -> float | tuple[float, float]:
     return values[0] if len(values) == 1 else (values[0], values[1])
 
 
-def _make_logger(options: argparse.Namespace, run_folder: Path) -> Any:
+def make_logger(options: argparse.Namespace, run_folder: Path) -> Any:
+    """
+    :param options: of :func:`~sb3_refine.cli.refine_options.make_parser`
+    :param run_folder: gets ``progress.csv``
+    :return: a logger of Stable-Baselines3
+    :raises RefineError: when there is no TensorBoard, or its folder cannot be written
+    """
     from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
 
     formats: list[Any] = [csv_format(run_folder / "progress.csv")]

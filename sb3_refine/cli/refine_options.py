@@ -3,7 +3,18 @@
 import argparse
 
 from sb3_refine import __version__
-from sb3_refine.cli.options import Parser, add_agent_options, count, count_or_auto, minutes, seconds
+from sb3_refine.cli.options import Parser, add_agent_options, count, count_or_auto, minutes, seconds, whole
+
+METHODS = ("search", "train")
+
+OF_SEARCH = (
+    "preset", "optimizer", "n_updates", "budget", "n_delta", "n_top", "learning_rate", "delta_std",
+    "episodes_per_candidate", "parameters", "dry_run", "checkpoint_interval", "no_selection", "no_acceptance",
+    "log_interval",
+)  # fmt: skip
+OF_TRAINING = (
+    "n_timesteps", "progress_remaining", "n_warm_up", "replay_buffer", "normalisation", "vec_env", "n_checkpoints",
+)  # fmt: skip
 
 
 def make_parser() -> Parser:
@@ -18,7 +29,15 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"sb3-refine {__version__}")
     add_agent_options(parser)
+    parser.add_argument_group("the method").add_argument(
+        "--method",
+        default="search",
+        choices=METHODS,
+        help="search: direct random search; train: training on with plain Stable-Baselines3 and the agent's own "
+        "hyperparameters (default: %(default)s)",
+    )
     _add_search_options(parser)
+    _add_training_options(parser)
     _add_run_options(parser)
     _add_search_verdict_options(parser)
     _add_search_output_options(parser)
@@ -65,6 +84,46 @@ def _add_search_options(parser: Parser) -> None:
         default="actor",
         metavar="SCOPE",
         help="actor, head, or a regular expression over parameter names (default: %(default)s)",
+    )
+
+
+def _add_training_options(parser: Parser) -> None:
+    training = parser.add_argument_group("training on (--method train)")
+    training.add_argument(
+        "-n", "--n-timesteps", type=count, help="environment steps (default: those of the original training)"
+    )
+    training.add_argument(
+        "--progress-remaining",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="hold schedules where they were when this share of the original training was left (default: %(default)s)",
+    )
+    training.add_argument(
+        "--n-warm-up",
+        type=whole,
+        metavar="N",
+        help="off-policy without a replay buffer: steps of the agent's own policy before the first gradient step "
+        "(default: its learning_starts, but at least 10000)",
+    )
+    training.add_argument(
+        "--replay-buffer",
+        metavar="PKL",
+        help="of save_replay_buffer; needs --trust-remote-code, as it can run any code",
+    )
+    training.add_argument(
+        "--normalisation",
+        default="live",
+        metavar="NAME",
+        help="live: statistics go on changing, as in training; or frozen (default: %(default)s)",
+    )
+    training.add_argument("--vec-env", default="dummy", metavar="NAME", help="dummy or subproc (default: %(default)s)")
+    training.add_argument(
+        "--n-checkpoints",
+        type=count,
+        default=20,
+        metavar="N",
+        help="checkpoints kept on disk beside the last, evenly spaced (default: %(default)s)",
     )
 
 

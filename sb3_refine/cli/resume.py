@@ -29,7 +29,7 @@ def resumed_settings(options: argparse.Namespace) -> dict[str, Any]:
     refuse_links(Path(options.resume))
     state_folder = Path(options.resume) / "state"
     settings, _ = read_checkpoint(state_folder)
-    _check_named_again(options, settings)
+    check_named_again(options, settings)
     for name in (
         "parameters", "seed", "n_eval_episodes", "alpha", "optimizer", "objective", "min_effect", "max_return_loss",
         "episodes_per_candidate",
@@ -39,12 +39,7 @@ def resumed_settings(options: argparse.Namespace) -> dict[str, Any]:
     options.no_acceptance = options.no_acceptance or not settings["acceptance"]
     options.no_end_at_success = options.no_end_at_success or not settings["end_at_success"]
     if options.model is None and options.algo is None and options.env is None:
-        zips = sorted(state_folder.glob("*.zip"))
-        if len(zips) != 1:
-            raise RefineError(
-                f"--resume: expected one zip with the original agent in {state_folder}, found {len(zips)}"
-            )
-        options.model = zips[0]
+        options.model = original_in(state_folder)
     optimizer, _ = parse_part("--resume: optimizer", settings["optimizer"], OPTIMIZERS)
     names = ("n_updates", "selection", *OPTIMIZERS[optimizer].options())
     try:
@@ -53,9 +48,30 @@ def resumed_settings(options: argparse.Namespace) -> dict[str, Any]:
         raise RefineError(f"--resume: the checkpoint in {state_folder} has no {error.args[0]}") from None
 
 
-def _check_named_again(options: argparse.Namespace, settings: dict[str, Any]) -> None:
-    """A checkpoint may come from someone else: do not run code or regular expressions that only the file names."""
-    unsafe = {"objective": is_code(settings["objective"]), "parameters": not is_scope(settings["parameters"])}
+def original_in(state_folder: Path) -> Path:
+    """
+    :param state_folder: of an interrupted run
+    :return: the zip of the original
+    :raises RefineError: when there is not one
+    """
+    zips = sorted(state_folder.glob("*.zip"))
+    if len(zips) != 1:
+        raise RefineError(f"--resume: expected one zip with the original agent in {state_folder}, found {len(zips)}")
+    return zips[0]
+
+
+def check_named_again(options: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """
+    A checkpoint may come from someone else: do not run code or regular expressions that only the file names.
+
+    :param options: those given
+    :param settings: of the interrupted run
+    :raises RefineError: when there is one that is not given again
+    """
+    unsafe = {
+        "objective": is_code(settings["objective"]),
+        "parameters": not is_scope(settings.get("parameters", "actor")),
+    }
     for name, is_unsafe in unsafe.items():
         if is_unsafe and name not in options.given:
             raise RefineError(
@@ -87,8 +103,10 @@ def resume_command(run_folder: Path, options: argparse.Namespace) -> str:
 
 def say_how_to_go_on(run_folder: Path, stop: BaseException, command: str) -> None:
     from sb3_refine.search.checkpoint import FILE_NAME as CHECKPOINT
+    from sb3_refine.training.checkpoints import FILE_NAME as TRAINING
 
-    if not (run_folder / "state" / CHECKPOINT).exists():
+    paths = (run_folder / "state" / CHECKPOINT, run_folder / "checkpoints" / TRAINING)
+    if not any(path.exists() for path in paths):
         return
     once = "" if isinstance(stop, KeyboardInterrupt) else ", once that is fixed"
     line = f"to go on from here{once}: {command}"

@@ -8,6 +8,7 @@ from sb3_refine.reporting.record import AgentFigures, RunRecord
 from sb3_refine.reporting.run_folder import RunFolder
 from sb3_refine.reporting.tables import better_text
 from sb3_refine.reporting.templates import render
+from sb3_refine.reporting.wording import WORDING
 
 _ROWS = (
     ("mean return", "mean_return"),
@@ -39,6 +40,7 @@ def model_card(run: RunFolder, repo: str) -> str:
     return render(
         "model_card.md.j2",
         record=record,
+        wording=WORDING[record.method],
         metadata=_metadata(record, algo_class),
         outcome=_OUTCOMES[record.decision],
         rows=_rows(record),

@@ -31,6 +31,7 @@ from sb3_refine.evaluation.evaluation import Evaluation, PairedDifference
 from sb3_refine.evaluation.robustness import RobustnessResult
 from sb3_refine.files import as_json, atomic_path, reraise_write_errors
 from sb3_refine.objectives import Objective
+from sb3_refine.reporting.wording import WORDING
 from sb3_refine.rollouts.metrics import SMOOTHNESS
 from sb3_refine.search.result import Result
 
@@ -170,7 +171,7 @@ class RunRecord:
     :param versions: of Python and packages
     :param source: where the original came from
     :param output_sha256: of the saved agent
-    :param method: ``"search"``, or ``"judge"`` where the candidates came from elsewhere
+    :param method: where the candidates came from, see :data:`~sb3_refine.reporting.wording.WORDING`
     :param robustness: both agents under noise, once a report was made
     """
 
@@ -280,7 +281,7 @@ def record_of(
     :param seeds: of the episodes
     :param source: where the original came from
     :param output_sha256: of the saved agent
-    :param method: ``"search"``, or ``"judge"`` where the candidates came from elsewhere
+    :param method: where the candidates came from, see :data:`~sb3_refine.reporting.wording.WORDING`
     :return: the record of the run
     """
     curve = (update._asdict() for update in result.history)
@@ -433,7 +434,7 @@ _CONTENT = record(
         "wall_time_s?": optional(number(0)),
         "invalid_episodes?": optional(_COUNT),
         "objective_note?": optional(text()),
-        "method?": one_of("search", "judge"),
+        "method?": one_of(*WORDING),
         "settings": record(
             {
                 "algo": one_of(*ALGOS),
@@ -442,6 +443,8 @@ _CONTENT = record(
                 "objective?": text(),
                 "n_updates": _COUNT,
                 "n_updates_done": _COUNT,
+                "n_timesteps?": _COUNT,
+                "n_timesteps_done?": _COUNT,
             },
             others=plain,
         ),

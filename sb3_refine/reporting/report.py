@@ -26,6 +26,7 @@ from sb3_refine.reporting.formatting import (
 from sb3_refine.reporting.record import AgentFigures, CandidateFigures, RunRecord, read_record, write_record
 from sb3_refine.reporting.templates import render
 from sb3_refine.reporting.video import record_video
+from sb3_refine.reporting.wording import WORDING
 
 PLOTS = ("learning_curve", "returns", "paired", "failures", "actions", "mesh", "phase", "end_effector", "robustness")
 """Names of the pictures that a report may have."""
@@ -33,8 +34,6 @@ PLOTS = ("learning_curve", "returns", "paired", "failures", "actions", "mesh", "
 _N_WORST = 5
 _FEW = 10  # episodes, with fewer of which intervals say little
 
-_AFTER = {"search": "after the search", "judge": "with the candidate"}
-_TESTED = {"search": "the result of the search", "judge": "the best candidate"}
 _OUTCOMES = {"refined": "refined", "original": "the original was kept", "unchecked": "searched, not tested"}
 
 
@@ -102,8 +101,9 @@ def report_text(run_folder: Path, record: RunRecord, plots: set[str]) -> str:
         record=record,
         changes=changes,
         robustness=robustness,
-        after=_AFTER[record.method],
-        tested=_TESTED[record.method],
+        after=WORDING[record.method].after,
+        tested=WORDING[record.method].tested,
+        heading=WORDING[record.method].heading,
         title=f"{record.algo} {record.env_id}",
         outcome=_OUTCOMES[record.decision],
         confidence=f"{changes.confidence:.0%}",
@@ -132,7 +132,7 @@ def report_text(run_folder: Path, record: RunRecord, plots: set[str]) -> str:
 
 def _name_of_tested(record: RunRecord) -> str:
     """What tables and plots call the agent that was tested against the original."""
-    after = "candidate" if record.method == "judge" else "after the search"
+    after = WORDING[record.method].column
     return {"refined": "refined", "original": f"{after} (not kept)", "unchecked": f"{after} (untested)"}[
         record.decision
     ]

@@ -7,12 +7,12 @@ from typing import Any
 
 from sb3_refine.agents.agent import Agent, write_config
 from sb3_refine.agents.candidates import NamedAgent
-from sb3_refine.agents.decoding.schema import SchemaError, list_of, mapping_of, plain, read_json, record, row, whole
+from sb3_refine.agents.decoding.schema import SchemaError, list_of, plain, read_json, record, row, text, whole
 from sb3_refine.errors import RefineError
 from sb3_refine.files import atomic_path, refuse_links, reraise_write_errors
 from sb3_refine.training.continuation import Continuation, agent_at
 
-STATE = "training.json"
+FILE_NAME = "training.json"
 _BUFFER = "replay_buffer.npz"
 
 
@@ -55,7 +55,7 @@ class Checkpoints:
             kept, dropped = self._thinned([*self._slices, (training.n_slices, training.num_timesteps)])
             counts = [training.n_slices, training.n_episodes, training.n_env_steps, int(1000 * elapsed)]
             state = {"settings": self._settings, "slices": kept, "counts": counts}
-            with atomic_path(self.folder / STATE) as path:
+            with atomic_path(self.folder / FILE_NAME) as path:
                 path.write_text(json.dumps(state))
         self._slices = kept
         for _, n_steps in dropped:
@@ -70,13 +70,7 @@ class Checkpoints:
         :return: seconds of training so far
         :raises RefineError: when there is none, a file is damaged, or the settings are others
         """
-        path = self.folder / STATE
-        refuse_links(self.folder)
-        try:
-            state = read_json(path)
-            _STATE(state)
-        except SchemaError as error:
-            raise RefineError(f"resume: {path} cannot be read ({error}); start a new run") from None
+        state = _read(self.folder)
         for name, value in self._settings.items():
             if state["settings"].get(name) != value:
                 was = state["settings"].get(name)
@@ -114,8 +108,27 @@ class Checkpoints:
 
 _STATE = record(
     {
-        "settings": mapping_of(plain),
+        "settings": record({"objective": text()}, others=plain),
         "slices": list_of(row(whole(1), whole(0))),
         "counts": row(whole(1), whole(0), whole(0), whole(0)),
     }
 )
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """
+    :param folder: with the checkpoints of an interrupted training
+    :return: its settings
+    :raises RefineError: when they cannot be read
+    """
+    return _read(folder)["settings"]
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        refuse_links(folder)
+        state = read_json(folder / FILE_NAME)
+        _STATE(state)
+    except SchemaError as error:
+        raise RefineError(f"resume: {folder / FILE_NAME} cannot be read ({error}); start a new run") from None
+    return state

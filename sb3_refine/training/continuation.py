@@ -19,8 +19,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from sb3_refine.agents.agent import Agent
 from sb3_refine.agents.decoding.model_zip import read_model
 from sb3_refine.agents.decoding.statistics import read_vec_normalize
-from sb3_refine.agents.sb3_models import load_model
-from sb3_refine.envs.normalisation import without_env
+from sb3_refine.agents.sb3_models import load_model, sync_copies
 from sb3_refine.errors import RefineError, check_count, one_line
 from sb3_refine.files import atomic_path, reraise_write_errors, sha256
 from sb3_refine.parts import check_choice
@@ -119,8 +118,7 @@ class Continuation:
             self._needs_warm_up = False
             self.n_slices += 1
             self.n_episodes += sum(map(len, env.env_method("get_episode_rewards")))
-            statistics = unwrap_vec_normalize(env)
-            self._agent = with_statistics(self._agent, without_env(statistics) if statistics else None)
+            self._agent = with_statistics(self._agent, unwrap_vec_normalize(env))
             _end_last_episodes(model)
 
     def save(self, zip_path: Path, statistics_path: Path) -> None:
@@ -184,6 +182,7 @@ class Continuation:
             self._agent.model.save(file)
             file.seek(0)
             self._model = type(self._agent.model).load(file, env=env, device="cpu")
+            sync_copies(self._model)
             self._model.verbose, self._model.tensorboard_log = 0, None
             self._load_buffer(self._model)
         model: Any = self._model

@@ -1,6 +1,7 @@
 """The environment that an agent is trained on in: the Zoo's stack of wrappers, with the agent's own statistics."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -35,11 +36,13 @@ def training_env(agent: Agent, seed: int, vec_env: str = "dummy", is_frozen: boo
 def with_statistics(agent: Agent, statistics: VecNormalize | None) -> Agent:
     """
     :param agent: any
-    :param statistics: without their environment; None where the agent has none
+    :param statistics: with or without their environment; None where the agent has none
     :return: the agent with these statistics in place of its own
     """
-    if statistics is None:
+    if statistics is None or agent.vec_normalize is None:
         return agent
+    statistics = without_env(statistics)
+    statistics.training = agent.vec_normalize.training
     wrappers: list[Callable[[Any], Any]] = [
         Normalised(statistics) if isinstance(wrapper, Normalised) else wrapper for wrapper in agent.recipe.vec_wrappers
     ]
@@ -48,7 +51,7 @@ def with_statistics(agent: Agent, statistics: VecNormalize | None) -> Agent:
 
 def _normalised(wrapper: Normalised, env: VecEnv, is_frozen: bool) -> VecNormalize:
     """The statistics around an environment, as they were in training: with normalised rewards, if there were."""
-    wrapped = without_env(wrapper.statistics)
+    wrapped = deepcopy(without_env(wrapper.statistics))
     wrapped.set_venv(env)
     wrapped.training = not is_frozen
     return wrapped

@@ -1,0 +1,46 @@
+"""What texts say of each method."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Wording:
+    """
+    :param after: when the agent that was tested was as it is
+    :param tested: what texts call that agent
+    :param column: what tables call that agent
+    :param heading: of the section about the method
+    :param description: of the method, for the model card
+    """
+
+    after: str
+    tested: str
+    column: str
+    heading: str
+    description: str
+
+
+WORDING = {
+    "search": Wording(
+        after="after the search",
+        tested="the result of the search",
+        column="after the search",
+        heading="The search",
+        description="a direct random search around the parameters behind its deterministic action",
+    ),
+    "train": Wording(
+        after="after training on",
+        tested="the best checkpoint",
+        column="trained on",
+        heading="The training",
+        description="training on with its own algorithm and hyperparameters",
+    ),
+    "judge": Wording(
+        after="with the candidate",
+        tested="the best candidate",
+        column="candidate",
+        heading="The candidates",
+        description="the best of several agents, tested against the original",
+    ),
+}
+"""By the ``method`` of a record."""
