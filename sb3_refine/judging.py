@@ -1,5 +1,6 @@
 """Choose and test the best of any agents: checkpoints of a training run, or an agent from elsewhere."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -11,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from tqdm import tqdm
 
 from sb3_refine.agents.agent import Agent, save_agent
+from sb3_refine.agents.averages import average
 from sb3_refine.agents.candidates import NamedAgent, check_same_environment, load_candidates, without_copies
 from sb3_refine.agents.from_model import agent_from_model
 from sb3_refine.agents.zoo import new_run_folder
@@ -20,6 +22,7 @@ from sb3_refine.evaluation.baseline import evaluate_baseline
 from sb3_refine.evaluation.evaluation import Evaluation
 from sb3_refine.evaluation.judge import JudgeSettings, Verdict, judge_candidates
 from sb3_refine.evaluation.selection import Candidate
+from sb3_refine.evaluation.soup import greedy_soup
 from sb3_refine.evaluation.target import EvaluationTarget, open_targets
 from sb3_refine.evaluators import EVALUATORS, n_processors
 from sb3_refine.files import sha256
@@ -170,6 +173,7 @@ class Judge:
             **backend_kwargs,
         }
         self._baseline: list[Episode] = []
+        self._n_tried = self._n_tried_steps = 0  # for a greedy soup
 
     def open_targets(
         self, agents: Sequence[Agent], on_episode: Callable[[], object] = lambda: None
@@ -195,12 +199,18 @@ class Judge:
         return baseline
 
     def judge(
-        self, candidates: Sequence[NamedAgent], progress_bar: bool = False, origin: Origin | None = None
+        self,
+        candidates: Sequence[NamedAgent],
+        progress_bar: bool = False,
+        origin: Origin | None = None,
+        n_average: int = 0,
     ) -> Judgement:
         """
         :param candidates: at least one, for the environment of the original
         :param progress_bar: show a progress bar over all episodes
         :param origin: where the candidates come from; by default, from elsewhere
+        :param n_average: add the average of this many candidates, the last ones, and a greedy soup of all, see
+            :func:`~sb3_refine.evaluation.soup.greedy_soup`; 0 for neither
         :return: the verdict, which can be saved
         :raises RefineError: when there is no candidate, or one is of another environment
         :raises EpisodeError: when an episode fails
@@ -210,6 +220,8 @@ class Judge:
         if not candidates:
             raise RefineError("candidates: there are none; name at least one agent")
         named = without_copies(candidates)
+        if n_average:
+            named += self._averages(named, n_average)
         agents = [self.original, *(each.agent for each in named)]
         n_episodes = self.settings.n_episodes(len(named), has_baseline=bool(self._baseline))
         with (
@@ -222,6 +234,25 @@ class Judge:
             progress.total = progress.n  # with "auto", or where seeds decide nothing, it is another number
         chosen = next(each for each in named if each.name == verdict.chosen.name)
         return self._judgement(chosen, named, _result_of(verdict), origin or Origin())
+
+    def _averages(self, named: Sequence[NamedAgent], n_average: int) -> list[NamedAgent]:
+        """Of several candidates: the average of the last ones, and a greedy soup, if it is more than one candidate."""
+        if len(named) < 2:
+            return []
+        last = [each.agent for each in named[-n_average:]]
+        seeds = self.seeds.take("validation", max(1, self.settings.n_validation_episodes // 2))
+
+        def score(agents: Sequence[Agent]) -> list[float]:
+            with self.open_targets(agents) as targets:
+                runs = [target.run(seeds, self.objective.metrics) for target in targets]
+            self._n_tried += sum(len(run.episodes) for run in runs)
+            self._n_tried_steps += int(sum(sum(run.lengths) for run in runs))
+            scores = [self.objective.of_episodes(run.episodes) for run in runs]
+            return [-math.inf if math.isnan(value) else value for value in scores]
+
+        self.evaluate_original()  # calibrates the objective
+        found = [NamedAgent(f"average of the last {len(last)}", average(last)), greedy_soup(named, score)]
+        return [each for each in found if each is not None]
 
     def unchecked(self, candidate: NamedAgent, reason: str, origin: Origin) -> Judgement:
         """
@@ -241,8 +272,8 @@ class Judge:
         test_seeds = None if result.baseline is None else list(result.baseline.seeds)
         result = replace(
             result,
-            rollouts=result.rollouts + origin.n_episodes,
-            env_steps=result.env_steps + origin.n_env_steps,
+            rollouts=result.rollouts + origin.n_episodes + self._n_tried,
+            env_steps=result.env_steps + origin.n_env_steps + self._n_tried_steps,
             wall_time_s=time.perf_counter() - self._started + origin.seconds_before,
         )
         return Judgement(
@@ -265,6 +296,7 @@ def judge(
     original: Agent | BaseAlgorithm,
     candidates: Sequence[Agent | BaseAlgorithm | NamedAgent | str | Path],
     progress_bar: bool = False,
+    n_average: int = 0,
     **kwargs: Any,
 ) -> Judgement:
     """
@@ -274,13 +306,14 @@ def judge(
     :param candidates: agents, models with their environment, or paths, see
         :func:`~sb3_refine.agents.candidates.load_candidates`
     :param progress_bar: show a progress bar over all episodes
+    :param n_average: see :meth:`Judge.judge`
     :param kwargs: any other argument of :class:`Judge`
     :return: the verdict, which can be saved
     :raises RefineError: when an argument is wrong, or a candidate is of another environment
     :raises EpisodeError: when an episode fails
     """
     judge = Judge(original, **kwargs)
-    return judge.judge(_named(candidates, judge.original), progress_bar)
+    return judge.judge(_named(candidates, judge.original), progress_bar, n_average=n_average)
 
 
 def _named(candidates: Sequence[Agent | BaseAlgorithm | NamedAgent | str | Path], original: Agent) -> list[NamedAgent]:

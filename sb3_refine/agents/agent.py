@@ -1,6 +1,6 @@
 """A trained agent with everything needed to run it, and how it is saved."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_refine.agents.sb3_models import fits, shape_of
 from sb3_refine.agents.zoo import ExpectedReturn, write_zoo_yaml
-from sb3_refine.envs.normalisation import Normalised
+from sb3_refine.envs.normalisation import Normalised, without_env
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import RefineError
 from sb3_refine.files import atomic_path, reraise_write_errors
@@ -89,6 +89,22 @@ def write_config(agent: Agent, run_folder: Path) -> Path:
     write_zoo_yaml(inner / "config.yml", agent.config)
     write_zoo_yaml(inner / "args.yml", args)
     return inner
+
+
+def with_statistics(agent: Agent, statistics: VecNormalize | None) -> Agent:
+    """
+    :param agent: any
+    :param statistics: with or without their environment; None where the agent has none
+    :return: the agent with these statistics in place of its own
+    """
+    if statistics is None or agent.vec_normalize is None:
+        return agent
+    statistics = without_env(statistics)
+    statistics.training = agent.vec_normalize.training
+    wrappers = [
+        Normalised(statistics) if isinstance(wrapper, Normalised) else wrapper for wrapper in agent.recipe.vec_wrappers
+    ]
+    return replace(agent, vec_normalize=statistics, recipe=replace(agent.recipe, vec_wrappers=tuple(wrappers)))
 
 
 def statistics_for_policy(statistics: VecNormalize | None, recipe: EnvRecipe) -> VecNormalize | None:

@@ -8,6 +8,7 @@ from sb3_refine.cli.options import Parser, add_agent_options, load_chosen_agent,
 from sb3_refine.cli.push import destination_of, push_run
 from sb3_refine.cli.refine import check_entries_of, check_report_options, print_result, write_report
 from sb3_refine.cli.refine_options import (
+    add_average_option,
     add_objective_option,
     add_output_options,
     add_rollout_options,
@@ -39,6 +40,7 @@ def make_judge_parser() -> Parser:
         action="store_true",
         help="what --trust-remote-code is for the original: runs any code that the candidates' authors put there",
     )
+    add_average_option(candidates, "candidates")
     add_objective_option(candidates)
     add_rollout_options(parser.add_argument_group("the run"))
     add_verdict_options(parser.add_argument_group("the verdict"))
@@ -88,6 +90,7 @@ def judge_agents(options: argparse.Namespace) -> int:
         accelerator=not options.no_accelerator,
         episode_timeout=options.episode_timeout,
         progress_bar=options.progress,
+        n_average=options.n_average,
     )
     run_folder = judgement.save(options.output)
     saved = f"saved to {run_folder / f'{original.env_name}.zip'}"

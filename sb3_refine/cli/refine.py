@@ -57,7 +57,7 @@ def _choose_method(options: argparse.Namespace) -> None:
         options.method = method
     others = {"search": OF_TRAINING, "train": OF_SEARCH}[options.method]
     for name in sorted(options.given.intersection(others)):
-        raise RefineError(f"--{name.replace('_', '-')}: not an option of --method {options.method}; leave it out")
+        raise RefineError(f"{name}: not an option of --method {options.method}; leave it out")
 
 
 def search_from_agent(options: argparse.Namespace) -> int:

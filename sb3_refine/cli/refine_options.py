@@ -14,6 +14,7 @@ OF_SEARCH = (
 )  # fmt: skip
 OF_TRAINING = (
     "n_timesteps", "progress_remaining", "n_warm_up", "replay_buffer", "normalisation", "vec_env", "n_checkpoints",
+    "n_average",
 )  # fmt: skip
 
 
@@ -117,6 +118,7 @@ def _add_training_options(parser: Parser) -> None:
         metavar="NAME",
         help="live: statistics go on changing, as in training; or frozen (default: %(default)s)",
     )
+    add_average_option(training, "checkpoints")
     training.add_argument("--vec-env", default="dummy", metavar="NAME", help="dummy or subproc (default: %(default)s)")
     training.add_argument(
         "--n-checkpoints",
@@ -157,6 +159,23 @@ def add_objective_option(group: argparse._ArgumentGroup) -> None:
         metavar="NAME[:OPTION=VALUE,...]",
         help="what is maximised: return, mesh-dimension, cvar, success, survival, smooth, or module:function "
         "(default: %(default)s)",
+    )
+
+
+def add_average_option(group: argparse._ArgumentGroup, what: str) -> None:
+    """
+    :param group: of a parser
+    :param what: is averaged
+    """
+    group.add_argument(
+        "--average",
+        type=count,
+        dest="n_average",
+        nargs="?",
+        const=5,
+        default=0,
+        metavar="K",
+        help=f"add the average of the last K {what} (5, if not said) and a greedy soup of all to the candidates",
     )
 
 

@@ -67,6 +67,7 @@ def _make_trainer(options: argparse.Namespace) -> "Trainer":
         seed=options.seed,
         replay_buffer=options.replay_buffer,
         n_checkpoints=options.n_checkpoints,
+        n_average=options.n_average,
         trust_remote_code=options.trust_remote_code,
         progress_remaining=options.progress_remaining,
         n_warm_up=options.n_warm_up,

@@ -16,7 +16,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from sb3_refine.agents.agent import Agent
+from sb3_refine.agents.agent import Agent, with_statistics
 from sb3_refine.agents.decoding.model_zip import read_model
 from sb3_refine.agents.decoding.statistics import read_vec_normalize
 from sb3_refine.agents.sb3_models import load_model, sync_copies
@@ -26,7 +26,7 @@ from sb3_refine.parts import check_choice
 from sb3_refine.policies.base import one_thread
 from sb3_refine.seeding import derived_seed, globals_restored
 from sb3_refine.training.buffer_file import load_buffer, save_buffer
-from sb3_refine.training.environment import VEC_ENVS, training_env, with_statistics
+from sb3_refine.training.environment import VEC_ENVS, training_env
 from sb3_refine.training.schedules import attributes, schedules_held
 
 NORMALISATIONS = ("live", "frozen")

@@ -1,9 +1,7 @@
 """The environment that an agent is trained on in: the Zoo's stack of wrappers, with the agent's own statistics."""
 
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any
 
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
@@ -31,22 +29,6 @@ def training_env(agent: Agent, seed: int, vec_env: str = "dummy", is_frozen: boo
     for wrapper in (*agent.recipe.vec_wrappers, *outermost):
         env = _normalised(wrapper, env, is_frozen) if isinstance(wrapper, Normalised) else wrapper(env)
     return env
-
-
-def with_statistics(agent: Agent, statistics: VecNormalize | None) -> Agent:
-    """
-    :param agent: any
-    :param statistics: with or without their environment; None where the agent has none
-    :return: the agent with these statistics in place of its own
-    """
-    if statistics is None or agent.vec_normalize is None:
-        return agent
-    statistics = without_env(statistics)
-    statistics.training = agent.vec_normalize.training
-    wrappers: list[Callable[[Any], Any]] = [
-        Normalised(statistics) if isinstance(wrapper, Normalised) else wrapper for wrapper in agent.recipe.vec_wrappers
-    ]
-    return replace(agent, vec_normalize=statistics, recipe=replace(agent.recipe, vec_wrappers=tuple(wrappers)))
 
 
 def _normalised(wrapper: Normalised, env: VecEnv, is_frozen: bool) -> VecNormalize:

@@ -49,6 +49,7 @@ class Trainer:
     :param seed: seed of everything random
     :param replay_buffer: what ``save_replay_buffer`` wrote, for an off-policy agent; reading it runs the code in it
     :param n_checkpoints: checkpoints kept on disk beside the last one, evenly spaced
+    :param n_average: see :meth:`~sb3_refine.judging.Judge.judge`
     :param trust_remote_code: see :func:`~sb3_refine.agents.load.load_agent`; for a model in memory always True
     :param tensorboard_log: folder for TensorBoard, or None
     :param verbose: 0: silent, 1: the tables of Stable-Baselines3
@@ -67,6 +68,7 @@ class Trainer:
         seed: int = 0,
         replay_buffer: str | Path | None = None,
         n_checkpoints: int = 20,
+        n_average: int = 0,
         trust_remote_code: bool = False,
         tensorboard_log: str | None = None,
         verbose: int = 0,
@@ -78,11 +80,12 @@ class Trainer:
     ):
         self.settings = TrainSettings(progress_remaining, n_warm_up, normalisation, vec_env)
         check_count("n_checkpoints", n_checkpoints, 1)
+        check_count("n_average", n_average, 0)
         self.agent = model if isinstance(model, Agent) else agent_from_model(model, env)
         self._trust = trust_remote_code or not isinstance(model, Agent)
         self._buffer = None if replay_buffer is None else Path(replay_buffer)
         self._check_buffer()
-        self.seed, self.n_checkpoints = seed, n_checkpoints
+        self.seed, self.n_checkpoints, self.n_average = seed, n_checkpoints, n_average
         self.tensorboard_log, self.verbose = tensorboard_log, verbose
         self.judge = Judge(self.agent, seed=seed, **kwargs)
         self.judgement: Judgement | None = None
@@ -148,7 +151,7 @@ class Trainer:
             if not checkpoints:
                 raise RefineError(f"time_limit: {time_limit:g} s are too short to train and to judge the result")
             self.judgement = self.judge.judge(
-                checkpoints.agents(), progress_bar, self._origin(training, n_timesteps, before)
+                checkpoints.agents(), progress_bar, self._origin(training, n_timesteps, before), self.n_average
             )
             checkpoints.end()
         return self.judgement
@@ -204,7 +207,12 @@ class Trainer:
 
     def _recorded(self, n_timesteps: int) -> dict[str, Any]:
         """Settings that the course of the training depends on."""
-        return {**asdict(self.settings), "n_timesteps": n_timesteps, "n_checkpoints": self.n_checkpoints}
+        return {
+            **asdict(self.settings),
+            "n_timesteps": n_timesteps,
+            "n_checkpoints": self.n_checkpoints,
+            "n_average": self.n_average,
+        }
 
     @contextmanager
     def _checkpoints(self, folder: str | Path | None, n_timesteps: int) -> Iterator[Checkpoints]:
