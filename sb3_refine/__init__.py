@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from sb3_refine.errors import RefineError
     from sb3_refine.judging import judge
     from sb3_refine.refiner import Refiner, refine
+    from sb3_refine.training.judge_callback import JudgeCallback
     from sb3_refine.training.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 # Imported on first use (PEP 562): torch takes two seconds, and `sb3-refine --help` needs none of it.
 _HOMES = {
     "Agent": "agents.agent",
+    "JudgeCallback": "training.judge_callback",
     "RefineError": "errors",
     "Refiner": "refiner",
     "Trainer": "training.trainer",
@@ -24,7 +26,7 @@ _HOMES = {
     "refine": "refiner",
 }
 
-__all__ = ["Agent", "RefineError", "Refiner", "Trainer", "judge", "load_agent", "refine"]
+__all__ = ["Agent", "JudgeCallback", "RefineError", "Refiner", "Trainer", "judge", "load_agent", "refine"]
 
 
 def __getattr__(name: str) -> Any:

@@ -219,7 +219,7 @@ class Judge:
             check_same_environment(self.original, each.agent, f"candidates: {each.name}")
         if not candidates:
             raise RefineError("candidates: there are none; name at least one agent")
-        named = without_copies(candidates)
+        named = without_copies(candidates, self.original)
         if n_average:
             named += self._averages(named, n_average)
         agents = [self.original, *(each.agent for each in named)]

@@ -162,14 +162,16 @@ def test_copies_of_one_policy_are_judged_once(logs, original, caplog):
     shutil.copy(run_folder / "rl_model_1000_steps.zip", run_folder / "best_model.zip")
     caplog.set_level("INFO", logger="sb3_refine")
     found = load_candidates([run_folder], original)
-    assert [each.name for each in without_copies(found)] == ["rl_model_90_steps", "rl_model_1000_steps", ENV_ID]
+    assert [each.name for each in without_copies(found, original)] == ["rl_model_1000_steps", ENV_ID]
+    assert "rl_model_90_steps is the same policy as the original: judged once" in caplog.text
     assert "best_model is the same policy as rl_model_1000_steps: judged once" in caplog.text
 
 
 def test_copies_with_other_statistics_are_not_the_same(made_agents):
     one, two = (load_agent(NORMALIZED, ENV_ID, made_agents) for _ in range(2))
+    assert len(without_copies([NamedAgent("one", one)], two)) == 1
     two.vec_normalize.obs_rms.mean += 1
-    assert len(without_copies([NamedAgent("one", one), NamedAgent("two", two)])) == 2
+    assert len(without_copies([NamedAgent("one", one), NamedAgent("two", two)], demo())) == 2
 
 
 def test_agents_of_one_environment_share_their_workers(demo_and_others):

@@ -40,7 +40,7 @@ def train_on(agent, folder, slices, settings=NO_WARM_UP, restart=False):
             training = Continuation(agent, settings, seed=1)
             checkpoints.restore(training)
         training.advance(n_steps, CallbackList([]))
-        checkpoints.add(training, 0.0)
+        checkpoints.take(training, 0.0)
     return checkpoints.agents()[-1].agent
 
 
@@ -70,8 +70,8 @@ def test_hindsight_experience_replay_resumes_to_the_same_bits(tmp_path):
         **{"learning_starts": 20, "buffer_size": 500, "batch_size": 16, "seed": 0, "device": "cpu"},
     ).learn(64)
     agent = Trainer(model, lambda: BitFlippingEnv(n_bits=4, continuous=True, max_steps=4), **FAST).agent
-    whole = train_on(agent, tmp_path / "whole", [30, 30], TrainSettings(n_warm_up=20))
-    resumed = train_on(agent, tmp_path / "resumed", [30, 30], TrainSettings(n_warm_up=20), restart=True)
+    whole = train_on(agent, tmp_path / "whole", [30, 30], TrainSettings(n_warm_up=40))
+    resumed = train_on(agent, tmp_path / "resumed", [30, 30], TrainSettings(n_warm_up=40), restart=True)
     assert same(parameters_of(whole.model), parameters_of(resumed.model))
     assert not same(parameters_of(whole.model), parameters_of(model))
 
@@ -86,7 +86,8 @@ def test_an_off_policy_agent_warms_up_with_its_own_policy(made_agents):
             actions.append(float(self.locals["actions"].item()))
             return True
 
-    training.advance(50, Spy())
+    training.advance(20, Spy())
+    training.advance(30, Spy())
     assert same(parameters_of(training._model), parameters_of(agent.model))
     assert training._model.replay_buffer.pos == 50
     assert (training._model.learning_starts, training._model.gradient_steps) == (20, 1)
@@ -132,7 +133,7 @@ def test_checkpoints_on_disk_are_bounded_and_evenly_spaced(made_agents, tmp_path
     training = Continuation(agent, TrainSettings(), seed=0)
     for _ in range(n_slices):
         training.advance(32, CallbackList([]))
-        checkpoints.add(training, 0.0)
+        checkpoints.take(training, 0.0)
         assert len(list(tmp_path.glob("*.zip"))) <= 5
     names = {f"rl_model_{start + 32 * number}_steps.zip" for number in kept}
     assert {path.name for path in tmp_path.glob("*.zip")} == names

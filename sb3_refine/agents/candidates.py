@@ -96,17 +96,18 @@ def check_same_environment(original: Agent, other: Agent, whose: str) -> None:
         )
 
 
-def without_copies(agents: Sequence[NamedAgent]) -> list[NamedAgent]:
+def without_copies(agents: Sequence[NamedAgent], original: Agent) -> list[NamedAgent]:
     """
     :param agents: any
-    :return: those that act differently: ``best_model.zip``, for example, is often the last agent
+    :param original: the agent to compare with
+    :return: those that act differently: ``best_model.zip``, for example, is often the last agent. All if none does
     """
-    kept: dict[bytes, NamedAgent] = {}
+    kept = {_fingerprint(original): NamedAgent("the original", original)}
     for each in agents:
         same = kept.setdefault(_fingerprint(each.agent), each)
         if same is not each:
             logger.info("%s is the same policy as %s: judged once", each.name, same.name)
-    return list(kept.values())
+    return list(kept.values())[1:] or list(agents[:1])
 
 
 def _fingerprint(agent: Agent) -> bytes:

@@ -1,13 +1,13 @@
 """The checkpoints of a training run: within a bound on disk, and fit to go on from the last one."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sb3_refine.agents.agent import Agent, write_config
 from sb3_refine.agents.candidates import NamedAgent
-from sb3_refine.agents.decoding.schema import SchemaError, list_of, plain, read_json, record, row, text, whole
+from sb3_refine.agents.decoding.schema import SchemaError, list_of, number, plain, read_json, record, row, text, whole
 from sb3_refine.errors import RefineError
 from sb3_refine.files import atomic_path, refuse_links, reraise_write_errors
 from sb3_refine.training.continuation import Continuation, agent_at
@@ -16,28 +16,82 @@ FILE_NAME = "training.json"
 _BUFFER = "replay_buffer.npz"
 
 
-class Checkpoints:
+class Snapshots:
     """
-    Models of a training run in a folder, with the names of Stable-Baselines3's ``CheckpointCallback`` and the
-    statistics of each: every k-th slice and the last, with k the least power of 2 that leaves at most ``n_max``.
+    Models of a training in a folder, with the names of Stable-Baselines3's ``CheckpointCallback`` and the statistics of
+    each: every k-th one and the last, with k the least power of 2 that leaves at most ``n_max``.
+
+    :param folder: where to
+    :param agent: before training
+    :param n_max: models beside the last
+    :param trust: see :func:`~sb3_refine.agents.decoding.model_zip.read_model`
+    """
+
+    def __init__(self, folder: Path, agent: Agent, n_max: int = 20, trust: bool = False):
+        self.folder, self.n_max = folder, n_max
+        self._agent, self._trust = agent, trust
+        self._kept: list[tuple[int, int]] = []  # number, time steps of the model
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, number: int, n_steps: int, save: Callable[[Path, Path], None]) -> None:
+        """
+        Save a model, and remove those that are then too many.
+
+        :param number: of the model, from 1
+        :param n_steps: its time steps
+        :param save: saves it, to a path for the zip and a path for the statistics
+        :raises RefineError: when a file cannot be written; the models before are still there
+        """
+        remark = f". The checkpoints before are still in {self.folder}" if self._kept else ""
+        with reraise_write_errors("the checkpoint", self.folder, remark):
+            if not self._kept:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_config(self._agent, self.folder)
+            save(*self._paths(n_steps))
+            before = [*self._kept, (number, n_steps)]
+            spacing = 1
+            while number // spacing > self.n_max:
+                spacing *= 2
+            self._kept = [one for one in before if one[0] % spacing == 0 or one[0] == number]
+            self._note()
+        for _, dropped in set(before) - set(self._kept):
+            for path in self._paths(dropped):
+                path.unlink(missing_ok=True)
+
+    def agents(self) -> list[NamedAgent]:
+        """:return: the agents, by their steps"""
+        return [
+            NamedAgent(f"{n_steps} steps", agent_at(self._agent, *self._paths(n_steps), self._trust))
+            for _, n_steps in self._kept
+        ]
+
+    def _note(self) -> None:
+        """What else is written with a model, before others are removed."""
+
+    def _paths(self, n_steps: int) -> tuple[Path, Path]:
+        names = f"rl_model_{n_steps}_steps.zip", f"rl_model_vecnormalize_{n_steps}_steps.pkl"
+        return self.folder / names[0], self.folder / names[1]
+
+
+class Checkpoints(Snapshots):
+    """
+    Snapshots of a training that can go on from the last one.
 
     :param folder: where to
     :param agent: before training
     :param settings: resumed training must have the same
-    :param n_max: checkpoints beside the last
+    :param n_max: models beside the last
     :param trust: see :func:`~sb3_refine.agents.decoding.model_zip.read_model`
     """
 
     def __init__(self, folder: Path, agent: Agent, settings: Mapping[str, Any], n_max: int = 20, trust: bool = False):
-        self.folder, self.n_max = folder, n_max
-        self._agent, self._trust = agent, trust
+        super().__init__(folder, agent, n_max, trust)
         self._settings = json.loads(json.dumps(settings))
-        self._slices: list[tuple[int, int]] = []  # number of the slice, time steps of the model after it
+        self._state: dict[str, Any] = {}
 
-    def __len__(self) -> int:
-        return len(self._slices)
-
-    def add(self, training: Continuation, elapsed: float) -> None:
+    def take(self, training: Continuation, elapsed: float) -> None:
         """
         Save the agent after a slice, and all that is needed to go on from it.
 
@@ -45,22 +99,18 @@ class Checkpoints:
         :param elapsed: seconds of training so far
         :raises RefineError: when a file cannot be written; the checkpoints before are still there
         """
-        remark = f". The checkpoints before are still in {self.folder}" if self._slices else ""
-        with reraise_write_errors("the checkpoint", self.folder, remark):
-            if not self._slices:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write_config(self._agent, self.folder)
-            training.save(*self._paths(training.num_timesteps))
+        counts = [training.n_slices, training.n_episodes, training.n_env_steps, training.n_warm_up_left]
+        self._state = {"settings": self._settings, "counts": counts, "elapsed": elapsed}
+
+        def save(zip_path: Path, statistics_path: Path) -> None:
+            training.save(zip_path, statistics_path)
             training.save_buffer(self.folder / _BUFFER)
-            kept, dropped = self._thinned([*self._slices, (training.n_slices, training.num_timesteps)])
-            counts = [training.n_slices, training.n_episodes, training.n_env_steps, int(1000 * elapsed)]
-            state = {"settings": self._settings, "slices": kept, "counts": counts}
-            with atomic_path(self.folder / FILE_NAME) as path:
-                path.write_text(json.dumps(state))
-        self._slices = kept
-        for _, n_steps in dropped:
-            for path in self._paths(n_steps):
-                path.unlink(missing_ok=True)
+
+        self.add(training.n_slices, training.num_timesteps, save)
+
+    def _note(self) -> None:
+        with atomic_path(self.folder / FILE_NAME) as path:
+            path.write_text(json.dumps({**self._state, "slices": self._kept}))
 
     def restore(self, training: Continuation) -> float:
         """
@@ -75,35 +125,16 @@ class Checkpoints:
             if state["settings"].get(name) != value:
                 was = state["settings"].get(name)
                 raise RefineError(f"resume: other settings than those of the interrupted run: {name} was {was!r}")
-        self._slices = [(number, n_steps) for number, n_steps in state["slices"]]
-        training.load(*self._paths(self._slices[-1][1]), self._trust)
-        training.n_slices, training.n_episodes, training.n_env_steps, elapsed = state["counts"]
+        self._kept = [(number, n_steps) for number, n_steps in state["slices"]]
+        training.load(*self._paths(self._kept[-1][1]), self._trust)
+        training.n_slices, training.n_episodes, training.n_env_steps, training.n_warm_up_left = state["counts"]
         if (self.folder / _BUFFER).exists():
             training.use_buffer(self.folder / _BUFFER)
-        return elapsed / 1000
-
-    def agents(self) -> list[NamedAgent]:
-        """:return: the checkpoints, by their steps"""
-        return [
-            NamedAgent(f"{n_steps} steps", agent_at(self._agent, *self._paths(n_steps), self._trust))
-            for _, n_steps in self._slices
-        ]
+        return state["elapsed"]
 
     def end(self) -> None:
         """Remove what is only needed to go on."""
         (self.folder / _BUFFER).unlink(missing_ok=True)
-
-    def _thinned(self, slices: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        """Those to keep, and those to drop."""
-        last, spacing = slices[-1], 1
-        while last[0] // spacing > self.n_max:
-            spacing *= 2
-        kept = [one for one in slices if one[0] % spacing == 0 or one is last]
-        return kept, [one for one in slices if one not in kept]
-
-    def _paths(self, n_steps: int) -> tuple[Path, Path]:
-        names = f"rl_model_{n_steps}_steps.zip", f"rl_model_vecnormalize_{n_steps}_steps.pkl"
-        return self.folder / names[0], self.folder / names[1]
 
 
 _STATE = record(
@@ -111,6 +142,7 @@ _STATE = record(
         "settings": record({"objective": text()}, others=plain),
         "slices": list_of(row(whole(1), whole(0))),
         "counts": row(whole(1), whole(0), whole(0), whole(0)),
+        "elapsed": number(0, 1e10),
     }
 )
 

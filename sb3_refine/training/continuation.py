@@ -80,7 +80,7 @@ class Continuation:
         self.n_env_steps = 0
         self._agent = agent
         self._model: BaseAlgorithm | None = None
-        self._needs_warm_up = isinstance(agent.model, OffPolicyAlgorithm)
+        self.n_warm_up_left: int | None = None  # not known before the first slice
         self._buffer_path: Path | None = None
 
     @property
@@ -105,7 +105,9 @@ class Continuation:
         with globals_restored(), one_thread(), self._env(seed) as env:
             model = self._prepared(env, seed)
             before = model.num_timesteps
-            n_warm_up = min(self._n_warm_up(model), n_timesteps)
+            if self.n_warm_up_left is None:
+                self.n_warm_up_left = self._n_warm_up(model)
+            n_warm_up = min(self.n_warm_up_left, n_timesteps)
             try:
                 with schedules_held(model, self._settings.progress_remaining):
                     if n_warm_up:
@@ -115,7 +117,7 @@ class Continuation:
                         model.learn(n_timesteps - n_warm_up, callback, reset_num_timesteps=False)
             finally:
                 self.n_env_steps += model.num_timesteps - before
-            self._needs_warm_up = False
+            self.n_warm_up_left -= n_warm_up
             self.n_slices += 1
             self.n_episodes += sum(map(len, env.env_method("get_episode_rewards")))
             self._agent = with_statistics(self._agent, unwrap_vec_normalize(env))
@@ -146,16 +148,15 @@ class Continuation:
         :raises RefineError: when a file is damaged
         """
         self._agent, self._model = agent_at(self._agent, zip_path, statistics_path, trust), None
-        self._needs_warm_up = False
 
     def use_buffer(self, path: Path) -> None:
         """
-        Go on with earlier experience, without a warm-up.
+        Go on with earlier experience. Without a checkpoint, there is no warm-up then.
 
         :param path: what :meth:`save_buffer` wrote; or what ``save_replay_buffer`` of Stable-Baselines3 wrote, a pickle
             that can run any code
         """
-        self._buffer_path, self._needs_warm_up = path, False
+        self._buffer_path = path
 
     def save_buffer(self, path: Path) -> None:
         """
@@ -207,10 +208,10 @@ class Continuation:
             raise RefineError(f"replay_buffer: {self._buffer_path} cannot be used ({reason})") from error
 
     def _n_warm_up(self, model: Any) -> int:
-        if not self._needs_warm_up:
+        if not isinstance(model, OffPolicyAlgorithm) or self._buffer_path is not None:
             return 0
         n = self._settings.n_warm_up
-        return max(model.learning_starts, _MIN_WARM_UP) if n is None else n
+        return max(vars(model)["learning_starts"], _MIN_WARM_UP) if n is None else n
 
 
 def agent_at(agent: Agent, zip_path: Path, statistics_path: Path, trust: bool = False) -> Agent:

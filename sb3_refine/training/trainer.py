@@ -144,7 +144,9 @@ class Trainer:
                 deadline = self._deadline(clock)
                 with tqdm(unit="step", dynamic_ncols=True, **bar) as progress:
                     hooks = TrainingCallback(callback, progress, deadline)
-                    self._train(training, n_timesteps, hooks, lambda: checkpoints.add(training, before + clock.elapsed))
+                    self._train(
+                        training, n_timesteps, hooks, lambda: checkpoints.take(training, before + clock.elapsed)
+                    )
             except KeyboardInterrupt:
                 self.judgement = self._interrupted(training, checkpoints, n_timesteps, before)
                 raise
