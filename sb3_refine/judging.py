@@ -1,7 +1,6 @@
 """Choose and test the best of any agents: checkpoints of a training run, or an agent from elsewhere."""
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -33,6 +32,7 @@ from sb3_refine.reporting.report import report_on, write_report
 from sb3_refine.rollouts.episode import Episode, Trajectory
 from sb3_refine.search.result import Result
 from sb3_refine.seeding import EpisodeSeeds
+from sb3_refine.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,12 @@ class Origin:
     :param settings: of that method
     :param n_episodes: run for them
     :param n_env_steps: of these episodes
-    :param seconds_before: in runs before this one, where it goes on with another
     """
 
     method: str = "judge"
     settings: dict[str, Any] = field(default_factory=dict)
     n_episodes: int = 0
     n_env_steps: int = 0
-    seconds_before: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,7 @@ class Judge:
         self.objective = make_objective(objective)
         called = objective if isinstance(objective, str) else self.objective.name
         self.settings = JudgeSettings(self.objective, called, n_eval_episodes, alpha, min_effect, max_return_loss)
-        self.seed, self.seeds, self._started = seed, EpisodeSeeds(seed), time.perf_counter()
+        self.seed, self.seeds, self.stopwatch = seed, EpisodeSeeds(seed), Stopwatch()
         self.original = original if isinstance(original, Agent) else agent_from_model(original)
         self._workers: dict[str, Any] = {
             "backend": backend_name,
@@ -264,7 +262,7 @@ class Judge:
         baseline = Evaluation((), tuple(self._baseline))
         result = Result(
             UNCHECKED, reason, len(self._baseline), int(sum(baseline.lengths)), n_invalid=0, wall_time_s=0.0,
-            n_updates=0, n_updates_done=0,
+            cpu_time_s=0.0, n_updates=0, n_updates_done=0,
         )  # fmt: skip
         return self._judgement(candidate, [candidate], result, origin)
 
@@ -274,7 +272,8 @@ class Judge:
             result,
             rollouts=result.rollouts + origin.n_episodes + self._n_tried,
             env_steps=result.env_steps + origin.n_env_steps + self._n_tried_steps,
-            wall_time_s=time.perf_counter() - self._started + origin.seconds_before,
+            wall_time_s=self.stopwatch.wall_time_s,
+            cpu_time_s=self.stopwatch.cpu_time_s,
         )
         return Judgement(
             name=chosen.name,
@@ -339,6 +338,7 @@ def _result_of(verdict: Verdict) -> Result:
         env_steps=sum(one["env_steps"] for one in verdict.candidates) + sum(int(sum(e.lengths)) for e in tested),
         n_invalid=0,
         wall_time_s=0.0,
+        cpu_time_s=0.0,
         n_updates=0,
         n_updates_done=0,
         baseline=verdict.baseline,

@@ -14,6 +14,7 @@ from test_kinds import KINDS, load, make
 
 from sb3_refine import RefineError, Trainer, load_agent
 from sb3_refine.cli.main import main
+from sb3_refine.stopwatch import Stopwatch
 from sb3_refine.training import trainer
 from sb3_refine.training.checkpoints import Checkpoints
 from sb3_refine.training.continuation import Continuation, TrainSettings
@@ -40,7 +41,7 @@ def train_on(agent, folder, slices, settings=NO_WARM_UP, restart=False):
             training = Continuation(agent, settings, seed=1)
             checkpoints.restore(training)
         training.advance(n_steps, CallbackList([]))
-        checkpoints.take(training, 0.0)
+        checkpoints.take(training, Stopwatch())
     return checkpoints.agents()[-1].agent
 
 
@@ -133,7 +134,7 @@ def test_checkpoints_on_disk_are_bounded_and_evenly_spaced(made_agents, tmp_path
     training = Continuation(agent, TrainSettings(), seed=0)
     for _ in range(n_slices):
         training.advance(32, CallbackList([]))
-        checkpoints.take(training, 0.0)
+        checkpoints.take(training, Stopwatch())
         assert len(list(tmp_path.glob("*.zip"))) <= 5
     names = {f"rl_model_{start + 32 * number}_steps.zip" for number in kept}
     assert {path.name for path in tmp_path.glob("*.zip")} == names

@@ -328,6 +328,7 @@ def print_result(result: "Result", objective: "Objective", tested: str, saved: s
         )
     console.print(printable(f"decision: {result.decision} ({result.reason})"), markup=False)
     console.print(
-        f"{result.rollouts} episodes, {result.env_steps} steps, {result.wall_time_s:.1f} s; {printable(saved)}",
+        f"{result.rollouts} episodes, {result.env_steps} steps, {result.wall_time_s:.1f} s, "
+        f"{result.cpu_time_s:.1f} s of CPU time; {printable(saved)}",
         markup=False,
     )

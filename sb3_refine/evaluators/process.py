@@ -23,6 +23,7 @@ from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.evaluators.base import Evaluator
 from sb3_refine.evaluators.worker import Batch, Job, RolloutTask, RolloutWorker
 from sb3_refine.rollouts.episode import Episode
+from sb3_refine.stopwatch import add_cpu_time
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ class _Worker:
     def __init__(self, context: Any, payload: bytes):
         self.n_episodes = 0
         self._batch = b""
-        self.busy_since = 0.0
+        self.busy_since = self._cpu_time_s = 0.0
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, payload), daemon=True)
         try:
@@ -193,10 +194,12 @@ class _Worker:
         if not self.connection.poll():
             raise _WorkerLostError("hung (longer than episode_timeout)")
         try:
-            kind, content = self.connection.recv()
+            kind, content, cpu_time_s = self.connection.recv()
         except (EOFError, OSError):  # the latter in the middle of an answer
             self.process.join()
             raise _WorkerLostError(f"died ({_how(self.process.exitcode)})") from None
+        add_cpu_time(cpu_time_s - self._cpu_time_s)
+        self._cpu_time_s = cpu_time_s
         if kind == "error":
             raise content
         self.n_episodes += 1
@@ -265,9 +268,9 @@ def _serve(connection: Connection, payload: bytes) -> None:
         try:
             worker = RolloutWorker(cloudpickle.loads(payload))
         except Exception as error:
-            connection.send(("error", _portable(error)))
+            connection.send(("error", _portable(error), time.process_time()))
             return
-        connection.send(("ready", None))
+        connection.send(("ready", None, time.process_time()))
         batch: Any = None
         while True:
             message = connection.recv()
@@ -278,10 +281,10 @@ def _serve(connection: Connection, payload: bytes) -> None:
             new_batch, job = message
             batch = batch if new_batch is None else cloudpickle.loads(new_batch)
             try:
-                reply: tuple[str, Any] = ("episode", worker.run(batch, job))
+                content: tuple[str, Any] = ("episode", worker.run(batch, job))
             except Exception as error:
-                reply = ("error", _portable(error))
-            connection.send(reply)
+                content = ("error", _portable(error))
+            connection.send((*content, time.process_time()))
 
 
 def _die_with_parent() -> None:

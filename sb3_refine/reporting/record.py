@@ -165,6 +165,7 @@ class RunRecord:
     :param rollouts: episodes run
     :param env_steps: their environment steps
     :param wall_time_s: seconds
+    :param cpu_time_s: seconds of CPU time, of all workers; None in older records
     :param invalid_episodes: episodes of candidates that the search dropped
     :param settings: every setting that the result depends on
     :param seeds: ``seed``, ``validation``, ``test``
@@ -185,6 +186,7 @@ class RunRecord:
     rollouts: int
     env_steps: int
     wall_time_s: float = 0.0
+    cpu_time_s: Number = None
     invalid_episodes: int = 0
     objective_note: str = ""
     method: str = "search"
@@ -300,6 +302,7 @@ def record_of(
         rollouts=result.rollouts,
         env_steps=result.env_steps,
         wall_time_s=round(result.wall_time_s, 3),
+        cpu_time_s=round(result.cpu_time_s, 3),
         invalid_episodes=result.n_invalid,
         settings=settings,
         seeds=seeds,
@@ -431,7 +434,7 @@ _CONTENT = record(
         **{f"{name}?": optional(list_of(_check_of(part))) for name, part in _LISTS.items()},
         "rollouts": _COUNT,
         "env_steps": _COUNT,
-        "wall_time_s?": optional(number(0)),
+        **dict.fromkeys(("wall_time_s?", "cpu_time_s?"), optional(number(0))),
         "invalid_episodes?": optional(_COUNT),
         "objective_note?": optional(text()),
         "method?": one_of(*WORDING),

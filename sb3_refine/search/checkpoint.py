@@ -177,7 +177,7 @@ def _check_state(state: Any, n_parameters: int, n_updates: int) -> None:
             "average": either(vector(0, np.float64), vector(n_parameters, np.float64)),
             "milestones": mapping_of(_milestone(number(), done, theta), r"\d"),
             "history": table(len(Update._fields)),
-            "elapsed": number(0, 1e10),
+            **dict.fromkeys(("elapsed", "cpu_time"), number(0, 1e10)),
             "baseline": optional(row(list_of(whole(0)), list_of(_EPISODE))),
             **counts,
         }

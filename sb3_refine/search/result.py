@@ -32,6 +32,7 @@ class Result:
     :param env_steps: environment steps of those episodes
     :param n_invalid: episodes of candidates that were dropped for a NaN or an infinity
     :param wall_time_s: seconds from the start of ``learn()`` to its end
+    :param cpu_time_s: seconds of CPU time in that time, of all workers, as far as the backend counts them
     :param n_updates: updates asked for
     :param n_updates_done: updates done
     """
@@ -42,6 +43,7 @@ class Result:
     env_steps: int
     n_invalid: int
     wall_time_s: float
+    cpu_time_s: float
     n_updates: int
     n_updates_done: int
     baseline: Evaluation | None = None
@@ -103,7 +105,8 @@ def _result_of(search: SearchState, decision: Decision, verdict: Verdict | None 
         rollouts=search.n_episodes,
         env_steps=search.n_env_steps,
         n_invalid=search.n_invalid,
-        wall_time_s=search.elapsed,
+        wall_time_s=search.stopwatch.wall_time_s,
+        cpu_time_s=search.stopwatch.cpu_time_s,
         n_updates=search.optimizer.n_updates,
         n_updates_done=search.n_updates_done,
         baseline=verdict.baseline if verdict else None,

@@ -1,6 +1,5 @@
 """The state of a search."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from sb3_refine.evaluators import Evaluator
 from sb3_refine.optimizers import Optimizer
 from sb3_refine.rollouts.episode import Episode
 from sb3_refine.seeding import EpisodeSeeds
+from sb3_refine.stopwatch import Stopwatch
 
 N_MILESTONES = 6  # parts of a search, the best iterate of each of which is a candidate
 N_ITERATES = N_MILESTONES + 2  # with the last iterate and the average
@@ -73,6 +73,7 @@ class SearchState:
     :param history: the result of each update
     :param run_number: number of searches that the refiner has done before
     :param n_search_seeds: seeds taken from the search stream so far
+    :param stopwatch: of the search, with the time before it was resumed
     """
 
     optimizer: Optimizer
@@ -86,17 +87,12 @@ class SearchState:
     n_episodes: int = 0
     n_env_steps: int = 0
     n_invalid: int = 0
-    _started: float = field(default_factory=time.perf_counter)
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     @property
     def n_updates_done(self) -> int:
         """Updates done."""
         return self.optimizer.n_updates_done
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the start; of a resumed search, with those before."""
-        return time.perf_counter() - self._started
 
     @property
     def best(self) -> tuple[int, np.ndarray]:
@@ -196,7 +192,8 @@ class SearchState:
             "n_episodes": self.n_episodes,
             "n_env_steps": self.n_env_steps,
             "n_invalid": self.n_invalid,
-            "elapsed": self.elapsed,
+            "elapsed": self.stopwatch.wall_time_s,
+            "cpu_time": self.stopwatch.cpu_time_s,
             "baseline": None if self.baseline is None else _plain_evaluation(self.baseline),
         }
 
@@ -215,7 +212,7 @@ class SearchState:
             setattr(self, name, state[name])
         self.milestones = {int(part): (m[0], m[1], m[2]) for part, m in state["milestones"].items()}
         self.history = [Update(*map(int, update[:3]), *map(float, update[3:])) for update in state["history"]]
-        self._started = time.perf_counter() - state["elapsed"]
+        self.stopwatch = Stopwatch(state["elapsed"], state["cpu_time"])
         if state["baseline"] is not None:
             seeds, episodes = state["baseline"]
             self.baseline = Evaluation(tuple(seeds), tuple(Episode(*episode) for episode in episodes))

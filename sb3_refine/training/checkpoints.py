@@ -10,6 +10,7 @@ from sb3_refine.agents.candidates import NamedAgent
 from sb3_refine.agents.decoding.schema import SchemaError, list_of, number, plain, read_json, record, row, text, whole
 from sb3_refine.errors import RefineError
 from sb3_refine.files import atomic_path, refuse_links, reraise_write_errors
+from sb3_refine.stopwatch import Stopwatch
 from sb3_refine.training.continuation import Continuation, agent_at
 
 FILE_NAME = "training.json"
@@ -91,16 +92,20 @@ class Checkpoints(Snapshots):
         self._settings = json.loads(json.dumps(settings))
         self._state: dict[str, Any] = {}
 
-    def take(self, training: Continuation, elapsed: float) -> None:
+    def take(self, training: Continuation, stopwatch: Stopwatch) -> None:
         """
         Save the agent after a slice, and all that is needed to go on from it.
 
         :param training: at the end of the slice
-        :param elapsed: seconds of training so far
+        :param stopwatch: of the run
         :raises RefineError: when a file cannot be written; the checkpoints before are still there
         """
         counts = [training.n_slices, training.n_episodes, training.n_env_steps, training.n_warm_up_left]
-        self._state = {"settings": self._settings, "counts": counts, "elapsed": elapsed}
+        self._state = {
+            "settings": self._settings,
+            "counts": counts,
+            "seconds": [stopwatch.wall_time_s, stopwatch.cpu_time_s],
+        }
 
         def save(zip_path: Path, statistics_path: Path) -> None:
             training.save(zip_path, statistics_path)
@@ -112,12 +117,12 @@ class Checkpoints(Snapshots):
         with atomic_path(self.folder / FILE_NAME) as path:
             path.write_text(json.dumps({**self._state, "slices": self._kept}))
 
-    def restore(self, training: Continuation) -> float:
+    def restore(self, training: Continuation) -> Stopwatch:
         """
         Go on from the last checkpoint.
 
         :param training: gets its state
-        :return: seconds of training so far
+        :return: of the interrupted run, running on
         :raises RefineError: when there is none, a file is damaged, or the settings are others
         """
         state = _read(self.folder)
@@ -130,7 +135,7 @@ class Checkpoints(Snapshots):
         training.n_slices, training.n_episodes, training.n_env_steps, training.n_warm_up_left = state["counts"]
         if (self.folder / _BUFFER).exists():
             training.use_buffer(self.folder / _BUFFER)
-        return state["elapsed"]
+        return Stopwatch(*state["seconds"])
 
     def end(self) -> None:
         """Remove what is only needed to go on."""
@@ -142,7 +147,7 @@ _STATE = record(
         "settings": record({"objective": text()}, others=plain),
         "slices": list_of(row(whole(1), whole(0))),
         "counts": row(whole(1), whole(0), whole(0), whole(0)),
-        "elapsed": number(0, 1e10),
+        "seconds": row(number(0, 1e10), number(0, 1e10)),
     }
 )
 

@@ -138,22 +138,21 @@ class Trainer:
         if self._buffer is not None:
             training.use_buffer(self._buffer)
         with self._checkpoints(checkpoint_folder, n_timesteps) as checkpoints:
-            before = checkpoints.restore(training) if resume else 0.0
+            if resume:
+                self.judge.stopwatch = checkpoints.restore(training)
             bar = {"total": n_timesteps, "initial": training.n_env_steps, "disable": not progress_bar}
             try:
                 deadline = self._deadline(clock)
                 with tqdm(unit="step", dynamic_ncols=True, **bar) as progress:
                     hooks = TrainingCallback(callback, progress, deadline)
-                    self._train(
-                        training, n_timesteps, hooks, lambda: checkpoints.take(training, before + clock.elapsed)
-                    )
+                    self._train(training, n_timesteps, hooks, lambda: checkpoints.take(training, self.judge.stopwatch))
             except KeyboardInterrupt:
-                self.judgement = self._interrupted(training, checkpoints, n_timesteps, before)
+                self.judgement = self._interrupted(training, checkpoints, n_timesteps)
                 raise
             if not checkpoints:
                 raise RefineError(f"time_limit: {time_limit:g} s are too short to train and to judge the result")
             self.judgement = self.judge.judge(
-                checkpoints.agents(), progress_bar, self._origin(training, n_timesteps, before), self.n_average
+                checkpoints.agents(), progress_bar, self._origin(training, n_timesteps), self.n_average
             )
             checkpoints.end()
         return self.judgement
@@ -189,23 +188,21 @@ class Trainer:
         n_held_out = self.judge.settings.n_episodes(self.n_checkpoints + 1, has_baseline=True)
         return clock.started + clock.limit - pace * n_held_out
 
-    def _interrupted(
-        self, training: Continuation, checkpoints: Checkpoints, n_timesteps: int, before: float
-    ) -> Judgement | None:
+    def _interrupted(self, training: Continuation, checkpoints: Checkpoints, n_timesteps: int) -> Judgement | None:
         """The last checkpoint, if there is one."""
         if not checkpoints:
             return None
         last = checkpoints.agents()[-1]
         reason = f"interrupted: this is the last checkpoint, that after {last.name}, not tested on held-out seeds"
-        return self.judge.unchecked(last, reason, self._origin(training, n_timesteps, before))
+        return self.judge.unchecked(last, reason, self._origin(training, n_timesteps))
 
-    def _origin(self, training: Continuation, n_timesteps: int, before: float) -> Origin:
+    def _origin(self, training: Continuation, n_timesteps: int) -> Origin:
         settings = {
             **self._recorded(n_timesteps),
             "n_timesteps_done": training.n_env_steps,
             "n_slices": training.n_slices,
         }
-        return Origin("train", settings, training.n_episodes, training.n_env_steps, before)
+        return Origin("train", settings, training.n_episodes, training.n_env_steps)
 
     def _recorded(self, n_timesteps: int) -> dict[str, Any]:
         """Settings that the course of the training depends on."""
