@@ -1,6 +1,7 @@
 """Choose and test the best of any agents: checkpoints of a training run, or an agent from elsewhere."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -170,6 +171,8 @@ class Judge:
             "episode_timeout": episode_timeout,
             **backend_kwargs,
         }
+        self.seconds_per_episode = 0.0
+        """Of the original's episodes on all workers, once they were run."""
         self._baseline: list[Episode] = []
         self._n_tried = self._n_tried_steps = 0  # for a greedy soup
 
@@ -191,8 +194,10 @@ class Judge:
         """
         seeds = self.seeds.take("validation", self.settings.n_validation_episodes)
         with self.open_targets([self.original]) as (target,):
+            started = time.perf_counter()
             original = Candidate("original", target, episodes=self._baseline)
             baseline = evaluate_baseline(original, seeds, self.objective, self.settings.name)
+            self.seconds_per_episode = (time.perf_counter() - started) / len(seeds)
         self._baseline = original.episodes
         return baseline
 

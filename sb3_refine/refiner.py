@@ -139,6 +139,7 @@ class Refiner:
         self.result: Result | None = None
         self.tested: tuple[np.ndarray, np.ndarray] | None = None
         self._saved_in: set[Path] = set()  # run folders that hold the result
+        self.search: SearchState | None = None
         self._n_learned = 0
         self._logger: Logger | None = None
         self._task: RolloutTask | None = None
@@ -389,6 +390,7 @@ class Refiner:
         self.run_seed = derived_seed(self.seed, run_number) if run_number else self.seed
         self.seeds = EpisodeSeeds(self.run_seed)
         search = SearchState(self.make_optimizer(n_updates), self.parameters.get_theta(), run_number=run_number)
+        self.search = search
         if state:
             checkpoint.restore(search, state)
             if type(self.objective) not in OBJECTIVES.values():  # two functions may have one name

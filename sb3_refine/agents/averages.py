@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import cloudpickle
 import numpy as np
 import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_refine.agents.agent import Agent, with_statistics
+from sb3_refine.agents.copies import with_own_policy
 from sb3_refine.agents.sb3_models import sync_copies
 from sb3_refine.envs.normalisation import detached
 from sb3_refine.errors import RefineError
@@ -35,7 +34,7 @@ def average(agents: Sequence[Agent]) -> Agent:
     last = agents[-1]
     for agent in agents:
         _check_same_kind(last, agent)
-    model = _copy_of(last.model)
+    model = with_own_policy(last).model
     states = [agent.model.policy.state_dict() for agent in agents]
     mean = {name: _mean([state[name] for state in states]) for name in states[-1]}
     model.policy.load_state_dict(mean)
@@ -59,16 +58,6 @@ def _check_same_kind(one: Agent, other: Agent) -> None:
         values = [getattr(each, name, None) for each in statistics]
         if values[0] != values[1]:
             raise RefineError(f"average: the agents' statistics differ in {name}: {values[1]} and {values[0]}")
-
-
-def _copy_of(model: BaseAlgorithm) -> BaseAlgorithm:
-    """A model with a policy of its own; it shares all that further training does not change in place."""
-    copied: Any = copy.copy(model)
-    # not deepcopy: the policy's distribution may hold tensors of the last gradient step, which that refuses
-    copied.policy = cloudpickle.loads(cloudpickle.dumps(model.policy))
-    if hasattr(copied, "_create_aliases"):  # of off-policy algorithms, such as model.actor
-        copied._create_aliases()
-    return copied
 
 
 def _mean(tensors: Sequence[th.Tensor]) -> th.Tensor:

@@ -3,7 +3,6 @@
 import logging
 import math
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -178,15 +177,13 @@ class Trainer:
 
     def _deadline(self, clock: Clock) -> float | None:
         """When training has to end, at the pace of the original's validation episodes."""
-        started = time.perf_counter()
         baseline = self.judge.evaluate_original()
         if self.agent.recipe.end_at_success:
             warn_if_unexpected(self.agent, baseline)
         if clock.limit is None:
             return None
-        pace = (time.perf_counter() - started) / len(baseline.episodes)
         n_held_out = self.judge.settings.n_episodes(self.n_checkpoints + 1, has_baseline=True)
-        return clock.started + clock.limit - pace * n_held_out
+        return clock.started + clock.limit - self.judge.seconds_per_episode * n_held_out
 
     def _interrupted(self, training: Continuation, checkpoints: Checkpoints, n_timesteps: int) -> Judgement | None:
         """The last checkpoint, if there is one."""

@@ -1,0 +1,1 @@
+"""Search and training in competition for one budget."""

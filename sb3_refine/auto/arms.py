@@ -1,0 +1,182 @@
+"""The ways to improve an agent that compete for the budget. Each advances a little at a time, and can be resumed."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import MaybeCallback
+from tqdm import tqdm
+
+from sb3_refine.agents.agent import Agent
+from sb3_refine.agents.candidates import NamedAgent
+from sb3_refine.agents.copies import with_own_policy, with_theta
+from sb3_refine.refiner import Refiner
+from sb3_refine.search.callbacks import as_callback
+from sb3_refine.search.checkpoint import FILE_NAME as SEARCH_STATE
+from sb3_refine.stopwatch import Stopwatch
+from sb3_refine.training.callbacks import TrainingCallback
+from sb3_refine.training.checkpoints import FILE_NAME as TRAINING_STATE
+from sb3_refine.training.checkpoints import Checkpoints
+from sb3_refine.training.continuation import Continuation, TrainSettings
+
+_N_RECENT = 2  # candidates of an arm that a comparison looks at
+_N_CHECKPOINTS = 8
+_MIN_SLICE = 1000  # steps
+
+
+class Arm(ABC):
+    """
+    One way to improve an agent.
+
+    :param name: in tables and texts
+    """
+
+    seconds = 0.0
+    """Time used so far."""
+    n_episodes = 0
+    n_env_steps = 0
+    is_done = False
+    """Whether there is nothing left to do."""
+
+    def __init__(self, name: str, callback: MaybeCallback):
+        self.name = name
+        self.hooks = TrainingCallback(callback, tqdm(disable=True))
+        """The user's callback, to which all that the arm does is one training."""
+
+    @abstractmethod
+    def advance(self, is_over: Callable[[], bool]) -> None:
+        """:param is_over: asked after each update or slice"""
+
+    @abstractmethod
+    def candidates(self) -> list[NamedAgent]:
+        """:return: what was found so far"""
+
+    @abstractmethod
+    def recent_candidates(self) -> list[NamedAgent]:
+        """:return: the few that stand for the arm where arms are compared"""
+
+
+class SearchArm(Arm):
+    """
+    A direct random search.
+
+    :param name: in tables and texts
+    :param start: agent to search from; it is left as it is
+    :param n_updates: length of the search
+    :param folder: keeps the state
+    :param logger: of Stable-Baselines3
+    :param callback: of the user
+    :param kwargs: arguments of :class:`~sb3_refine.refiner.Refiner`
+    """
+
+    def __init__(
+        self,
+        name: str,
+        start: Agent,
+        n_updates: int,
+        folder: Path,
+        logger: Logger,
+        callback: MaybeCallback = None,
+        **kwargs: Any,
+    ):
+        super().__init__(name, callback)
+        self._start, self._n_updates, self._folder = start, n_updates, folder
+        self._refiner = Refiner(with_own_policy(start), acceptance=False, **kwargs)
+        self._refiner.set_logger(logger)
+        if (folder / SEARCH_STATE).exists():
+            self._learn(None, time_limit=0)
+
+    def advance(self, is_over: Callable[[], bool]) -> None:
+        """See :meth:`Arm.advance`."""
+
+        def go_on(*_: Any) -> bool:
+            self._note()
+            return not is_over()
+
+        self._learn([self.hooks, as_callback(go_on)])
+
+    def _learn(self, callback: Any, **kwargs: Any) -> None:
+        resume = (self._folder / SEARCH_STATE).exists()
+        self._refiner.learn(self._n_updates, callback, checkpoint_folder=self._folder, resume=resume, **kwargs)
+        self._note()
+
+    def _note(self) -> None:
+        search = self._refiner.search
+        assert search is not None
+        self.seconds = search.stopwatch.wall_time_s
+        self.n_episodes, self.n_env_steps = search.n_episodes, search.n_env_steps
+        self.is_done = search.n_updates_done == self._n_updates
+
+    def candidates(self) -> list[NamedAgent]:
+        """See :meth:`Arm.candidates`."""
+        search = self._refiner.search
+        if search is None or not search.n_updates_done:
+            return []
+        scope = self._refiner.parameters.scope
+        return [
+            NamedAgent(f"{self.name}: {one.name}", with_theta(self._start, one.theta, scope)) for one in search.iterates
+        ]
+
+    def recent_candidates(self) -> list[NamedAgent]:
+        """The last iterate and the running average."""
+        return self.candidates()[:_N_RECENT]
+
+
+class TrainArm(Arm):
+    """
+    Training on.
+
+    :param name: in tables and texts
+    :param start: agent to train on; it is left as it is
+    :param settings: how to train
+    :param seed: of everything random
+    :param folder: keeps the checkpoints
+    :param logger: of Stable-Baselines3
+    :param callback: of the user
+    :param replay_buffer: see :class:`~sb3_refine.training.trainer.Trainer`
+    :param trust: see :func:`~sb3_refine.agents.decoding.model_zip.read_model`
+    """
+
+    def __init__(
+        self,
+        name: str,
+        start: Agent,
+        settings: TrainSettings,
+        seed: int,
+        folder: Path,
+        logger: Logger,
+        callback: MaybeCallback = None,
+        replay_buffer: Path | None = None,
+        trust: bool = False,
+    ):
+        super().__init__(name, callback)
+        self._training = Continuation(start, settings, seed, logger)
+        if replay_buffer is not None:
+            self._training.use_buffer(replay_buffer)
+        self._checkpoints = Checkpoints(folder, start, {"objective": ""}, _N_CHECKPOINTS, trust)
+        self._cpu_time_s = 0.0
+        if (folder / TRAINING_STATE).exists():
+            self._note(self._checkpoints.restore(self._training))
+
+    def advance(self, is_over: Callable[[], bool]) -> None:
+        """See :meth:`Arm.advance`."""
+        stopwatch = Stopwatch(self.seconds, self._cpu_time_s)
+        n = self._training.n_steps_of_rollout
+        while not is_over() and not self.hooks.is_over:
+            self._training.advance(-(-_MIN_SLICE // n) * n, self.hooks)
+            self._checkpoints.take(self._training, stopwatch)
+            self._note(stopwatch)
+
+    def _note(self, stopwatch: Stopwatch) -> None:
+        self.seconds, self._cpu_time_s = stopwatch.wall_time_s, stopwatch.cpu_time_s
+        self.n_episodes, self.n_env_steps = self._training.n_episodes, self._training.n_env_steps
+
+    def candidates(self) -> list[NamedAgent]:
+        """See :meth:`Arm.candidates`."""
+        return [NamedAgent(f"{self.name}: {each.name}", each.agent) for each in self._checkpoints.agents()]
+
+    def recent_candidates(self) -> list[NamedAgent]:
+        """The last checkpoints."""
+        return self.candidates()[-_N_RECENT:]

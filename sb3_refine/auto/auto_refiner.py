@@ -1,0 +1,207 @@
+"""Search or training on, whichever makes the agent better: both share one budget, and the better one gets more."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.utils import configure_logger
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_refine.agents.agent import Agent
+from sb3_refine.agents.candidates import NamedAgent
+from sb3_refine.agents.from_model import agent_from_model
+from sb3_refine.auto.arms import Arm, SearchArm, TrainArm
+from sb3_refine.auto.race import SECONDS, STEPS, Budget, Race
+from sb3_refine.errors import RefineError, check_count, check_seconds
+from sb3_refine.evaluation.baseline import warn_if_unexpected
+from sb3_refine.evaluation.selection import Candidate, sequential_halving
+from sb3_refine.files import atomic_path
+from sb3_refine.judging import Judge, Judgement, Origin
+from sb3_refine.optimizers import default_n_updates
+from sb3_refine.refiner import Refiner
+from sb3_refine.training.continuation import TrainSettings, agent_at
+
+_N_SEEDS = 16  # of a comparison
+_FIRST_SEED = 100_000  # of the comparisons, in the stream of validation seeds: none that the final choice is made on
+_SHARE_OF_SEARCH = 0.8  # of the budget: what the search gets at most, and so the length of its schedules
+_N_CANDIDATES, _N_COMPARED = 25, 200  # guesses of what the verdict and the comparisons take, where time is limited
+
+
+class AutoRefiner:
+    """
+    Improve an agent by search or by training on, whichever turns out to be better, see
+    :class:`~sb3_refine.auto.race.Race`. All that was found is judged together: the best candidate on validation seeds
+    is tested once against the original on held-out seeds.
+
+    :param model: a Stable-Baselines3 model, or an :class:`~sb3_refine.agents.agent.Agent` from ``load_agent``; it is
+        left as it is
+    :param env: see :class:`~sb3_refine.refiner.Refiner`
+    :param seed: seed of everything random
+    :param settings: how to train, see :class:`~sb3_refine.training.continuation.TrainSettings`
+    :param replay_buffer: see :class:`~sb3_refine.training.trainer.Trainer`
+    :param trust_remote_code: see :class:`~sb3_refine.training.trainer.Trainer`
+    :param tensorboard_log: folder for TensorBoard, or None
+    :param verbose: 0: silent, 1: the tables of search and training
+    :param search: arguments of :class:`~sb3_refine.refiner.Refiner` that are of the search alone
+    :param kwargs: any other argument of :class:`~sb3_refine.judging.Judge`
+    :raises RefineError: when an argument is wrong, or the environment does not fit the model
+    """
+
+    def __init__(
+        self,
+        model: BaseAlgorithm | Agent,
+        env: str | Callable[[], gym.Env] | VecEnv | gym.Env | None = None,
+        seed: int = 0,
+        settings: TrainSettings | None = None,
+        replay_buffer: str | Path | None = None,
+        trust_remote_code: bool = False,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        search: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        self.agent = model if isinstance(model, Agent) else agent_from_model(model, env)
+        self.seed, self.settings = seed, settings or TrainSettings()
+        self.tensorboard_log, self.verbose = tensorboard_log, verbose
+        self.judge = Judge(self.agent, seed=seed, **kwargs)
+        self.judgement: Judgement | None = None
+        self._trust = trust_remote_code or not isinstance(model, Agent)
+        self._buffer = None if replay_buffer is None else Path(replay_buffer)
+        of_both = ("objective", "n_workers", "backend", "accelerator", "episode_timeout")
+        self._search = {"seed": seed, **(search or {}), **{name: kwargs[name] for name in of_both if name in kwargs}}
+        self._refiner = Refiner(self.agent, acceptance=False, **self._search)  # wrong arguments fail here
+        self._logger: Logger | None = None
+
+    def learn(
+        self,
+        budget: int | None = None,
+        callback: MaybeCallback = None,
+        tb_log_name: str = "auto",
+        progress_bar: bool = False,
+        time_limit: float | None = None,
+        checkpoint_folder: str | Path | None = None,
+        resume: bool = False,
+    ) -> Judgement:
+        """
+        Search and train, and judge what was found.
+
+        Ctrl-C leaves everything in ``checkpoint_folder``, from where it can go on, and raises ``KeyboardInterrupt``.
+
+        :param budget: rollouts, counted in environment steps: the original's mean episode length times this number, for
+            search and training together. None for as much time as the default search is expected to take
+        :param callback: Stable-Baselines3 callback(s), for the search and for the training
+        :param tb_log_name: name of the run in TensorBoard
+        :param progress_bar: show a progress bar over the episodes of the verdict
+        :param time_limit: seconds for everything, instead of a budget
+        :param checkpoint_folder: where to keep the state, or None for a folder that is removed at the end
+        :param resume: go on with the state in ``checkpoint_folder``
+        :return: the verdict
+        :raises RefineError: when an argument is wrong
+        :raises EpisodeError: when an episode fails
+        """
+        if budget is not None and time_limit is not None:
+            raise RefineError("budget: there is a time_limit, too; leave one of them out")
+        check_count("budget", 1 if budget is None else budget, 1)
+        if time_limit is not None:
+            check_seconds("time_limit", time_limit)
+        log = self._logger or configure_logger(self.verbose, self.tensorboard_log, tb_log_name, True)
+        with tempfile.TemporaryDirectory() if checkpoint_folder is None else nullcontext(checkpoint_folder) as name:
+            race = self._race(self._budget(budget, time_limit), Path(name), log, callback)
+            race.run()
+            candidates = [each for arm in race.arms for each in arm.candidates()]
+            if not candidates:
+                raise RefineError("time_limit: too short to search, to train and to judge the result")
+            self.judgement = self.judge.judge(candidates, progress_bar, self._origin(race))
+        return self.judgement
+
+    def set_logger(self, logger: Logger) -> None:
+        """
+        Log elsewhere than ``verbose`` and ``tensorboard_log`` say.
+
+        :param logger: a Stable-Baselines3 logger
+        """
+        self._logger = logger
+
+    def _budget(self, n_rollouts: int | None, time_limit: float | None) -> tuple[Budget, int]:
+        """What search and training share, and the updates of the search that fit in."""
+        baseline = self.judge.evaluate_original()
+        if self.agent.recipe.end_at_success:
+            warn_if_unexpected(self.agent, baseline)
+        pace, per_update = self.judge.seconds_per_episode, self._refiner.episodes_per_update
+        if n_rollouts is not None:
+            budget, n_episodes = Budget(n_rollouts * float(baseline.lengths.mean()), STEPS), float(n_rollouts)
+        elif time_limit is not None:
+            n_held_out = self.judge.settings.n_episodes(_N_CANDIDATES, has_baseline=True) + _N_COMPARED
+            seconds = max(0.0, time_limit - pace * (n_held_out + len(baseline.episodes)))
+            budget, n_episodes = Budget(seconds, SECONDS), seconds / pace
+        else:
+            n_episodes = float(default_n_updates(self._refiner.optimizer_name) * per_update)
+            budget = Budget(n_episodes * pace, SECONDS)
+        return budget, max(1, round(_SHARE_OF_SEARCH * n_episodes / per_update))
+
+    def _race(self, budget: tuple[Budget, int], folder: Path, log: Logger, callback: MaybeCallback) -> Race:
+        total, n_updates = budget
+        training = TrainArm(
+            *("training", self.agent, self.settings, self.seed, folder / "training", log, callback),
+            *(self._buffer, self._trust),
+        )
+
+        def search(name: str, start: Agent, n_updates: int, folder: Path) -> SearchArm:
+            return SearchArm(name, start, n_updates, folder, log, callback, **self._search)
+
+        def second() -> Arm:
+            start = self._start_of_second(training, folder / "second")
+            return search("search from training", start, max(1, n_updates // 2), folder / "second")
+
+        first = search("search", self.agent, n_updates, folder / "search")
+        return Race(first, training, total, self._compare, second, folder)
+
+    def _start_of_second(self, training: TrainArm, folder: Path) -> Agent:
+        """The best of the recent checkpoints; of a race that is resumed, the one that was the best then."""
+        paths = folder / "start.zip", folder / "start.pkl"
+        if not paths[0].exists():
+            best = self._best(training)
+            start = self.agent if best is None else best[0].agent
+            folder.mkdir(parents=True, exist_ok=True)
+            if start.vec_normalize is not None:
+                start.vec_normalize.save(str(paths[1]))
+            with atomic_path(paths[0]) as path:
+                start.model.save(path)
+        return agent_at(self.agent, *paths, self._trust)
+
+    def _compare(self, arms: Sequence[Arm]) -> list[np.ndarray | None]:
+        """The fitness of each arm's best recent candidate, in the same episodes."""
+        found = []
+        for arm in arms:
+            best = self._best(arm)
+            found.append(None if best is None else best[1])
+        return found
+
+    def _best(self, arm: Arm) -> tuple[NamedAgent, np.ndarray] | None:
+        """The best of an arm's recent candidates, and its fitness in the episodes of a comparison."""
+        named = arm.recent_candidates()
+        if not named:
+            return None
+        seeds = self.judge.seeds.take("validation", _N_SEEDS, _FIRST_SEED)
+        objective = self.judge.objective
+        with self.judge.open_targets([each.agent for each in named]) as targets:
+            candidates = [Candidate(each.name, target) for each, target in zip(named, targets, strict=True)]
+            best = sequential_halving(candidates, seeds, objective.metrics, objective.of_episodes)
+            best.run_on(seeds, objective.metrics)
+        chosen = next(each for each in named if each.name == best.name)
+        return chosen, np.nan_to_num([objective.fitness(episode) for episode in best.episodes], nan=-np.inf)
+
+    def _origin(self, race: Race) -> Origin:
+        settings = {
+            "rounds": [decision["text"] for decision in race.decisions],
+            "arms": {arm.name: [arm.n_episodes, arm.n_env_steps, round(arm.seconds, 1)] for arm in race.arms},
+        }
+        n_episodes, n_env_steps = (sum(getattr(arm, name) for arm in race.arms) for name in ("n_episodes", STEPS))
+        return Origin("auto", settings, n_episodes, n_env_steps)
