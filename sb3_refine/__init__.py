@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sb3_refine.agents.agent import Agent
     from sb3_refine.agents.load import load_agent
+    from sb3_refine.auto.auto_refiner import AutoRefiner
     from sb3_refine.errors import RefineError
     from sb3_refine.judging import judge
     from sb3_refine.refiner import Refiner, refine
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 # Imported on first use (PEP 562): torch takes two seconds, and `sb3-refine --help` needs none of it.
 _HOMES = {
     "Agent": "agents.agent",
+    "AutoRefiner": "auto.auto_refiner",
     "JudgeCallback": "training.judge_callback",
     "RefineError": "errors",
     "Refiner": "refiner",
@@ -26,7 +28,17 @@ _HOMES = {
     "refine": "refiner",
 }
 
-__all__ = ["Agent", "JudgeCallback", "RefineError", "Refiner", "Trainer", "judge", "load_agent", "refine"]
+__all__ = [
+    "Agent",
+    "AutoRefiner",
+    "JudgeCallback",
+    "RefineError",
+    "Refiner",
+    "Trainer",
+    "judge",
+    "load_agent",
+    "refine",
+]
 
 
 def __getattr__(name: str) -> Any:

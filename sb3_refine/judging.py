@@ -176,6 +176,17 @@ class Judge:
         self._baseline: list[Episode] = []
         self._n_tried = self._n_tried_steps = 0  # for a greedy soup
 
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """Settings that the verdict depends on."""
+        names = ("n_eval_episodes", "alpha", "min_effect", "max_return_loss")
+        return {
+            "seed": self.seed,
+            "objective": self.settings.name,
+            "end_at_success": self.original.recipe.end_at_success,
+            **{name: getattr(self.settings, name) for name in names},
+        }
+
     def open_targets(
         self, agents: Sequence[Agent], on_episode: Callable[[], object] = lambda: None
     ) -> AbstractContextManager[list[EvaluationTarget]]:

@@ -461,7 +461,7 @@ class Refiner:
 
     def _conclude(self, search: SearchState, original: Candidate, evaluator: Evaluator) -> None:
         """Choose, test, and leave the better of the two in the model."""
-        if search.n_updates_done < search.optimizer.n_updates:
+        if self.acceptance and search.n_updates_done < search.optimizer.n_updates:
             n_done, n_updates = search.n_updates_done, search.optimizer.n_updates
             logger.warning("the search ended after %d of %d updates: out of time, or by a callback", n_done, n_updates)
         if self.acceptance:

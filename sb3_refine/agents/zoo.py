@@ -201,7 +201,7 @@ def remove_if_unused(run_folder: Path) -> None:
 
     :param run_folder: a folder made by :func:`new_run_folder`
     """
-    if any(any(run_folder.glob(pattern)) for pattern in ("*.zip", "state/*.pt", "checkpoints/*.zip")):
+    if any(any(run_folder.glob(pattern)) for pattern in ("*.zip", "state/*.pt", "checkpoints/*.zip", "auto/*/*")):
         return
     shutil.rmtree(run_folder, ignore_errors=True)
     with suppress(OSError):  # not empty

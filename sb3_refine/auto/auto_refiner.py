@@ -1,8 +1,10 @@
 """Search or training on, whichever makes the agent better: both share one budget, and the better one gets more."""
 
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,30 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_refine.agents.agent import Agent
 from sb3_refine.agents.candidates import NamedAgent
+from sb3_refine.agents.decoding.schema import (
+    SchemaError,
+    number,
+    one_of,
+    optional,
+    plain,
+    read_json,
+    record,
+    text,
+    whole,
+)
 from sb3_refine.agents.from_model import agent_from_model
 from sb3_refine.auto.arms import Arm, SearchArm, TrainArm
 from sb3_refine.auto.race import SECONDS, STEPS, Budget, Race
 from sb3_refine.errors import RefineError, check_count, check_seconds
 from sb3_refine.evaluation.baseline import warn_if_unexpected
 from sb3_refine.evaluation.selection import Candidate, sequential_halving
-from sb3_refine.files import atomic_path
+from sb3_refine.files import atomic_path, refuse_links
 from sb3_refine.judging import Judge, Judgement, Origin
 from sb3_refine.optimizers import default_n_updates
 from sb3_refine.refiner import Refiner
 from sb3_refine.training.continuation import TrainSettings, agent_at
+
+SETTINGS = "settings.json"
 
 _N_SEEDS = 16  # of a comparison
 _FIRST_SEED = 100_000  # of the comparisons, in the stream of validation seeds: none that the final choice is made on
@@ -92,7 +107,7 @@ class AutoRefiner:
         """
         Search and train, and judge what was found.
 
-        Ctrl-C leaves everything in ``checkpoint_folder``, from where it can go on, and raises ``KeyboardInterrupt``.
+        Ctrl-C leaves the last candidate in :attr:`judgement`, marked ``"unchecked"``, and raises ``KeyboardInterrupt``.
 
         :param budget: rollouts, counted in environment steps: the original's mean episode length times this number, for
             search and training together. None for as much time as the default search is expected to take
@@ -101,20 +116,27 @@ class AutoRefiner:
         :param progress_bar: show a progress bar over the episodes of the verdict
         :param time_limit: seconds for everything, instead of a budget
         :param checkpoint_folder: where to keep the state, or None for a folder that is removed at the end
-        :param resume: go on with the state in ``checkpoint_folder``
+        :param resume: go on with the state in ``checkpoint_folder``; with a ``time_limit`` of 0, judge what there is
         :return: the verdict
         :raises RefineError: when an argument is wrong
         :raises EpisodeError: when an episode fails
         """
-        if budget is not None and time_limit is not None:
+        only_judge = resume and time_limit == 0
+        if budget is not None and time_limit is not None and not only_judge:
             raise RefineError("budget: there is a time_limit, too; leave one of them out")
         check_count("budget", 1 if budget is None else budget, 1)
         if time_limit is not None:
-            check_seconds("time_limit", time_limit)
+            check_seconds("time_limit", time_limit, allow_zero=resume)
         log = self._logger or configure_logger(self.verbose, self.tensorboard_log, tb_log_name, True)
         with tempfile.TemporaryDirectory() if checkpoint_folder is None else nullcontext(checkpoint_folder) as name:
-            race = self._race(self._budget(budget, time_limit), Path(name), log, callback)
-            race.run()
+            budget_and_updates = self._stored(Path(name), budget, time_limit, resume)
+            race = self._race(budget_and_updates, Path(name), log, callback)
+            try:
+                if not only_judge:
+                    race.run()
+            except KeyboardInterrupt:
+                self.judgement = self._interrupted(race)
+                raise
             candidates = [each for arm in race.arms for each in arm.candidates()]
             if not candidates:
                 raise RefineError("time_limit: too short to search, to train and to judge the result")
@@ -128,6 +150,33 @@ class AutoRefiner:
         :param logger: a Stable-Baselines3 logger
         """
         self._logger = logger
+
+    def _stored(
+        self, folder: Path, n_rollouts: int | None, time_limit: float | None, resume: bool
+    ) -> tuple[Budget, int]:
+        """The budget, with the settings in a file; of a race that is resumed, that of the file."""
+        settings = {"n_rollouts": n_rollouts, **self._recorded}
+        if resume:
+            stored = read_settings(folder)
+            for name, value in settings.items():
+                if stored.get(name) != value:
+                    was = stored.get(name)
+                    raise RefineError(f"resume: other settings than those of the interrupted run: {name} was {was!r}")
+            self.judge.evaluate_original()
+            return Budget(stored["total"], stored["unit"]), stored["n_updates"]
+        budget, n_updates = self._budget(n_rollouts, time_limit)
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(folder / SETTINGS) as path:
+            content = {**settings, "total": budget.total, "unit": budget.unit, "n_updates": n_updates}
+            path.write_text(json.dumps(content))
+        return budget, n_updates
+
+    @property
+    def _recorded(self) -> dict[str, Any]:
+        """Settings that the result depends on, as JSON has them."""
+        search = {name: value for name, value in self._search.items() if name in self._refiner.settings}
+        settings = {**asdict(self.settings), **self.judge.recorded, "algo": self.agent.algo, **search}
+        return json.loads(json.dumps(settings))
 
     def _budget(self, n_rollouts: int | None, time_limit: float | None) -> tuple[Budget, int]:
         """What search and training share, and the updates of the search that fit in."""
@@ -162,6 +211,14 @@ class AutoRefiner:
 
         first = search("search", self.agent, n_updates, folder / "search")
         return Race(first, training, total, self._compare, second, folder)
+
+    def _interrupted(self, race: Race) -> Judgement | None:
+        """The last candidate of the arm that began last, if there is one."""
+        candidates = [each for arm in race.arms for each in arm.recent_candidates()[-1:]]
+        if not candidates:
+            return None
+        reason = f"interrupted: this is {candidates[-1].name}, not tested on held-out seeds"
+        return self.judge.unchecked(candidates[-1], reason, self._origin(race))
 
     def _start_of_second(self, training: TrainArm, folder: Path) -> Agent:
         """The best of the recent checkpoints; of a race that is resumed, the one that was the best then."""
@@ -205,3 +262,30 @@ class AutoRefiner:
         }
         n_episodes, n_env_steps = (sum(getattr(arm, name) for arm in race.arms) for name in ("n_episodes", STEPS))
         return Origin("auto", settings, n_episodes, n_env_steps)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """
+    :param folder: with the state of an interrupted run
+    :return: its settings
+    :raises RefineError: when they cannot be read
+    """
+    try:
+        refuse_links(folder)
+        content = read_json(folder / SETTINGS)
+        _SETTINGS(content)
+    except SchemaError as error:
+        raise RefineError(f"resume: {folder / SETTINGS} cannot be read ({error}); start a new run") from None
+    return content
+
+
+_SETTINGS = record(
+    {
+        "n_rollouts": optional(whole(1)),
+        "total": number(0, 1e15),
+        "unit": one_of(SECONDS, STEPS),
+        "n_updates": whole(1, 10**9),
+        "objective": text(),
+    },
+    others=plain,
+)

@@ -15,7 +15,7 @@ from sb3_refine.cli.options import (
     set_up_logging,
 )
 from sb3_refine.cli.push import destination_of, push_run
-from sb3_refine.cli.refine_options import OF_SEARCH, OF_TRAINING
+from sb3_refine.cli.refine_options import NOT_OF
 from sb3_refine.cli.resume import csv_format, original_source, resume_command, resumed_settings, say_how_to_go_on
 from sb3_refine.errors import EpisodeError, RefineError, printable, printable_lines
 
@@ -41,7 +41,7 @@ def refine_agent(options: argparse.Namespace) -> int:
     if options.verbose is None:
         options.verbose = 0 if options.progress else 1
     set_up_logging(logging.INFO if options.verbose >= 1 else logging.WARNING)
-    if options.method == "train":
+    if options.method != "search":
         from sb3_refine.cli.train import train_agent
 
         return train_agent(options)
@@ -51,12 +51,13 @@ def refine_agent(options: argparse.Namespace) -> int:
 def _choose_method(options: argparse.Namespace) -> None:
     """A resumed run goes on with its own method; options of another method are an error."""
     if options.resume:
-        method = "train" if (Path(options.resume) / "checkpoints" / "training.json").exists() else "search"
+        folders = {"train": "checkpoints", "auto": "auto"}
+        found = [name for name, folder in folders.items() if (Path(options.resume) / folder).is_dir()]
+        method = found[0] if found else "search"
         if "method" in options.given and options.method != method:
             raise RefineError(f"--resume: the interrupted run has --method {method}: leave --method out")
         options.method = method
-    others = {"search": OF_TRAINING, "train": OF_SEARCH}[options.method]
-    for name in sorted(options.given.intersection(others)):
+    for name in sorted(options.given.intersection(NOT_OF[options.method])):
         raise RefineError(f"{name}: not an option of --method {options.method}; leave it out")
 
 
@@ -197,7 +198,7 @@ def _make_refiner(options: argparse.Namespace) -> tuple["Refiner", int]:
     from sb3_refine.optimizers import default_n_updates
     from sb3_refine.refiner import Refiner
 
-    optimizer, settings = _optimizer_settings(options)
+    optimizer, settings = optimizer_settings(options)
     n_updates = settings.pop("n_updates", None) or default_n_updates(optimizer)
     refiner = Refiner(
         load_chosen_agent(options),
@@ -226,12 +227,17 @@ def _make_refiner(options: argparse.Namespace) -> tuple["Refiner", int]:
     return refiner, n_updates
 
 
-def _optimizer_settings(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    """The optimizer's name and its options: those given, over those of the preset or of the interrupted run."""
+def optimizer_settings(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """
+    :param options: of :func:`~sb3_refine.cli.refine_options.make_parser`
+    :return: the optimizer's name and its options: those given, over those of the preset or of the interrupted run
+    """
     from sb3_refine.optimizers import OPTIMIZERS, given_options
     from sb3_refine.parts import check_choice
 
-    stored: Mapping[str, Any] = resumed_settings(options) if options.resume else {}
+    stored: Mapping[str, Any] = {}
+    if options.resume and options.method == "search":
+        stored = resumed_settings(options)
     shorthand = {}
     for option in ("n_delta", "n_top", "learning_rate", "delta_std"):
         value = getattr(options, option)

@@ -5,7 +5,7 @@ import argparse
 from sb3_refine import __version__
 from sb3_refine.cli.options import Parser, add_agent_options, count, count_or_auto, minutes, seconds, whole
 
-METHODS = ("search", "train")
+METHODS = ("search", "train", "auto")
 
 OF_SEARCH = (
     "preset", "optimizer", "n_updates", "budget", "n_delta", "n_top", "learning_rate", "delta_std",
@@ -16,6 +16,15 @@ OF_TRAINING = (
     "n_timesteps", "progress_remaining", "n_warm_up", "replay_buffer", "normalisation", "vec_env", "n_checkpoints",
     "n_average",
 )  # fmt: skip
+NOT_OF = {
+    "search": OF_TRAINING,
+    "train": OF_SEARCH,
+    "auto": (
+        "preset", "n_updates", "dry_run", "checkpoint_interval", "no_selection", "no_acceptance", "log_interval",
+        "n_timesteps", "n_checkpoints", "n_average",
+    ),
+}  # fmt: skip
+"""Options that a method does not have."""
 
 
 def make_parser() -> Parser:
@@ -35,7 +44,7 @@ def make_parser() -> Parser:
         default="search",
         choices=METHODS,
         help="search: direct random search; train: training on with plain Stable-Baselines3 and the agent's own "
-        "hyperparameters (default: %(default)s)",
+        "hyperparameters; auto: both, the better one for longer (default: %(default)s)",
     )
     _add_search_options(parser)
     _add_training_options(parser)
@@ -60,7 +69,11 @@ def _add_search_options(parser: Parser) -> None:
     length = search.add_mutually_exclusive_group()
     length.add_argument("--n-updates", type=count, help="number of updates")
     length.add_argument(
-        "--budget", type=count, metavar="ROLLOUTS", help="episodes of the search, instead of a number of updates"
+        "--budget",
+        type=count,
+        metavar="ROLLOUTS",
+        help="episodes of the search, instead of a number of updates; with --method auto, of search and training "
+        "together, counted in environment steps",
     )
     search.add_argument("--n-delta", type=count, help="of ars: directions an update, two candidates each")
     search.add_argument("--n-top", type=count, help="of ars: directions that enter the update (default: all)")
@@ -89,7 +102,7 @@ def _add_search_options(parser: Parser) -> None:
 
 
 def _add_training_options(parser: Parser) -> None:
-    training = parser.add_argument_group("training on (--method train)")
+    training = parser.add_argument_group("training on (--method train or auto)")
     training.add_argument(
         "-n", "--n-timesteps", type=count, help="environment steps (default: those of the original training)"
     )

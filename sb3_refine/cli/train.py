@@ -1,4 +1,4 @@
-"""``sb3-refine --method train``: train an agent on, and judge the checkpoints."""
+"""``sb3-refine --method train`` and ``--method auto``: train an agent on, alone or in competition with a search."""
 
 import argparse
 from pathlib import Path
@@ -10,24 +10,32 @@ from sb3_refine.cli.refine import (
     check_entries_of,
     check_report_options,
     make_logger,
+    optimizer_settings,
     print_result,
     signals_held_back,
     write_report,
 )
-from sb3_refine.cli.refine_options import OF_TRAINING
 from sb3_refine.cli.resume import check_named_again, original_in, original_source, resume_command, say_how_to_go_on
 from sb3_refine.errors import EpisodeError, RefineError
 
 if TYPE_CHECKING:
+    from sb3_refine.auto.auto_refiner import AutoRefiner
     from sb3_refine.training.trainer import Trainer
 
-_CHECKPOINTS = "checkpoints"
-_OF_VERDICT = ("seed", "objective", "n_eval_episodes", "alpha", "min_effect", "max_return_loss")
+FOLDERS = {"train": "checkpoints", "auto": "auto"}
+"""Where the state of a run is, in its folder."""
+
+_OF_SEARCH = ("parameters", "episodes_per_candidate")
+_RESUMED = (
+    "seed", "objective", "n_eval_episodes", "alpha", "min_effect", "max_return_loss", "n_timesteps",
+    "progress_remaining", "n_warm_up", "normalisation", "vec_env", "n_checkpoints", "n_average", "optimizer",
+    *_OF_SEARCH,
+)  # fmt: skip
 
 
 def train_agent(options: argparse.Namespace) -> int:
     """
-    Run ``sb3-refine --method train``.
+    Run ``sb3-refine --method train`` or ``--method auto``.
 
     :param options: of :func:`~sb3_refine.cli.refine_options.make_parser`
     :return: exit status: 0 for a verdict, whatever it is
@@ -40,14 +48,13 @@ def train_agent(options: argparse.Namespace) -> int:
     check_report_options(options)
     if options.resume:
         _resume(options)
-    trainer = _make_trainer(options)
+    trainer = _make_trainer(options) if options.method == "train" else _make_auto_refiner(options)
     agent = trainer.agent
     check_entries_of(agent, options)
-    if options.n_timesteps is None:
-        options.n_timesteps = trainer.default_n_timesteps
+    length = _length(trainer, options)
     run_folder = Path(options.resume or new_run_folder(options.output, agent.algo, agent.env_name))
     try:
-        _train(trainer, run_folder, options)
+        _train(trainer, length, run_folder, options)
     except (RefineError, EpisodeError, OSError, KeyboardInterrupt) as stop:
         if not (options.resume and isinstance(stop, RefineError)):
             say_how_to_go_on(run_folder, stop, resume_command(run_folder, options))
@@ -64,28 +71,63 @@ def _make_trainer(options: argparse.Namespace) -> "Trainer":
 
     return Trainer(
         load_chosen_agent(options),
-        seed=options.seed,
-        replay_buffer=options.replay_buffer,
         n_checkpoints=options.n_checkpoints,
         n_average=options.n_average,
-        trust_remote_code=options.trust_remote_code,
-        progress_remaining=options.progress_remaining,
-        n_warm_up=options.n_warm_up,
-        normalisation=options.normalisation,
-        vec_env=options.vec_env,
-        objective=options.objective,
-        n_eval_episodes=options.n_eval_episodes,
-        alpha=options.alpha,
-        min_effect=options.min_effect,
-        max_return_loss=options.max_return_loss,
-        n_workers=options.n_workers,
-        backend=options.backend,
-        accelerator=not options.no_accelerator,
-        episode_timeout=options.episode_timeout,
+        **_of_training(options),
+        **_of_both(options),
     )
 
 
-def _train(trainer: "Trainer", run_folder: Path, options: argparse.Namespace) -> None:
+def _make_auto_refiner(options: argparse.Namespace) -> "AutoRefiner":
+    from sb3_refine.auto.auto_refiner import AutoRefiner
+    from sb3_refine.training.continuation import TrainSettings
+
+    optimizer, settings = optimizer_settings(options)
+    for name in ("n_updates", "selection"):
+        settings.pop(name, None)
+    of_search = {name: getattr(options, name) for name in _OF_SEARCH}
+    of_training = _of_training(options)
+    return AutoRefiner(
+        load_chosen_agent(options),
+        replay_buffer=of_training.pop("replay_buffer"),
+        trust_remote_code=of_training.pop("trust_remote_code"),
+        settings=TrainSettings(**of_training),
+        search={"optimizer": optimizer, **settings, **of_search},
+        **_of_both(options),
+    )
+
+
+def _of_training(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("replay_buffer", "trust_remote_code", "progress_remaining", "n_warm_up", "normalisation", "vec_env")
+    return {name: getattr(options, name) for name in names}
+
+
+def _of_both(options: argparse.Namespace) -> dict[str, Any]:
+    names = (
+        "seed", "objective", "n_eval_episodes", "alpha", "min_effect", "max_return_loss", "n_workers", "backend",
+        "episode_timeout",
+    )  # fmt: skip
+    return {name: getattr(options, name) for name in names} | {"accelerator": not options.no_accelerator}
+
+
+def _length(trainer: "Trainer | AutoRefiner", options: argparse.Namespace) -> dict[str, Any]:
+    """How long the run is, as an argument of ``learn``; said to the user, too."""
+    from sb3_refine.training.trainer import Trainer
+
+    what = f"{trainer.agent.algo} on {trainer.agent.env_name}"
+    if isinstance(trainer, Trainer):
+        n_timesteps = trainer.default_n_timesteps if options.n_timesteps is None else options.n_timesteps
+        say(f"{what}: training on for {n_timesteps:,} steps")
+        return {"n_timesteps": n_timesteps}
+    rollouts = "as long as the default search takes" if options.budget is None else f"{options.budget:,} rollouts"
+    limit = rollouts if options.time_limit is None else f"{options.time_limit:g} minutes"
+    say(f"{what}: search and training on, {limit} together")
+    return {"budget": options.budget}
+
+
+def _train(
+    trainer: "Trainer | AutoRefiner", length: dict[str, Any], run_folder: Path, options: argparse.Namespace
+) -> None:
     """Train, judge, and save, also after Ctrl-C."""
     from sb3_refine.agents.agent import save_agent
     from sb3_refine.agents.zoo import remove_if_unused
@@ -96,35 +138,48 @@ def _train(trainer: "Trainer", run_folder: Path, options: argparse.Namespace) ->
             save_agent(agent, state_folder)  # the original, to resume from
         agent.source = original_source(agent.source, state_folder)
         trainer.set_logger(make_logger(options, run_folder))
-        say(f"{agent.algo} on {agent.env_name}: training on for {options.n_timesteps:,} steps")
         trainer.learn(
-            options.n_timesteps,
+            **length,
             progress_bar=options.progress,
             time_limit=None if options.time_limit is None else 60 * options.time_limit,
-            checkpoint_folder=run_folder / _CHECKPOINTS,
+            checkpoint_folder=run_folder / FOLDERS[options.method],
             resume=options.resume is not None,
         )
     finally:
         with signals_held_back():
             try:
                 if trainer.judgement is not None:
-                    trainer.judgement.save(run_folder=run_folder)
-                    result, saved = trainer.judgement.result, run_folder / f"{agent.env_name}.zip"
-                    print_result(result, trainer.judge.objective, "trained on", f"saved to {saved}")
+                    _save(trainer, run_folder, options.method)
             finally:
                 remove_if_unused(run_folder)
 
 
+def _save(trainer: "Trainer | AutoRefiner", run_folder: Path, method: str) -> None:
+    from sb3_refine.reporting.wording import WORDING
+
+    assert trainer.judgement is not None
+    trainer.judgement.save(run_folder=run_folder)
+    saved = f"saved to {run_folder / f'{trainer.agent.env_name}.zip'}"
+    print_result(trainer.judgement.result, trainer.judge.objective, WORDING[method].column, saved)
+
+
 def _resume(options: argparse.Namespace) -> None:
     """Fill the options not given with those of the interrupted run. Those that are given are compared with it later."""
-    from sb3_refine.training.checkpoints import read_settings
+    from sb3_refine.auto.auto_refiner import read_settings as read_auto
+    from sb3_refine.training.checkpoints import read_settings as read_training
 
-    folder = Path(options.resume)
-    stored: dict[str, Any] = read_settings(folder / _CHECKPOINTS)
+    folder = Path(options.resume) / FOLDERS[options.method]
+    stored = read_training(folder) if options.method == "train" else read_auto(folder)
     check_named_again(options, stored)
     options.no_end_at_success = options.no_end_at_success or not stored.get("end_at_success", True)
-    for name in (*OF_TRAINING, *_OF_VERDICT):
+    for name in _RESUMED:
         if name not in options.given and name in stored:
             setattr(options, name, stored[name])
+    for name in ("n_delta", "n_top", "learning_rate", "delta_std"):
+        if name not in options.given and name in stored:
+            is_schedule = name in ("learning_rate", "delta_std") and not isinstance(stored[name], list)
+            setattr(options, name, [stored[name]] if is_schedule else stored[name])
+    if "budget" not in options.given:
+        options.budget = stored.get("n_rollouts")
     if options.model is None and options.algo is None and options.env is None:
-        options.model = original_in(folder / "state")
+        options.model = original_in(Path(options.resume) / "state")

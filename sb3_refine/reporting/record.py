@@ -448,6 +448,8 @@ _CONTENT = record(
                 "n_updates_done": _COUNT,
                 "n_timesteps?": _COUNT,
                 "n_timesteps_done?": _COUNT,
+                "rounds?": list_of(text()),
+                "arms?": mapping_of(row(_COUNT, _COUNT, number(0))),
             },
             others=plain,
         ),

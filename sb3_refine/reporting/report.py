@@ -31,6 +31,7 @@ from sb3_refine.reporting.wording import WORDING
 PLOTS = ("learning_curve", "returns", "paired", "failures", "actions", "mesh", "phase", "end_effector", "robustness")
 """Names of the pictures that a report may have."""
 
+_SHOWN_ELSEWHERE = ("candidates", "rounds", "arms")  # of the settings
 _N_WORST = 5
 _FEW = 10  # episodes, with fewer of which intervals say little
 
@@ -297,7 +298,7 @@ def _origin(record: RunRecord) -> list[str]:
     """How the run can be repeated."""
     source, robustness = record.source, record.robustness
     origin = f"{source['repo']} at {source.get('revision')}" if source.get("repo") else "a folder or a model in memory"
-    settings = " ".join(f"{key}={value}" for key, value in record.settings.items() if key != "candidates")
+    settings = " ".join(f"{key}={value}" for key, value in record.settings.items() if key not in _SHOWN_ELSEWHERE)
     lines = [
         f"original: from {escaped(origin)}, SHA-256 `{source.get('sha256')}`",
         f"saved agent: SHA-256 `{record.output_sha256}`",

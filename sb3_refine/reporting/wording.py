@@ -35,6 +35,13 @@ WORDING = {
         heading="The training",
         description="training on with its own algorithm and hyperparameters",
     ),
+    "auto": Wording(
+        after="after search and training",
+        tested="the best of search and training",
+        column="searched or trained",
+        heading="Search and training",
+        description="a direct random search or training on, whichever turned out to be better",
+    ),
     "judge": Wording(
         after="with the candidate",
         tested="the best candidate",

@@ -212,18 +212,7 @@ class Trainer:
 
     @contextmanager
     def _checkpoints(self, folder: str | Path | None, n_timesteps: int) -> Iterator[Checkpoints]:
-        judged = self.judge.settings
-        settings = {
-            **self._recorded(n_timesteps),
-            "seed": self.seed,
-            "algo": self.agent.algo,
-            "end_at_success": self.agent.recipe.end_at_success,
-            "objective": judged.name,
-            "n_eval_episodes": judged.n_eval_episodes,
-            "alpha": judged.alpha,
-            "min_effect": judged.min_effect,
-            "max_return_loss": judged.max_return_loss,
-        }
+        settings = {**self._recorded(n_timesteps), **self.judge.recorded, "algo": self.agent.algo}
         with tempfile.TemporaryDirectory() if folder is None else nullcontext(folder) as name:
             yield Checkpoints(Path(name), self.agent, settings, self.n_checkpoints, self._trust)
 

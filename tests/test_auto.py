@@ -1,0 +1,146 @@
+"""``AutoRefiner`` and ``--method auto``: search and training share one budget."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import ENV_ID
+
+from sb3_refine import AutoRefiner, RefineError, load_agent
+from sb3_refine.auto.race import STEPS, Budget, Race
+from sb3_refine.cli.main import main
+from sb3_refine.cli.options import DEMO
+
+FAST = {"n_eval_episodes": 4, "backend": "serial", "seed": 3, "search": {"n_delta": 2}}
+
+
+class ToyArm:
+    """Counts steps; finds a fitness that depends on the steps."""
+
+    def __init__(self, name, fitness):
+        self.name, self.n_env_steps, self.is_done, self._fitness = name, 0, False, fitness
+        self._noise = np.random.default_rng(len(name)).normal(size=8)
+        self._noise -= self._noise.mean()
+        self.hooks = SimpleNamespace(is_over=False, end=lambda: None)
+
+    def advance(self, is_over):
+        while not is_over():
+            self.n_env_steps += 10
+
+    def fitness(self):
+        return self._fitness(self.n_env_steps) + self._noise
+
+
+def race_of(tmp_path, search, training, second=lambda n: 0.0):
+    arms = [ToyArm("search", search), ToyArm("training", training)]
+    race = Race(
+        *arms,
+        Budget(800, STEPS),
+        lambda racing: [arm.fitness() for arm in racing],
+        lambda: ToyArm("second", second),
+        tmp_path,
+    )
+    race.run()
+    return {arm.name: arm.n_env_steps for arm in race.arms}, [decision["ends"] for decision in race.decisions]
+
+
+def test_an_arm_that_is_clearly_worse_ends_at_once(tmp_path):
+    used, ends = race_of(tmp_path, search=lambda n: 5.0, training=lambda n: 0.0)
+    assert used == {"search": 700, "training": 100}
+    assert ends == ["training"]
+
+
+def test_equal_arms_go_on_until_half_of_the_budget(tmp_path):
+    used, ends = race_of(tmp_path, search=lambda n: 0.1, training=lambda n: 0.0)
+    assert used == {"search": 600, "training": 200}
+    assert ends == [None, "training"]
+
+
+def test_where_the_search_ends_a_second_search_starts_from_the_training(tmp_path):
+    used, ends = race_of(tmp_path, lambda n: 0.0, lambda n: 5.0, second=lambda n: 4.0)
+    assert used == {"search": 100, "training": 600, "second": 100}
+    assert ends == ["search", "second"]
+    used, ends = race_of(tmp_path / "other", lambda n: 0.0, lambda n: 5.0, second=lambda n: 9.0)
+    assert used == {"search": 100, "training": 200, "second": 500}
+
+
+def test_a_late_start_of_the_training_is_seen(tmp_path):
+    """Worse at first, but not clearly, and better by half of the budget."""
+    used, ends = race_of(tmp_path, lambda n: 0.0, lambda n: -0.2 if n < 150 else 3.0)
+    assert ends[:2] == [None, "search"]
+    assert used["search"] == 200
+
+
+def test_decisions_are_kept_and_not_made_again(tmp_path):
+    race_of(tmp_path, search=lambda n: 5.0, training=lambda n: 0.0)
+    used, ends = race_of(tmp_path, search=lambda n: 0.0, training=lambda n: 5.0)
+    assert (used, ends) == ({"search": 700, "training": 100}, ["training"])
+    (tmp_path / "auto.json").write_text("[1]")
+    with pytest.raises(RefineError, match=r"resume: .*auto.json cannot be read"):
+        race_of(tmp_path, search=lambda n: 0.0, training=lambda n: 5.0)
+
+
+def demo():
+    return load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"])
+
+
+def test_search_and_training_are_judged_together(tmp_path):
+    judgement = AutoRefiner(demo(), **FAST).learn(budget=120, checkpoint_folder=tmp_path)
+    names = [one["name"] for one in judgement.result.candidates]
+    assert any(name.startswith("search: ") for name in names)
+    assert any(name.startswith("training: ") for name in names)
+    assert judgement.method == "auto"
+    arms, rounds = judgement.settings["arms"], judgement.settings["rounds"]
+    assert arms["search"][1] == 200 * arms["search"][0]
+    assert judgement.result.env_steps > sum(n_steps for _, n_steps, _ in arms.values()) >= 120 * 200
+    assert rounds[0].startswith("after 25% of the budget: search ")
+    assert judgement.result.decision == "refined"  # training on makes the demo agent better at once
+
+
+def test_an_interrupted_race_goes_on_to_the_same_verdict(made_agents, tmp_path):
+    agent = load_agent("a2c", ENV_ID, made_agents)
+    whole = AutoRefiner(agent, **FAST).learn(budget=60)
+    calls = []
+
+    def stop(*_):
+        calls.append(1)
+        if len(calls) == n_calls:
+            raise KeyboardInterrupt
+        return True
+
+    for n_calls in (2, 1100):
+        calls.clear()
+        folder = tmp_path / str(n_calls)
+        interrupted = AutoRefiner(agent, **FAST)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted.learn(budget=60, callback=stop, checkpoint_folder=folder)
+        resumed = AutoRefiner(agent, **FAST).learn(budget=60, checkpoint_folder=folder, resume=True)
+        assert resumed.settings["rounds"] == whole.settings["rounds"]
+        assert resumed.result.candidates == whole.result.candidates
+        assert resumed.result.reason == whole.result.reason
+    assert interrupted.judgement.result.decision == "unchecked"
+    with pytest.raises(RefineError, match="resume: other settings than those of the interrupted run: alpha was 0.05"):
+        AutoRefiner(agent, alpha=0.1, **FAST).learn(budget=60, checkpoint_folder=folder, resume=True)
+
+
+def test_the_time_limit_is_kept():
+    judgement = AutoRefiner(demo(), **FAST).learn(time_limit=15.0)
+    assert judgement.result.wall_time_s < 40
+    assert judgement.settings["arms"]["training"][1] > 0
+    with pytest.raises(RefineError, match="budget: there is a time_limit, too"):
+        AutoRefiner(demo(), **FAST).learn(budget=10, time_limit=15.0)
+
+
+def test_the_command_line_says_where_the_budget_went(tmp_path):
+    arguments = ["--demo", "--method", "auto", "--budget", 120, "--n-delta", 2, "-o", tmp_path, "--n-eval-episodes", 6]
+    assert main([str(argument) for argument in [*arguments, "--backend", "serial", "--verbose", 0]]) == 0
+    run_folder = tmp_path / "ppo" / f"{ENV_ID}_1"
+    record = json.loads((run_folder / "refinement.json").read_text())
+    assert record["method"] == "auto"
+    report = (run_folder / "report.md").read_text()
+    assert "## Search and training" in report
+    assert "Where the budget went:" in report
+    assert "after 25% of the budget: search" in report.replace("\n  ", " ")
+    resumed = ["--resume", run_folder, "--no-report", "--backend", "serial", "--verbose", 0, "--time-limit", 0]
+    assert main([str(argument) for argument in resumed]) == 0
