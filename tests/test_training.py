@@ -245,6 +245,33 @@ def test_a_replay_buffer_takes_the_place_of_the_warm_up(made_agents, tmp_path):
     assert not same(parameters_of(training._model), parameters_of(agent.model))
 
 
+def test_a_damaged_buffer_of_an_interrupted_run_is_one_line(made_agents, tmp_path):
+    agent = load_agent("sac", ENV_ID, made_agents)
+    for content in (b"no zip", None):
+        train_on(agent, tmp_path, [40])
+        path = tmp_path / "replay_buffer.npz"
+        if content is None:
+            np.savez(path, pos=np.asarray(4), full=np.asarray(False), observations=np.zeros((600, 1, 3)))
+        else:
+            path.write_bytes(content)
+        checkpoints, training = (
+            Checkpoints(tmp_path, agent, {"objective": "return"}),
+            Continuation(agent, NO_WARM_UP, 1),
+        )
+        checkpoints.restore(training)
+        with pytest.raises(RefineError, match="resume: .*replay_buffer.npz is damaged .*; start a new run"):
+            training.advance(10, CallbackList([]))
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"settings": {}}', '{"settings": {"objective": 1}, "slices": []}'])
+def test_a_damaged_state_of_an_interrupted_run_is_one_line(made_agents, tmp_path, content):
+    agent = load_agent("ppo", ENV_ID, made_agents)
+    train_on(agent, tmp_path, [32])
+    (tmp_path / "training.json").write_text(content)
+    with pytest.raises(RefineError, match="resume: .*training.json cannot be read .*; start a new run"):
+        Checkpoints(tmp_path, agent, {"objective": "return"}).restore(Continuation(agent, NO_WARM_UP, 1))
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

@@ -1,5 +1,6 @@
 """A replay buffer in a file without code: resumed training goes on with it."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import numpy as np
 
 from sb3_refine.errors import RefineError
 from sb3_refine.files import atomic_path
+
+_MAX_HEADER = 1000  # bytes
 
 
 def save_buffer(buffer: Any, path: Path) -> None:
@@ -28,14 +31,25 @@ def load_buffer(buffer: Any, path: Path) -> None:
     :raises RefineError: when the file is damaged, or of another buffer
     """
     try:
+        _check_sizes(buffer, path)
         with np.load(path, allow_pickle=False) as stored:
             for name, array in _arrays(buffer).items():
                 array[: len(stored[name])] = stored[name]
             buffer.pos, buffer.full = int(stored["pos"]), bool(stored["full"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise RefineError(f"resume: {path} is damaged ({error}); start a new run") from error
     if hasattr(buffer, "_current_ep_start"):  # of hindsight experience replay: all episodes were ended
         buffer._current_ep_start[:] = buffer.pos
+
+
+def _check_sizes(buffer: Any, path: Path) -> None:
+    """A file that somebody else made may unpack to more than there is memory for."""
+    n_bytes = {name: array.nbytes for name, array in _arrays(buffer).items()}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if member.file_size > n_bytes.get(name, 0) + _MAX_HEADER:
+                raise ValueError(f"{name} is larger than the buffer")
 
 
 def _arrays(buffer: Any) -> dict[str, np.ndarray]:
