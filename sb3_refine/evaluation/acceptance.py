@@ -76,7 +76,7 @@ def decide(
     if difference.ci_low > 0:
         return Decision(ORIGINAL, f"better: {what} {figures}, but {veto}; the original is kept", difference)
     reason = f"{_verdict(difference, len(baseline.seeds))}: {what} {figures}; the original is kept"
-    return Decision(ORIGINAL, f"{reason}. {_advice(difference)}", difference)
+    return Decision(ORIGINAL, reason, difference)
 
 
 def _veto(
@@ -109,15 +109,6 @@ def _verdict(difference: PairedDifference, n_seeds: int) -> str:
     if difference.ci_low == difference.ci_high == 0:
         return f"no different on any of the {n_seeds} held-out seeds"
     return "worse on held-out seeds" if difference.ci_high < 0 else "not significantly better on held-out seeds"
-
-
-def _advice(difference: PairedDifference) -> str:
-    """What the user may try next."""
-    if difference.ci_high < 0 or difference.mean < 0:
-        return "Try smaller steps and perturbations, or more updates"
-    if difference.ci_low == difference.ci_high == 0:
-        return "The agent may be at its best already; if not, try larger perturbations"
-    return "Try more held-out episodes (n_eval_episodes), more updates, or another seed"
 
 
 def unchecked(reason: str) -> Decision:

@@ -1,6 +1,6 @@
 """The result of a refinement."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,7 @@ def tested_result(
     candidates = [Candidate(one.name, EvaluationTarget(evaluator, one.theta), one.update) for one in iterates]
     verdict = judge_candidates(original, candidates, settings, seeds)
     search.count(evaluator)
-    return _result_of(search, verdict.decision, verdict), verdict.chosen.target.theta
+    return _result_of(search, with_advice(verdict.decision), verdict), verdict.chosen.target.theta
 
 
 def untested_result(search: SearchState) -> Result:
@@ -116,3 +116,22 @@ def _result_of(search: SearchState, decision: Decision, verdict: Verdict | None 
         candidates=verdict.candidates if verdict else (),
         history=tuple(search.history),
     )
+
+
+def with_advice(decision: Decision) -> Decision:
+    """
+    :param decision: about the result of a search
+    :return: the same; where the test found no better agent, with what the user may try next
+    """
+    difference = decision.difference
+    if decision.decision != ORIGINAL or difference is None or difference.ci_low > 0:
+        return decision
+    return replace(decision, reason=f"{decision.reason}. {_advice(difference)}")
+
+
+def _advice(difference: PairedDifference) -> str:
+    if difference.ci_high < 0 or difference.mean < 0:
+        return "Try smaller steps and perturbations, or more updates"
+    if difference.ci_low == difference.ci_high == 0:
+        return "The agent may be at its best already; if not, try larger perturbations"
+    return "Try more held-out episodes (n_eval_episodes), more updates, or another seed"
