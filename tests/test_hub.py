@@ -509,6 +509,44 @@ def test_pull_refine_push_and_pull_again(hub, client, home, made_agents, fingerp
     assert json.loads((run_folder / "refinement.json").read_text())["source"] == source
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("judge", "the best of several agents, tested against the original"),
+        ("train", "training on with its own algorithm and hyperparameters"),
+        ("auto", "a direct random search or training on, whichever turned out to be better"),
+    ],
+)
+def test_every_method_pushes_what_can_be_pulled(hub, client, home, made_agents, tmp_path, method, said):
+    how = {
+        "judge": ["--candidates", made_agents / "ppo" / f"{ENV_ID}_1"],
+        "train": ["--method", "train", "-n", 64],
+        "auto": ["--method", "auto", "--budget", 32, "--n-delta", 2],
+    }[method]
+    options = [
+        "--algo",
+        "a2c",
+        "--env",
+        ENV_ID,
+        "-f",
+        made_agents,
+        "-o",
+        tmp_path / "out",
+        "--n-eval-episodes",
+        4,
+        *how,
+    ]
+    subcommand = ["judge"] if method == "judge" else []
+    done = run(hub.url, home, *subcommand, *options, "--no-report", "--push-to-hub", f"me/{method}", HF_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr
+    assert said in hub.repos[f"me/{method}"].files["README.md"].decode()
+    algo = next((tmp_path / "out").iterdir()).name
+    kept = client(f"fingerprint(load_agent({algo!r}, {ENV_ID!r}, {str(tmp_path / 'out')!r}))")
+    pulled = f"load_agent({algo!r}, {ENV_ID!r}, 'none', organization='me', repo_name={method!r})"
+    assert client(f"fingerprint({pulled})") == kept
+
+
 def test_a_search_does_not_start_if_its_push_cannot_work(hub, home, made_agents, tmp_path):
     options = ["--algo", "a2c", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", *FAST]
     done = run(hub.url, home, *options, "--push-to-hub", "me")
