@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ENV_ID, NORMALIZED
-from test_kinds import KINDS, load, make
+from test_kinds import SOME_FAST, load, make
 
 from sb3_refine import RefineError, load_agent
 from sb3_refine.agents.averages import average
@@ -27,7 +27,7 @@ def theta_of(agent):
     return PolicyParameters(agent.model.policy).get_theta()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME_FAST)
 def test_every_kind_can_be_averaged_saved_and_loaded(kind, tmp_path):
     algo, env_id, _ = make(kind, tmp_path)
     one, two, three = (shifted(load(tmp_path, algo, env_id), by) for by in (0.0, 0.25, 1.0))

@@ -101,6 +101,10 @@ KINDS = {
     ),
 }
 
+FEW = ("ars linear", "lstm", "frame stack, normalised", "memory optimised", "dict with image")
+SOME_FAST = [pytest.param(kind, marks=() if kind in FEW else pytest.mark.slow) for kind in KINDS]
+"""All kinds, most of them slow: for what does not depend on the kind in many ways."""
+
 SEEDS = [11, 12, 13, 14]
 
 
