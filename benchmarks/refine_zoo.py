@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from common import circumstances, parser, show
 from rich.progress import track
 
@@ -54,6 +55,9 @@ def refine(algo: str, env: str, exp_id: int, options: Any) -> dict[str, Any]:
         reason=found.reason,
         chosen=next(candidate["name"] for candidate in found.candidates if candidate["chosen"]),
         rollouts=found.rollouts,
+        env_steps=found.env_steps,
+        steps_of_training=agent.config.get("n_timesteps"),
+        cpu_time_s=round(found.cpu_time_s),
         wall_time_s=round(found.wall_time_s),
         baseline=found.baseline.summary(),
         refined=found.refined.summary() if found.refined else None,
@@ -76,12 +80,28 @@ def confirm(refiner: Refiner, options: Any) -> dict[str, Any]:
 def row(result: dict[str, Any]) -> list[Any]:
     name = f"{result['algo']} {result['env']}_{result['exp_id']}"
     if result["decision"] == "cannot":
-        return [name, "cannot", "", "", "", result["reason"]]
+        return [name, "cannot", "", "", "", "", "", result["reason"]]
     before, after = (
         "" if figures is None else f"{figures['mean_return']:.5g} ± {figures['std_return']:.3g}"
         for figures in (result["baseline"], result["refined"])
     )
-    return [name, result["decision"], before, after, interval(result["paired_difference"]), fresh(result["fresh"])]
+    return [
+        *(name, result["decision"], before, after, interval(result["paired_difference"]), fresh(result["fresh"])),
+        *(cost(result), f"{result['cpu_time_s']} s"),
+    ]
+
+
+def cost(result: dict[str, Any]) -> str:
+    """Environment steps, and their share of those that the agent was trained for."""
+    training = result["steps_of_training"]
+    share = f" ({result['env_steps'] / training:.2g} of the training)" if training else ""
+    return f"{result['env_steps']:,}{share}"
+
+
+def median_share(results: list[dict[str, Any]]) -> float:
+    """Median of the steps of a refinement, in steps of the agent's training."""
+    known = [one for one in results if one.get("steps_of_training")]
+    return float(np.median([one["env_steps"] / one["steps_of_training"] for one in known])) if known else float("nan")
 
 
 def interval(difference: dict[str, Any] | None) -> str:
@@ -112,8 +132,18 @@ def main() -> None:
             options.json.write_text(json.dumps(results, indent=1) + "\n")
     verdicts = [result["decision"] for result in results]
     show(
-        f"{verdicts.count('refined')} refined, {verdicts.count('original')} originals kept",
-        ["agent", "verdict", "original", "after the search", "held-out difference", "on fresh seeds"],
+        f"{verdicts.count('refined')} refined, {verdicts.count('original')} originals kept; a refinement takes a median of "
+        f"{median_share(results):.2g} times the environment steps of the training",
+        [
+            "agent",
+            "verdict",
+            "original",
+            "after the search",
+            "held-out difference",
+            "on fresh seeds",
+            "steps",
+            "CPU time",
+        ],
         [row(result) for result in results],
     )
 
