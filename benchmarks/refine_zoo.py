@@ -132,8 +132,8 @@ def main() -> None:
             options.json.write_text(json.dumps(results, indent=1) + "\n")
     verdicts = [result["decision"] for result in results]
     show(
-        f"{verdicts.count('refined')} refined, {verdicts.count('original')} originals kept; a refinement takes a median of "
-        f"{median_share(results):.2g} times the environment steps of the training",
+        f"{verdicts.count('refined')} refined, {verdicts.count('original')} originals kept; environment steps of a "
+        f"refinement: a median of {median_share(results):.2g} times those of the training",
         [
             "agent",
             "verdict",
