@@ -161,7 +161,8 @@ def train(agent: Agent, seconds: float, seed: int, options: Any) -> dict[str, Ju
     """Training on; and of the same training, the averages of its checkpoints alone."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(agent, seed=seed, n_eval_episodes=options.episodes, **SERIAL)
-        trained = trainer.learn(10**8, time_limit=seconds, checkpoint_folder=folder)
+        n_timesteps = 2 * trainer.default_n_timesteps  # more than there is time for
+        trained = trainer.learn(n_timesteps, time_limit=seconds, checkpoint_folder=folder)
         names = trained.settings["candidates"]
         checkpoints = load_candidates([folder], agent)
         judge = Judge(agent, seed=seed, n_eval_episodes=options.episodes, **SERIAL)

@@ -188,7 +188,7 @@ def test_the_report_is_written_without_missing_parts(made_agents, tmp_path, monk
     def record_video(*args):
         raise RefineError("video: no screen")
 
-    monkeypatch.setattr("sb3_refine.refiner.record_video", record_video)
+    monkeypatch.setattr("sb3_refine.reporting.report.record_video", record_video)
     monkeypatch.setattr("sb3_refine.reporting.video.encoder", lambda: "")
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST[:-1], "--video"]
     assert main(list(map(str, arguments))) == 1

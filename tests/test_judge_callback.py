@@ -16,6 +16,7 @@ from sb3_refine.cli.options import DEMO
 from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.reporting.run_folder import read_run_folder
 
+SHORT = {"n_steps": 16, "batch_size": 64, "n_epochs": 1, "device": "cpu"}
 FAST = {"n_eval_episodes": 6, "backend": "serial", "verbose": 0}
 
 
@@ -55,9 +56,7 @@ def test_a_training_that_makes_an_agent_better_is_accepted_and_a_worse_one_is_no
     good = PolicyParameters(stable_baselines3.PPO.load(zip_path).policy).get_theta()
     decisions = []
     for before, after in ((0 * good, good), (good, 0 * good)):
-        model = stable_baselines3.PPO.load(
-            zip_path, env=make_vec_env(ENV_ID, n_envs=4), learning_rate=0.0, device="cpu"
-        )
+        model = stable_baselines3.PPO.load(zip_path, env=make_vec_env(ENV_ID, n_envs=4), learning_rate=0.0, **SHORT)
         PolicyParameters(model.policy).set_theta(before)
         callback = JudgeCallback(tmp_path / str(len(decisions)), n_checkpoints=2, report=False, **FAST)
         model.learn(64, [Jump(after), callback])
