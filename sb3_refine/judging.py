@@ -206,9 +206,10 @@ class Judge:
         seeds = self.seeds.take("validation", self.settings.n_validation_episodes)
         with self.open_targets([self.original]) as (target,):
             started = time.perf_counter()
-            original = Candidate("original", target, episodes=self._baseline)
+            original = Candidate("original", target, episodes=list(self._baseline))
             baseline = evaluate_baseline(original, seeds, self.objective, self.settings.name)
-            self.seconds_per_episode = (time.perf_counter() - started) / len(seeds)
+            if not self._baseline:
+                self.seconds_per_episode = (time.perf_counter() - started) / len(seeds)
         self._baseline = original.episodes
         return baseline
 

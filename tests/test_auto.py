@@ -10,6 +10,7 @@ from conftest import ENV_ID
 from sb3_refine import AutoRefiner, RefineError, load_agent
 from sb3_refine.auto.race import STEPS, Budget, Race
 from sb3_refine.cli.main import main
+from sb3_refine.judging import Judge
 
 FAST = {"n_eval_episodes": 4, "backend": "serial", "seed": 3, "search": {"n_delta": 2}}
 
@@ -142,3 +143,18 @@ def test_the_command_line_says_where_the_budget_went(tmp_path):
     assert "after 25% of the budget: search" in report.replace("\n  ", " ")
     resumed = ["--resume", run_folder, "--no-report", "--backend", "serial", "--verbose", 0, "--time-limit", 0]
     assert main([str(argument) for argument in resumed]) == 0
+
+
+def test_a_function_is_an_objective_too(made_agents):
+    def objective(trajectory):
+        return -float(np.abs(trajectory.actions).mean())
+
+    agent = load_agent("ppo", ENV_ID, made_agents)
+    judgement = AutoRefiner(agent, objective=objective, **FAST).learn(budget=16)
+    assert judgement.objective.of_episodes(judgement.result.baseline.episodes) < 0
+
+
+def test_the_pace_of_the_original_is_measured_once(made_agents):
+    judge = Judge(load_agent("ppo", ENV_ID, made_agents), n_eval_episodes=4, backend="serial")
+    assert judge.evaluate_original() == judge.evaluate_original()
+    assert judge.seconds_per_episode > 1e-4

@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
+import stable_baselines3
 import torch
 from conftest import ENV_ID, NORMALIZED
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 from test_kinds import SOME_FAST, load, make
 
 from sb3_refine import RefineError, load_agent
 from sb3_refine.agents.averages import average
 from sb3_refine.agents.candidates import NamedAgent
+from sb3_refine.agents.from_model import agent_from_model
 from sb3_refine.cli.options import DEMO
 from sb3_refine.evaluation.soup import MAX_INGREDIENTS, greedy_soup
 from sb3_refine.judging import Judge
@@ -110,3 +114,10 @@ def test_averages_are_judged_beside_the_agents():
     without = Judge(original, **FAST).judge(candidates)
     assert judgement.result.rollouts > without.result.rollouts
     assert judgement.result.env_steps == 200 * judgement.result.rollouts
+
+
+def test_agents_that_normalise_rewards_alone_have_an_average():
+    env = VecNormalize(make_vec_env(ENV_ID), norm_obs=False)
+    model = stable_baselines3.PPO("MlpPolicy", env, n_steps=32, batch_size=32, device="cpu").learn(64)
+    agents = [agent_from_model(model) for _ in range(2)]
+    assert average(agents).vec_normalize.ret_rms.mean == pytest.approx(agents[0].vec_normalize.ret_rms.mean)

@@ -99,3 +99,10 @@ def test_the_zoos_training_script_takes_the_callback_by_name(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "JudgeCallback: " in done.stdout
     assert load_agent(model=tmp_path / "judged" / f"{ENV_ID}.zip").vec_normalize is not None
+
+
+@pytest.mark.parametrize("n_checkpoints", [1, 2, 3])
+def test_the_last_checkpoint_is_kept_where_the_last_step_has_one_already(tmp_path, n_checkpoints):
+    callback = JudgeCallback(tmp_path / "run", save_freq=16, n_checkpoints=n_checkpoints, report=False, **FAST)
+    train("sac").learn(48, callback)
+    assert callback.judgement.result.candidates[-1]["name"] == "48 steps"

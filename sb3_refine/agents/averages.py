@@ -69,11 +69,12 @@ def _mean(tensors: Sequence[th.Tensor]) -> th.Tensor:
 
 def _mixture(statistics: Sequence[VecNormalize]) -> VecNormalize:
     mixed = detached(copy.deepcopy(statistics[-1]))
-    all_obs: list[Any] = [each.obs_rms for each in statistics]
-    if isinstance(mixed.obs_rms, dict):
-        mixed.obs_rms = {key: _mixed([one[key] for one in all_obs]) for key in mixed.obs_rms}
-    else:
-        mixed.obs_rms = _mixed(all_obs)
+    if mixed.norm_obs:  # without it, VecNormalize has no obs_rms
+        all_obs: Any = [each.obs_rms for each in statistics]
+        if isinstance(mixed.obs_rms, dict):
+            mixed.obs_rms = {key: _mixed([one[key] for one in all_obs]) for key in mixed.obs_rms}
+        else:
+            mixed.obs_rms = _mixed(all_obs)
     mixed.ret_rms = _mixed([each.ret_rms for each in statistics])
     return mixed
 

@@ -175,7 +175,7 @@ class AutoRefiner:
     def _recorded(self) -> dict[str, Any]:
         """Settings that the result depends on, as JSON has them."""
         search = {name: value for name, value in self._search.items() if name in self._refiner.settings}
-        settings = {**asdict(self.settings), **self.judge.recorded, "algo": self.agent.algo, **search}
+        settings = {**asdict(self.settings), **search, **self.judge.recorded, "algo": self.agent.algo}
         return json.loads(json.dumps(settings))
 
     def _budget(self, n_rollouts: int | None, time_limit: float | None) -> tuple[Budget, int]:

@@ -47,7 +47,7 @@ class TrainingCallback(BaseCallback):
     def _on_step(self) -> bool:
         self._progress.update(self.model.num_timesteps - self._n_shown)
         self._n_shown = self.model.num_timesteps
-        self._has_stopped = not self._callback.on_step()
+        self._has_stopped = self._has_stopped or not self._callback.on_step()
         return not self.is_over
 
     def _on_rollout_end(self) -> None:

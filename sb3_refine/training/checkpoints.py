@@ -51,7 +51,7 @@ class Snapshots:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 write_config(self._agent, self.folder)
             save(*self._paths(n_steps))
-            before = [*self._kept, (number, n_steps)]
+            before = [*(one for one in self._kept if one[1] != n_steps), (number, n_steps)]
             spacing = 1
             while number // spacing > self.n_max:
                 spacing *= 2
