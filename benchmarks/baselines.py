@@ -91,7 +91,7 @@ class OutOfTime(Exception):
 
 
 class Snap(BaseCallback):
-    """Keeps iterates of ARS, and ends it in time: ARS does not heed a callback that returns False."""
+    """Keeps iterates of ARS, and ends it in time: ARS ignores a callback that returns False."""
 
     def __init__(self, seconds: float, stopwatch: Stopwatch):
         super().__init__()

@@ -19,12 +19,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_refine.agents.agent import Agent
 from sb3_refine.agents.candidates import NamedAgent
 from sb3_refine.agents.decoding.schema import (
-    SchemaError,
     number,
     one_of,
     optional,
     plain,
-    read_json,
     record,
     text,
     whole,
@@ -35,10 +33,11 @@ from sb3_refine.auto.race import SECONDS, STEPS, Budget, Race
 from sb3_refine.errors import RefineError, check_count, check_seconds
 from sb3_refine.evaluation.baseline import warn_if_unexpected
 from sb3_refine.evaluation.selection import Candidate, sequential_halving
-from sb3_refine.files import atomic_path, refuse_links
+from sb3_refine.files import atomic_path
 from sb3_refine.judging import Judge, Judgement, Origin
 from sb3_refine.optimizers import default_n_updates
 from sb3_refine.refiner import Refiner
+from sb3_refine.training.checkpoints import check_same_settings, read_state
 from sb3_refine.training.continuation import TrainSettings, agent_at
 
 SETTINGS = "settings.json"
@@ -158,10 +157,7 @@ class AutoRefiner:
         settings = {"n_rollouts": n_rollouts, **self._recorded}
         if resume:
             stored = read_settings(folder)
-            for name, value in settings.items():
-                if stored.get(name) != value:
-                    was = stored.get(name)
-                    raise RefineError(f"resume: other settings than those of the interrupted run: {name} was {was!r}")
+            check_same_settings(settings, stored)
             self.judge.evaluate_original()
             return Budget(stored["total"], stored["unit"]), stored["n_updates"]
         budget, n_updates = self._budget(n_rollouts, time_limit)
@@ -270,13 +266,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     :return: its settings
     :raises RefineError: when they cannot be read
     """
-    try:
-        refuse_links(folder)
-        content = read_json(folder / SETTINGS)
-        _SETTINGS(content)
-    except SchemaError as error:
-        raise RefineError(f"resume: {folder / SETTINGS} cannot be read ({error}); start a new run") from None
-    return content
+    return read_state(folder / SETTINGS, _SETTINGS)
 
 
 _SETTINGS = record(

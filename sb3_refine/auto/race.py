@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from sb3_refine.agents.decoding.schema import SchemaError, list_of, optional, read_json, record, text
+from sb3_refine.agents.decoding.schema import list_of, optional, record, text
 from sb3_refine.auto.arms import Arm
-from sb3_refine.errors import RefineError
 from sb3_refine.files import atomic_path
+from sb3_refine.training.checkpoints import read_state
 
 FILE_NAME = "auto.json"
 
@@ -136,11 +136,4 @@ _DECISIONS = list_of(record({"ends": optional(text()), "text": text()}))
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    try:
-        content = read_json(path)
-        _DECISIONS(content)
-    except SchemaError as error:
-        raise RefineError(f"resume: {path} cannot be read ({error}); start a new run") from None
-    return content
+    return read_state(path, _DECISIONS) if path.exists() else []

@@ -7,7 +7,18 @@ from typing import Any
 
 from sb3_refine.agents.agent import Agent, write_config
 from sb3_refine.agents.candidates import NamedAgent
-from sb3_refine.agents.decoding.schema import SchemaError, list_of, number, plain, read_json, record, row, text, whole
+from sb3_refine.agents.decoding.schema import (
+    Check,
+    SchemaError,
+    list_of,
+    number,
+    plain,
+    read_json,
+    record,
+    row,
+    text,
+    whole,
+)
 from sb3_refine.errors import RefineError
 from sb3_refine.files import atomic_path, refuse_links, reraise_write_errors
 from sb3_refine.stopwatch import Stopwatch
@@ -125,11 +136,8 @@ class Checkpoints(Snapshots):
         :return: of the interrupted run, running on
         :raises RefineError: when there is none, a file is damaged, or the settings are others
         """
-        state = _read(self.folder)
-        for name, value in self._settings.items():
-            if state["settings"].get(name) != value:
-                was = state["settings"].get(name)
-                raise RefineError(f"resume: other settings than those of the interrupted run: {name} was {was!r}")
+        state = read_state(self.folder / FILE_NAME, _STATE)
+        check_same_settings(self._settings, state["settings"])
         self._kept = [(number, n_steps) for number, n_steps in state["slices"]]
         training.load(*self._paths(self._kept[-1][1]), self._trust)
         training.n_slices, training.n_episodes, training.n_env_steps, training.n_warm_up_left = state["counts"]
@@ -158,14 +166,32 @@ def read_settings(folder: Path) -> dict[str, Any]:
     :return: its settings
     :raises RefineError: when they cannot be read
     """
-    return _read(folder)["settings"]
+    return read_state(folder / FILE_NAME, _STATE)["settings"]
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def read_state(path: Path, check: Check) -> Any:
+    """
+    :param path: of a JSON file that an interrupted run has left
+    :param check: of its content
+    :return: the content
+    :raises RefineError: when it cannot be read
+    """
     try:
-        refuse_links(folder)
-        state = read_json(folder / FILE_NAME)
-        _STATE(state)
+        refuse_links(path.parent)
+        content = read_json(path)
+        check(content)
     except SchemaError as error:
-        raise RefineError(f"resume: {folder / FILE_NAME} cannot be read ({error}); start a new run") from None
-    return state
+        raise RefineError(f"resume: {path} cannot be read ({error}); start a new run") from None
+    return content
+
+
+def check_same_settings(settings: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """
+    :param settings: of this run
+    :param stored: of the run to resume
+    :raises RefineError: for the first one that differs
+    """
+    for name, value in settings.items():
+        if stored.get(name) != value:
+            was = stored.get(name)
+            raise RefineError(f"resume: other settings than those of the interrupted run: {name} was {was!r}")
