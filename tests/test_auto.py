@@ -158,3 +158,16 @@ def test_the_pace_of_the_original_is_measured_once(made_agents):
     judge = Judge(load_agent("ppo", ENV_ID, made_agents), n_eval_episodes=4, backend="serial")
     assert judge.evaluate_original() == judge.evaluate_original()
     assert judge.seconds_per_episode > 1e-4
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def interrupted(race):
+        (race._path.parent / "search").mkdir()
+        (race._path.parent / "search" / "checkpoint.pt").touch()  # without any, the folder is removed
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Race, "run", interrupted)
+    arguments = ["--demo", "--method", "auto", "--budget", 40, "-o", tmp_path, "--n-eval-episodes", 4]
+    assert main([str(argument) for argument in [*arguments, "--backend", "serial", "--verbose", 0]]) == 130
+    said = capsys.readouterr().err
+    assert f"to go on from here: sb3-refine --resume {tmp_path / 'ppo' / f'{ENV_ID}_1'}" in said

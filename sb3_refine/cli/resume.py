@@ -102,10 +102,11 @@ def resume_command(run_folder: Path, options: argparse.Namespace) -> str:
 
 
 def say_how_to_go_on(run_folder: Path, stop: BaseException, command: str) -> None:
+    from sb3_refine.auto.auto_refiner import SETTINGS as AUTO
     from sb3_refine.search.checkpoint import FILE_NAME as CHECKPOINT
     from sb3_refine.training.checkpoints import FILE_NAME as TRAINING
 
-    paths = (run_folder / "state" / CHECKPOINT, run_folder / "checkpoints" / TRAINING)
+    paths = (run_folder / "state" / CHECKPOINT, run_folder / "checkpoints" / TRAINING, run_folder / "auto" / AUTO)
     if not any(path.exists() for path in paths):
         return
     once = "" if isinstance(stop, KeyboardInterrupt) else ", once that is fixed"
