@@ -1,11 +1,11 @@
 """``AutoRefiner`` and ``--method auto``: search and training share one budget."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import ENV_ID
+from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_refine import AutoRefiner, RefineError, load_agent
 from sb3_refine.auto.race import STEPS, Budget, Race
@@ -22,7 +22,6 @@ class ToyArm:
         self.name, self.n_env_steps, self.is_done, self._fitness = name, 0, False, fitness
         self._noise = np.random.default_rng(len(name)).normal(size=8)
         self._noise -= self._noise.mean()
-        self.hooks = SimpleNamespace(is_over=False, end=lambda: None)
 
     def advance(self, is_over):
         while not is_over():
@@ -145,6 +144,25 @@ def test_the_command_line_says_where_the_budget_went(tmp_path):
     assert main([str(argument) for argument in resumed]) == 0
 
 
+def test_the_users_callback_sees_one_training(made_agents):
+    class Course(BaseCallback):
+        seen = ()
+
+        def _on_training_start(self):
+            self.seen += ("start",)
+
+        def _on_step(self):
+            return True
+
+        def _on_training_end(self):
+            self.seen += ("end",)
+
+    course = Course()
+    AutoRefiner(load_agent("ppo", ENV_ID, made_agents), **FAST).learn(budget=16, callback=course)
+    assert course.seen == ("start", "end")
+    assert course.n_calls > 16 * 200 / 4
+
+
 def test_a_function_is_an_objective_too(made_agents):
     def objective(trajectory):
         return -float(np.abs(trajectory.actions).mean())
@@ -161,7 +179,7 @@ def test_the_pace_of_the_original_is_measured_once(made_agents):
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
-    def interrupted(race):
+    def interrupted(race, is_stopped):
         (race._path.parent / "search").mkdir()
         (race._path.parent / "search" / "checkpoint.pt").touch()  # without any, the folder is removed
         raise KeyboardInterrupt

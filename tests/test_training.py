@@ -15,7 +15,7 @@ from test_kinds import SOME_FAST, load, make
 from sb3_refine import RefineError, Trainer, load_agent
 from sb3_refine.cli.main import main
 from sb3_refine.stopwatch import Stopwatch
-from sb3_refine.training import trainer
+from sb3_refine.training import continuation
 from sb3_refine.training.checkpoints import Checkpoints
 from sb3_refine.training.continuation import Continuation, TrainSettings
 
@@ -143,7 +143,24 @@ def test_checkpoints_on_disk_are_bounded_and_evenly_spaced(made_agents, tmp_path
 
 @pytest.fixture
 def short_slices(monkeypatch):
-    monkeypatch.setattr(trainer, "_MIN_SLICE", 32)
+    monkeypatch.setattr(continuation, "_EPISODES_PER_SLICE", 32 / 200)
+
+
+@pytest.mark.parametrize(("algo", "n_of_rollout"), [("ppo", 32), ("sac", 1)])
+def test_a_slice_is_several_whole_episodes_of_each_environment(made_agents, algo, n_of_rollout):
+    """Else the late parts of episodes would never be trained on."""
+    agent = load_agent(algo, ENV_ID, made_agents)
+    training = Continuation(agent, TrainSettings(), seed=0)
+    length = training.slice_length(longest_episode=250)
+    assert length >= 3 * 250 * agent.model.n_envs
+    assert length % n_of_rollout == 0
+    assert training.slice_length(longest_episode=10, at_least=4000) >= 4000
+
+
+def test_a_slice_of_ars_is_one_update(tmp_path):
+    algo, env_id, _ = make("ars", tmp_path)
+    training = Continuation(load(tmp_path, algo, env_id), TrainSettings(), seed=0)
+    assert training.slice_length(longest_episode=250) == 1
 
 
 class Course(BaseCallback):

@@ -5,9 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.type_aliases import MaybeCallback
-from tqdm import tqdm
 
 from sb3_refine.agents.agent import Agent
 from sb3_refine.agents.candidates import NamedAgent
@@ -16,14 +15,13 @@ from sb3_refine.refiner import Refiner
 from sb3_refine.search.callbacks import as_callback
 from sb3_refine.search.checkpoint import FILE_NAME as SEARCH_STATE
 from sb3_refine.stopwatch import Stopwatch
-from sb3_refine.training.callbacks import TrainingCallback
+from sb3_refine.training.callbacks import EndsAtRollout
 from sb3_refine.training.checkpoints import FILE_NAME as TRAINING_STATE
 from sb3_refine.training.checkpoints import Checkpoints
 from sb3_refine.training.continuation import Continuation, TrainSettings
 
 _N_RECENT = 2  # candidates of an arm that a comparison looks at
 _N_CHECKPOINTS = 8
-_MIN_SLICE = 1000  # steps
 
 
 class Arm(ABC):
@@ -40,14 +38,12 @@ class Arm(ABC):
     is_done = False
     """Whether there is nothing left to do."""
 
-    def __init__(self, name: str, callback: MaybeCallback):
+    def __init__(self, name: str):
         self.name = name
-        self.hooks = TrainingCallback(callback, tqdm(disable=True))
-        """The user's callback, to which all that the arm does is one training."""
 
     @abstractmethod
     def advance(self, is_over: Callable[[], bool]) -> None:
-        """:param is_over: asked after each update or slice"""
+        """:param is_over: asked after each update of a search, before each rollout of a training"""
 
     @abstractmethod
     def candidates(self) -> list[NamedAgent]:
@@ -67,7 +63,7 @@ class SearchArm(Arm):
     :param n_updates: length of the search
     :param folder: keeps the state
     :param logger: of Stable-Baselines3
-    :param callback: of the user
+    :param callback: of Stable-Baselines3
     :param kwargs: arguments of :class:`~sb3_refine.refiner.Refiner`
     """
 
@@ -78,10 +74,11 @@ class SearchArm(Arm):
         n_updates: int,
         folder: Path,
         logger: Logger,
-        callback: MaybeCallback = None,
+        callback: BaseCallback,
         **kwargs: Any,
     ):
-        super().__init__(name, callback)
+        super().__init__(name)
+        self._callback = callback
         self._start, self._n_updates, self._folder = start, n_updates, folder
         self._refiner = Refiner(with_own_policy(start), acceptance=False, **kwargs)
         self._refiner.set_logger(logger)
@@ -95,7 +92,7 @@ class SearchArm(Arm):
             self._note()
             return not is_over()
 
-        self._learn([self.hooks, as_callback(go_on)])
+        self._learn([self._callback, as_callback(go_on)])
 
     def _learn(self, callback: Any, **kwargs: Any) -> None:
         resume = (self._folder / SEARCH_STATE).exists()
@@ -134,7 +131,8 @@ class TrainArm(Arm):
     :param seed: of everything random
     :param folder: keeps the checkpoints
     :param logger: of Stable-Baselines3
-    :param callback: of the user
+    :param callback: of Stable-Baselines3
+    :param longest_episode: of the agent, in steps
     :param replay_buffer: see :class:`~sb3_refine.training.trainer.Trainer`
     :param trust: see :func:`~sb3_refine.agents.decoding.model_zip.read_model`
     """
@@ -147,27 +145,34 @@ class TrainArm(Arm):
         seed: int,
         folder: Path,
         logger: Logger,
-        callback: MaybeCallback = None,
+        callback: BaseCallback,
+        longest_episode: int,
         replay_buffer: Path | None = None,
         trust: bool = False,
     ):
-        super().__init__(name, callback)
+        super().__init__(name)
+        self._callback = callback
         self._training = Continuation(start, settings, seed, logger)
         if replay_buffer is not None:
             self._training.use_buffer(replay_buffer)
         self._checkpoints = Checkpoints(folder, start, {"objective": ""}, _N_CHECKPOINTS, trust)
         self._cpu_time_s = 0.0
+        self._slice_length = self._training.slice_length(longest_episode)
         if (folder / TRAINING_STATE).exists():
             self._note(self._checkpoints.restore(self._training))
 
     def advance(self, is_over: Callable[[], bool]) -> None:
         """See :meth:`Arm.advance`."""
         stopwatch = Stopwatch(self.seconds, self._cpu_time_s)
-        n = self._training.n_steps_of_rollout
-        while not is_over() and not self.hooks.is_over:
-            self._training.advance(-(-_MIN_SLICE // n) * n, self.hooks)
-            self._checkpoints.take(self._training, stopwatch)
+
+        def is_over_now() -> bool:
             self._note(stopwatch)
+            return is_over()
+
+        callback = CallbackList([self._callback, EndsAtRollout(is_over_now)])
+        while not is_over_now():
+            self._training.advance(self._slice_length, callback)
+            self._checkpoints.take(self._training, stopwatch)
 
     def _note(self, stopwatch: Stopwatch) -> None:
         self.seconds, self._cpu_time_s = stopwatch.wall_time_s, stopwatch.cpu_time_s

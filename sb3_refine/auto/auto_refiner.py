@@ -15,6 +15,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import VecEnv
+from tqdm import tqdm
 
 from sb3_refine.agents.agent import Agent
 from sb3_refine.agents.candidates import NamedAgent
@@ -37,6 +38,7 @@ from sb3_refine.files import atomic_path
 from sb3_refine.judging import Judge, Judgement, Origin
 from sb3_refine.optimizers import default_n_updates
 from sb3_refine.refiner import Refiner
+from sb3_refine.training.callbacks import TrainingCallback
 from sb3_refine.training.checkpoints import check_same_settings, read_state
 from sb3_refine.training.continuation import TrainSettings, agent_at
 
@@ -129,10 +131,12 @@ class AutoRefiner:
         log = self._logger or configure_logger(self.verbose, self.tensorboard_log, tb_log_name, True)
         with tempfile.TemporaryDirectory() if checkpoint_folder is None else nullcontext(checkpoint_folder) as name:
             budget_and_updates = self._stored(Path(name), budget, time_limit, resume)
-            race = self._race(budget_and_updates, Path(name), log, callback)
+            hooks = TrainingCallback(callback, tqdm(disable=True))
+            race = self._race(budget_and_updates, Path(name), log, hooks)
             try:
                 if not only_judge:
-                    race.run()
+                    race.run(lambda: hooks.is_over)
+                    hooks.end()
             except KeyboardInterrupt:
                 self.judgement = self._interrupted(race)
                 raise
@@ -191,15 +195,15 @@ class AutoRefiner:
             budget = Budget(n_episodes * pace, SECONDS)
         return budget, max(1, round(_SHARE_OF_SEARCH * n_episodes / per_update))
 
-    def _race(self, budget: tuple[Budget, int], folder: Path, log: Logger, callback: MaybeCallback) -> Race:
+    def _race(self, budget: tuple[Budget, int], folder: Path, log: Logger, hooks: TrainingCallback) -> Race:
         total, n_updates = budget
         training = TrainArm(
-            *("training", self.agent, self.settings, self.seed, folder / "training", log, callback),
-            *(self._buffer, self._trust),
+            *("training", self.agent, self.settings, self.seed, folder / "training", log, hooks),
+            *(int(self.judge.evaluate_original().lengths.max()), self._buffer, self._trust),
         )
 
         def search(name: str, start: Agent, n_updates: int, folder: Path) -> SearchArm:
-            return SearchArm(name, start, n_updates, folder, log, callback, **self._search)
+            return SearchArm(name, start, n_updates, folder, log, hooks, **self._search)
 
         def second() -> Arm:
             start = self._start_of_second(training, folder / "second")

@@ -68,25 +68,27 @@ class Race:
         self._recorded = _read(self._path)
         self.decisions: list[dict[str, Any]] = []
 
-    def run(self) -> None:
-        """Use up the budget."""
+    def run(self, is_stopped: Callable[[], bool] = lambda: False) -> None:
+        """
+        Use up the budget.
+
+        :param is_stopped: whether the user has ended the race
+        """
         racing, planned, targets = list(self.arms), 0.0, dict.fromkeys(map(id, self.arms), 0.0)
         while planned < 1 and not all(arm.is_done for arm in racing):
             share = 1 - planned if len(racing) == 1 else min(_SHARE, (1 - planned) / 2)
             for arm in racing:
                 targets[id(arm)] = targets.get(id(arm), 0.0) + share * self._budget.total
-                self._advance(arm, targets[id(arm)])
+                self._advance(arm, targets[id(arm)], is_stopped)
                 planned += share
-            if any(arm.hooks.is_over for arm in racing):
+            if is_stopped():
                 break
             if len(racing) == 2 and planned < 1:
                 racing = self._cut(racing, planned)
-        for arm in self.arms:
-            arm.hooks.end()
 
-    def _advance(self, arm: Arm, target: float) -> None:
+    def _advance(self, arm: Arm, target: float, is_stopped: Callable[[], bool]) -> None:
         def is_over() -> bool:
-            return self._budget.used_by(arm) >= target
+            return is_stopped() or self._budget.used_by(arm) >= target
 
         if not is_over() and not arm.is_done:
             arm.advance(is_over)

@@ -1,6 +1,7 @@
 """What happens at every step of training on."""
 
 import time
+from collections.abc import Callable
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
@@ -57,3 +58,21 @@ class TrainingCallback(BaseCallback):
         """Tell the user's callback that the training has ended."""
         if self._has_started:
             self._callback.on_training_end()
+
+
+class EndsAtRollout(BaseCallback):
+    """
+    Ends a training between two rollouts, so that none is cut off before its update.
+
+    :param is_over: asked at the start of each rollout
+    """
+
+    def __init__(self, is_over: Callable[[], bool]):
+        super().__init__()
+        self._ask, self._is_over = is_over, False
+
+    def _on_rollout_start(self) -> None:
+        self._is_over = self._ask()
+
+    def _on_step(self) -> bool:
+        return not self._is_over

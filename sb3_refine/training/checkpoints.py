@@ -111,7 +111,7 @@ class Checkpoints(Snapshots):
         :param stopwatch: of the run
         :raises RefineError: when a file cannot be written; the checkpoints before are still there
         """
-        counts = [training.n_slices, training.n_episodes, training.n_env_steps, training.n_warm_up_left]
+        counts = [training.n_slices, training.n_episodes, training.n_warm_up_left]
         self._state = {
             "settings": self._settings,
             "counts": counts,
@@ -140,7 +140,7 @@ class Checkpoints(Snapshots):
         check_same_settings(self._settings, state["settings"])
         self._kept = [(number, n_steps) for number, n_steps in state["slices"]]
         training.load(*self._paths(self._kept[-1][1]), self._trust)
-        training.n_slices, training.n_episodes, training.n_env_steps, training.n_warm_up_left = state["counts"]
+        training.n_slices, training.n_episodes, training.n_warm_up_left = state["counts"]
         if (self.folder / _BUFFER).exists():
             training.use_buffer(self.folder / _BUFFER)
         return Stopwatch(*state["seconds"])
@@ -154,7 +154,7 @@ _STATE = record(
     {
         "settings": record({"objective": text()}, others=plain),
         "slices": list_of(row(whole(1), whole(0))),
-        "counts": row(whole(1), whole(0), whole(0), whole(0)),
+        "counts": row(whole(1), whole(0), whole(0)),
         "seconds": row(number(0, 1e10), number(0, 1e10)),
     }
 )

@@ -1,6 +1,7 @@
 """An agent that is trained on, slice by slice."""
 
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sb3_contrib import ARS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
@@ -33,6 +35,9 @@ NORMALISATIONS = ("live", "frozen")
 """What happens to the statistics of observations and rewards: they go on changing, or not."""
 
 _MIN_WARM_UP = 10_000  # steps
+_EPISODES_PER_SLICE = (
+    3  # of each environment, at least: shorter slices would train on early parts of episodes too often
+)
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,8 @@ class Continuation:
         self._settings, self._seed, self._logger = settings, seed, logger
         self.n_slices = 0
         self.n_episodes = 0
-        self.n_env_steps = 0
         self._agent = agent
+        self._first_timestep = agent.model.num_timesteps
         self._model: BaseAlgorithm | None = None
         self.n_warm_up_left: int | None = None  # not known before the first slice
         self._buffer_path: Path | None = None
@@ -89,10 +94,23 @@ class Continuation:
         return (self._model or self._agent.model).num_timesteps
 
     @property
-    def n_steps_of_rollout(self) -> int:
-        """Environment steps between two updates of an on-policy agent; training goes by multiples of these."""
+    def n_env_steps(self) -> int:
+        """Environment steps so far."""
+        return self.num_timesteps - self._first_timestep
+
+    def slice_length(self, longest_episode: int, at_least: float = 1) -> int:
+        """
+        :param longest_episode: of the agent, in steps
+        :param at_least: environment steps
+        :return: a good length of a slice: several episodes of each environment, and a multiple of the algorithm's own
+            rollouts. For ARS, which always runs whole episodes, one update
+        """
         model: Any = self._agent.model
-        return model.n_steps * model.n_envs if isinstance(model, OnPolicyAlgorithm) else 1
+        if isinstance(model, ARS):
+            return 1
+        n_of_rollout = model.n_steps * model.n_envs if isinstance(model, OnPolicyAlgorithm) else 1
+        n_steps = max(at_least, _EPISODES_PER_SLICE * longest_episode * model.n_envs)
+        return math.ceil(n_steps / n_of_rollout) * n_of_rollout
 
     def advance(self, n_timesteps: int, callback: BaseCallback) -> None:
         """
@@ -116,8 +134,7 @@ class Continuation:
                     if n_warm_up < n_timesteps and model.num_timesteps - before >= n_warm_up:
                         model.learn(n_timesteps - n_warm_up, callback, reset_num_timesteps=False)
             finally:
-                self.n_env_steps += model.num_timesteps - before
-            self.n_warm_up_left -= n_warm_up
+                self.n_warm_up_left -= min(n_warm_up, model.num_timesteps - before)
             self.n_slices += 1
             self.n_episodes += sum(map(len, env.env_method("get_episode_rewards")))
             self._agent = with_statistics(self._agent, unwrap_vec_normalize(env))

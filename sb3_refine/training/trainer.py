@@ -1,7 +1,6 @@
 """The trainer: a trained agent in, the best of its further training out, if it is better."""
 
 import logging
-import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -31,7 +30,6 @@ from sb3_refine.training.continuation import Continuation, TrainSettings
 logger = logging.getLogger(__name__)
 
 _N_SLICES = 100  # of the whole training: the finest spacing of checkpoints
-_MIN_SLICE = 1000  # steps
 
 
 class Trainer:
@@ -167,9 +165,9 @@ class Trainer:
     def _train(
         self, training: Continuation, n_timesteps: int, hooks: TrainingCallback, on_slice: Callable[[], None]
     ) -> None:
-        """Slice by slice, all but the last of a length that is a multiple of the algorithm's own rollouts."""
-        n_of_rollout = training.n_steps_of_rollout
-        slice_length = math.ceil(max(n_timesteps / _N_SLICES, _MIN_SLICE) / n_of_rollout) * n_of_rollout
+        """Slice by slice."""
+        longest_episode = int(self.judge.evaluate_original().lengths.max())
+        slice_length = training.slice_length(longest_episode, n_timesteps / _N_SLICES)
         while training.n_env_steps < n_timesteps and not hooks.is_over:
             training.advance(min(slice_length, n_timesteps - training.n_env_steps), hooks)
             on_slice()
