@@ -22,7 +22,7 @@ from sb3_refine.evaluation.baseline import evaluate_baseline
 from sb3_refine.evaluation.evaluation import Evaluation
 from sb3_refine.evaluation.judge import JudgeSettings, Verdict, judge_candidates
 from sb3_refine.evaluation.selection import Candidate
-from sb3_refine.evaluation.soup import greedy_soup
+from sb3_refine.evaluation.soup import greedy_soup, n_scores
 from sb3_refine.evaluation.target import EvaluationTarget, open_targets
 from sb3_refine.evaluators import EVALUATORS, n_processors
 from sb3_refine.files import sha256
@@ -197,6 +197,21 @@ class Judge:
         """
         return open_targets(agents, on_episode=on_episode, **self._workers)
 
+    def n_episodes(self, n_candidates: int, n_average: int = 0) -> int:
+        """
+        :param n_candidates: how many
+        :param n_average: see :meth:`judge`
+        :return: the most episodes that judging them takes, those of :meth:`evaluate_original` not counted
+        """
+        if not n_average:
+            return self.settings.n_episodes(n_candidates, has_baseline=True)
+        n_soup = n_scores(n_candidates) * self._n_soup_seeds
+        return n_soup + self.settings.n_episodes(n_candidates + 2, has_baseline=True)
+
+    @property
+    def _n_soup_seeds(self) -> int:
+        return max(1, self.settings.n_validation_episodes // 2)
+
     def evaluate_original(self) -> Evaluation:
         """
         Run the original on the validation seeds, before there are candidates.
@@ -234,6 +249,7 @@ class Judge:
             check_same_environment(self.original, each.agent, f"candidates: {each.name}")
         if not candidates:
             raise RefineError("candidates: there are none; name at least one agent")
+        self._n_tried = self._n_tried_steps = 0
         named = without_copies(candidates, self.original)
         if n_average:
             named += self._averages(named, n_average)
@@ -255,7 +271,7 @@ class Judge:
         if len(named) < 2:
             return []
         last = [each.agent for each in named[-n_average:]]
-        seeds = self.seeds.take("validation", max(1, self.settings.n_validation_episodes // 2))
+        seeds = self.seeds.take("validation", self._n_soup_seeds)
 
         def score(agents: Sequence[Agent]) -> list[float]:
             with self.open_targets(agents) as targets:

@@ -31,7 +31,7 @@ class ToyArm:
         return self._fitness(self.n_env_steps) + self._noise
 
 
-def race_of(tmp_path, search, training, second=lambda n: 0.0):
+def race_of(tmp_path, search, training, second=lambda n: 0.0, is_stopped=lambda: False):
     arms = [ToyArm("search", search), ToyArm("training", training)]
     race = Race(
         *arms,
@@ -40,7 +40,7 @@ def race_of(tmp_path, search, training, second=lambda n: 0.0):
         lambda: ToyArm("second", second),
         tmp_path,
     )
-    race.run()
+    race.run(is_stopped)
     return {arm.name: arm.n_env_steps for arm in race.arms}, [decision["ends"] for decision in race.decisions]
 
 
@@ -69,6 +69,13 @@ def test_a_late_start_of_the_training_is_seen(tmp_path):
     used, ends = race_of(tmp_path, lambda n: 0.0, lambda n: -0.2 if n < 150 else 3.0)
     assert ends[:2] == [None, "search"]
     assert used["search"] == 200
+
+
+def test_a_race_that_is_stopped_at_once_still_has_its_second_search(tmp_path):
+    """What an interrupted race has found is judged, that of the second search too."""
+    race_of(tmp_path, lambda n: 0.0, lambda n: 5.0)
+    used, _ = race_of(tmp_path, lambda n: 0.0, lambda n: 5.0, is_stopped=lambda: True)
+    assert used == {"search": 0, "training": 0, "second": 0}
 
 
 def test_decisions_are_kept_and_not_made_again(tmp_path):
@@ -111,6 +118,8 @@ def test_an_interrupted_race_goes_on_to_the_same_verdict(made_agents, tmp_path):
         interrupted = AutoRefiner(agent, **FAST)
         with pytest.raises(KeyboardInterrupt):
             interrupted.learn(budget=60, callback=stop, checkpoint_folder=folder)
+        judged = AutoRefiner(agent, **FAST).learn(60, time_limit=0, checkpoint_folder=folder, resume=True)
+        assert judged.result.env_steps < whole.result.env_steps
         resumed = AutoRefiner(agent, **FAST).learn(budget=60, checkpoint_folder=folder, resume=True)
         assert resumed.settings["rounds"] == whole.settings["rounds"]
         assert resumed.result.candidates == whole.result.candidates

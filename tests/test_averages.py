@@ -12,6 +12,7 @@ from test_kinds import SOME_FAST, load, make
 from sb3_refine import RefineError, load_agent
 from sb3_refine.agents.averages import average
 from sb3_refine.agents.candidates import NamedAgent
+from sb3_refine.agents.copies import with_own_policy, with_theta
 from sb3_refine.agents.from_model import agent_from_model
 from sb3_refine.cli.options import DEMO
 from sb3_refine.evaluation.soup import MAX_INGREDIENTS, greedy_soup
@@ -121,3 +122,28 @@ def test_agents_that_normalise_rewards_alone_have_an_average():
     model = stable_baselines3.PPO("MlpPolicy", env, n_steps=32, batch_size=32, device="cpu").learn(64)
     agents = [agent_from_model(model) for _ in range(2)]
     assert average(agents).vec_normalize.ret_rms.mean == pytest.approx(agents[0].vec_normalize.ret_rms.mean)
+
+
+def test_a_copy_is_trained_apart_from_its_agent(made_agents):
+    """Its entropy coefficient and its optimizers are its own, and belong together."""
+    agent = load_agent("sac", ENV_ID, made_agents)
+    model, own = agent.model, with_own_policy(agent).model
+    coefficient = model.log_ent_coef.item()
+    assert own.ent_coef_optimizer.param_groups[0]["params"][0] is own.log_ent_coef
+    own.log_ent_coef.grad = torch.ones(1)
+    own.ent_coef_optimizer.step()
+    assert own.log_ent_coef.item() != coefficient
+    assert model.log_ent_coef.item() == coefficient
+    assert own.actor.optimizer.param_groups[0]["params"][0] is next(own.actor.parameters())
+
+
+def test_the_episodes_of_averages_are_known_beforehand(made_agents):
+    agent = load_agent("ppo", ENV_ID, made_agents)
+    rng = np.random.default_rng(0)
+    theta = PolicyParameters(agent.model.policy).get_theta()
+    found = [NamedAgent(str(i), with_theta(agent, theta + 0.1 * rng.standard_normal(theta.size))) for i in range(9)]
+    judge = Judge(agent, n_eval_episodes=8, backend="serial", alpha=0.999, max_return_loss=1.0)
+    baseline = judge.evaluate_original()
+    judgement = judge.judge(found, n_average=3)
+    n_most = judge.n_episodes(len(found), n_average=3)
+    assert 0.8 * n_most < judgement.result.rollouts - len(baseline.episodes) <= n_most

@@ -228,7 +228,7 @@ def test_ctrl_c_leaves_the_last_checkpoint_and_resumes_to_the_same_verdict(made_
     assert resumed.result.candidates == whole.result.candidates
     assert resumed.result.reason == whole.result.reason
     assert (resumed.result.rollouts, resumed.result.env_steps) == (whole.result.rollouts, whole.result.env_steps)
-    assert not (tmp_path / "replay_buffer.npz").exists()
+    assert not list(tmp_path.glob("*replay_buffer*"))
 
 
 def test_other_settings_are_not_resumed(made_agents, tmp_path, short_slices):
@@ -262,11 +262,76 @@ def test_a_replay_buffer_takes_the_place_of_the_warm_up(made_agents, tmp_path):
     assert not same(parameters_of(training._model), parameters_of(agent.model))
 
 
+def test_a_replay_buffer_of_another_number_of_environments_is_one_line(made_agents, tmp_path):
+    path = made_agents / "sac" / f"{ENV_ID}_1" / f"{ENV_ID}.zip"
+    model = stable_baselines3.SAC.load(path, env=make_vec_env(ENV_ID, n_envs=2))
+    model.learn(40, reset_num_timesteps=False)
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    training = Continuation(load_agent("sac", ENV_ID, made_agents), TrainSettings(), seed=0)
+    training.use_buffer(tmp_path / "buffer.pkl")
+    with pytest.raises(RefineError, match=r"replay_buffer: .*buffer.pkl is of 2 environments, the agent of 1"):
+        training.advance(10, CallbackList([]))
+
+
+def test_a_model_in_memory_goes_on_with_its_replay_buffer(made_agents):
+    model = stable_baselines3.SAC.load(made_agents / "sac" / f"{ENV_ID}_1" / f"{ENV_ID}.zip", env=make_vec_env(ENV_ID))
+    model.learn(40, reset_num_timesteps=False)
+    before = model.replay_buffer.observations.copy()
+    training = Continuation(Trainer(model, **FAST).agent, TrainSettings(), seed=0)
+    training.advance(10, CallbackList([]))
+    assert training.n_warm_up_left == 0
+    assert training._model.replay_buffer.pos == 50
+    assert np.array_equal(training._model.replay_buffer.observations[:40], before[:40])
+    assert model.replay_buffer.pos == 40
+    assert np.array_equal(model.replay_buffer.observations, before)
+
+
+def test_the_replay_buffer_on_disk_is_that_of_the_last_checkpoint_and_only_where_it_is_kept(made_agents, tmp_path):
+    agent = load_agent("sac", ENV_ID, made_agents)
+    for keep_buffer in (True, False):
+        folder = tmp_path / str(keep_buffer)
+        checkpoints = Checkpoints(folder, agent, {"objective": "return"}, keep_buffer=keep_buffer)
+        training = Continuation(agent, NO_WARM_UP, seed=0)
+        for _ in range(2):
+            training.advance(32, CallbackList([]))
+            checkpoints.take(training, Stopwatch())
+        found = [path.name for path in folder.glob("*replay_buffer*")]
+        assert found == [f"rl_model_replay_buffer_{training.num_timesteps}_steps.npz"] * keep_buffer
+
+
+def test_returns_over_several_steps_end_with_the_slice(tmp_path):
+    model = stable_baselines3.SAC(
+        "MlpPolicy", ENV_ID, n_steps=3, learning_starts=20, buffer_size=500, batch_size=16, seed=0, device="cpu"
+    )
+    training = Continuation(Trainer(model, ENV_ID, **FAST).agent, NO_WARM_UP, seed=0)
+    for _ in range(2):
+        training.advance(30, CallbackList([]))
+    assert training._model.replay_buffer.timeouts[:, 0].nonzero()[0].tolist() == [29, 59]
+
+
+def test_hindsight_experience_replay_with_infos_is_not_resumed(tmp_path):
+    from stable_baselines3.common.envs import BitFlippingEnv
+
+    def env():
+        return BitFlippingEnv(n_bits=4, continuous=True, max_steps=4)
+
+    model = stable_baselines3.SAC(
+        "MultiInputPolicy",
+        env(),
+        replay_buffer_class=stable_baselines3.HerReplayBuffer,
+        replay_buffer_kwargs={"copy_info_dict": True},
+        **{"learning_starts": 20, "buffer_size": 500, "batch_size": 16, "seed": 0, "device": "cpu"},
+    )
+    agent = Trainer(model, env, **FAST).agent
+    with pytest.raises(RefineError, match="resume: copy_info_dict=True makes the replay buffer keep what is not saved"):
+        train_on(agent, tmp_path, [30, 30], restart=True)
+
+
 def test_a_damaged_buffer_of_an_interrupted_run_is_one_line(made_agents, tmp_path):
     agent = load_agent("sac", ENV_ID, made_agents)
     for content in (b"no zip", None):
         train_on(agent, tmp_path, [40])
-        path = tmp_path / "replay_buffer.npz"
+        (path,) = tmp_path.glob("rl_model_replay_buffer_*_steps.npz")
         if content is None:
             np.savez(path, pos=np.asarray(4), full=np.asarray(False), observations=np.zeros((600, 1, 3)))
         else:
@@ -276,7 +341,7 @@ def test_a_damaged_buffer_of_an_interrupted_run_is_one_line(made_agents, tmp_pat
             Continuation(agent, NO_WARM_UP, 1),
         )
         checkpoints.restore(training)
-        with pytest.raises(RefineError, match="resume: .*replay_buffer.npz is damaged .*; start a new run"):
+        with pytest.raises(RefineError, match="resume: .*_steps.npz is damaged .*; start a new run"):
             training.advance(10, CallbackList([]))
 
 

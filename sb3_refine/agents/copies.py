@@ -6,6 +6,7 @@ from typing import Any
 
 import cloudpickle
 import numpy as np
+import torch as th
 
 from sb3_refine.agents.agent import Agent
 from sb3_refine.agents.sb3_models import sync_copies
@@ -15,9 +16,11 @@ from sb3_refine.policies.parameters import PolicyParameters
 def with_own_policy(agent: Agent) -> Agent:
     """
     :param agent: any
-    :return: an agent with a policy of its own; it shares all that further training does not change in place
+    :return: an agent with a policy, optimizers and an entropy coefficient of its own; its buffers are the agent's
     """
     model: Any = copy.copy(agent.model)
+    own = {name: value for name, value in vars(model).items() if isinstance(value, (th.Tensor, th.optim.Optimizer))}
+    vars(model).update(copy.deepcopy(own))  # together: the optimizer is that of the tensor
     # not deepcopy: the policy's distribution may hold tensors of the last gradient step, which that refuses
     model.policy = cloudpickle.loads(cloudpickle.dumps(agent.model.policy))
     if hasattr(model, "_create_aliases"):  # of off-policy algorithms, such as model.actor

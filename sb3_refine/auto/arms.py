@@ -33,6 +33,8 @@ class Arm(ABC):
 
     seconds = 0.0
     """Time used so far."""
+    cpu_time_s = 0.0
+    """CPU time used so far, in seconds."""
     n_episodes = 0
     n_env_steps = 0
     is_done = False
@@ -102,7 +104,7 @@ class SearchArm(Arm):
     def _note(self) -> None:
         search = self._refiner.search
         assert search is not None
-        self.seconds = search.stopwatch.wall_time_s
+        self.seconds, self.cpu_time_s = search.stopwatch.wall_time_s, search.stopwatch.cpu_time_s
         self.n_episodes, self.n_env_steps = search.n_episodes, search.n_env_steps
         self.is_done = search.n_updates_done == self._n_updates
 
@@ -156,14 +158,13 @@ class TrainArm(Arm):
         if replay_buffer is not None:
             self._training.use_buffer(replay_buffer)
         self._checkpoints = Checkpoints(folder, start, {"objective": ""}, _N_CHECKPOINTS, trust)
-        self._cpu_time_s = 0.0
         self._slice_length = self._training.slice_length(longest_episode)
         if (folder / TRAINING_STATE).exists():
             self._note(self._checkpoints.restore(self._training))
 
     def advance(self, is_over: Callable[[], bool]) -> None:
         """See :meth:`Arm.advance`."""
-        stopwatch = Stopwatch(self.seconds, self._cpu_time_s)
+        stopwatch = Stopwatch(self.seconds, self.cpu_time_s)
 
         def is_over_now() -> bool:
             self._note(stopwatch)
@@ -175,13 +176,16 @@ class TrainArm(Arm):
             self._checkpoints.take(self._training, stopwatch)
 
     def _note(self, stopwatch: Stopwatch) -> None:
-        self.seconds, self._cpu_time_s = stopwatch.wall_time_s, stopwatch.cpu_time_s
+        self.seconds, self.cpu_time_s = stopwatch.wall_time_s, stopwatch.cpu_time_s
         self.n_episodes, self.n_env_steps = self._training.n_episodes, self._training.n_env_steps
 
     def candidates(self) -> list[NamedAgent]:
         """See :meth:`Arm.candidates`."""
-        return [NamedAgent(f"{self.name}: {each.name}", each.agent) for each in self._checkpoints.agents()]
+        return self._named()
+
+    def _named(self, n_last: int | None = None) -> list[NamedAgent]:
+        return [NamedAgent(f"{self.name}: {each.name}", each.agent) for each in self._checkpoints.agents(n_last)]
 
     def recent_candidates(self) -> list[NamedAgent]:
         """The last checkpoints."""
-        return self.candidates()[-_N_RECENT:]
+        return self._named(_N_RECENT)

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -38,6 +39,7 @@ from sb3_refine.files import atomic_path
 from sb3_refine.judging import Judge, Judgement, Origin
 from sb3_refine.optimizers import default_n_updates
 from sb3_refine.refiner import Refiner
+from sb3_refine.stopwatch import Stopwatch
 from sb3_refine.training.callbacks import TrainingCallback
 from sb3_refine.training.checkpoints import check_same_settings, read_state
 from sb3_refine.training.continuation import TrainSettings, agent_at
@@ -115,28 +117,31 @@ class AutoRefiner:
         :param callback: Stable-Baselines3 callback(s), for the search and for the training
         :param tb_log_name: name of the run in TensorBoard
         :param progress_bar: show a progress bar over the episodes of the verdict
-        :param time_limit: seconds for everything, instead of a budget
+        :param time_limit: seconds for everything, instead of a budget; where a run is resumed, seconds from now on
         :param checkpoint_folder: where to keep the state, or None for a folder that is removed at the end
-        :param resume: go on with the state in ``checkpoint_folder``; with a ``time_limit`` of 0, judge what there is
+        :param resume: go on with the state in ``checkpoint_folder`` until its budget is used up; with a ``time_limit``
+            of 0, judge what there is
         :return: the verdict
         :raises RefineError: when an argument is wrong
         :raises EpisodeError: when an episode fails
         """
-        only_judge = resume and time_limit == 0
-        if budget is not None and time_limit is not None and not only_judge:
+        if budget is not None and time_limit is not None and not resume:
             raise RefineError("budget: there is a time_limit, too; leave one of them out")
         check_count("budget", 1 if budget is None else budget, 1)
         if time_limit is not None:
             check_seconds("time_limit", time_limit, allow_zero=resume)
+        started = time.perf_counter()
         log = self._logger or configure_logger(self.verbose, self.tensorboard_log, tb_log_name, True)
         with tempfile.TemporaryDirectory() if checkpoint_folder is None else nullcontext(checkpoint_folder) as name:
             budget_and_updates = self._stored(Path(name), budget, time_limit, resume)
-            hooks = TrainingCallback(callback, tqdm(disable=True))
+            deadline = started + time_limit - self._seconds_of_verdict if resume and time_limit is not None else None
+            hooks = TrainingCallback(callback, tqdm(disable=True), deadline)
             race = self._race(budget_and_updates, Path(name), log, hooks)
+            if resume:
+                self.judge.stopwatch = Stopwatch(*(_sum(race.arms, unit) for unit in (SECONDS, "cpu_time_s")))
             try:
-                if not only_judge:
-                    race.run(lambda: hooks.is_over)
-                    hooks.end()
+                race.run(lambda: hooks.is_over)
+                hooks.end()
             except KeyboardInterrupt:
                 self.judgement = self._interrupted(race)
                 raise
@@ -187,13 +192,17 @@ class AutoRefiner:
         if n_rollouts is not None:
             budget, n_episodes = Budget(n_rollouts * float(baseline.lengths.mean()), STEPS), float(n_rollouts)
         elif time_limit is not None:
-            n_held_out = self.judge.settings.n_episodes(_N_CANDIDATES, has_baseline=True) + _N_COMPARED
-            seconds = max(0.0, time_limit - pace * (n_held_out + len(baseline.episodes)))
+            seconds = max(0.0, time_limit - self._seconds_of_verdict - pace * len(baseline.episodes))
             budget, n_episodes = Budget(seconds, SECONDS), seconds / pace
         else:
             n_episodes = float(default_n_updates(self._refiner.optimizer_name) * per_update)
             budget = Budget(n_episodes * pace, SECONDS)
         return budget, max(1, round(_SHARE_OF_SEARCH * n_episodes / per_update))
+
+    @property
+    def _seconds_of_verdict(self) -> float:
+        """With those of the comparisons, at the pace of the original."""
+        return self.judge.seconds_per_episode * (self.judge.n_episodes(_N_CANDIDATES) + _N_COMPARED)
 
     def _race(self, budget: tuple[Budget, int], folder: Path, log: Logger, hooks: TrainingCallback) -> Race:
         total, n_updates = budget
@@ -260,8 +269,11 @@ class AutoRefiner:
             "rounds": [decision["text"] for decision in race.decisions],
             "arms": {arm.name: [arm.n_episodes, arm.n_env_steps, round(arm.seconds, 1)] for arm in race.arms},
         }
-        n_episodes, n_env_steps = (sum(getattr(arm, name) for arm in race.arms) for name in ("n_episodes", STEPS))
-        return Origin("auto", settings, n_episodes, n_env_steps)
+        return Origin("auto", settings, int(_sum(race.arms, "n_episodes")), int(_sum(race.arms, STEPS)))
+
+
+def _sum(arms: Sequence[Arm], unit: str) -> float:
+    return sum(getattr(arm, unit) for arm in arms)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

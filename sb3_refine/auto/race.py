@@ -81,7 +81,7 @@ class Race:
                 targets[id(arm)] = targets.get(id(arm), 0.0) + share * self._budget.total
                 self._advance(arm, targets[id(arm)], is_stopped)
                 planned += share
-            if is_stopped():
+            if is_stopped() and not self._recorded:
                 break
             if len(racing) == 2 and planned < 1:
                 racing = self._cut(racing, planned)

@@ -33,3 +33,11 @@ def greedy_soup(candidates: Sequence[NamedAgent], score: Callable[[Sequence[Agen
         return None
     logger.info("greedy soup of %s", ", ".join(one.name for one in ingredients))
     return NamedAgent("greedy soup", average([one.agent for one in ingredients]))
+
+
+def n_scores(n_candidates: int) -> int:
+    """
+    :param n_candidates: of a greedy soup
+    :return: the agents that are scored for the soup
+    """
+    return n_candidates + min(n_candidates, MAX_INGREDIENTS) - 1

@@ -30,6 +30,8 @@ def load_buffer(buffer: Any, path: Path) -> None:
     :param path: what :func:`save_buffer` wrote
     :raises RefineError: when the file is damaged, or of another buffer
     """
+    if getattr(buffer, "copy_info_dict", False):
+        raise RefineError("resume: copy_info_dict=True makes the replay buffer keep what is not saved; start a new run")
     try:
         _check_sizes(buffer, path)
         with np.load(path, allow_pickle=False) as stored:

@@ -25,7 +25,7 @@ from sb3_refine.stopwatch import Stopwatch
 from sb3_refine.training.continuation import Continuation, agent_at
 
 FILE_NAME = "training.json"
-_BUFFER = "replay_buffer.npz"
+_BUFFER = "rl_model_replay_buffer_{}_steps.npz"
 
 
 class Snapshots:
@@ -72,11 +72,14 @@ class Snapshots:
             for path in self._paths(dropped):
                 path.unlink(missing_ok=True)
 
-    def agents(self) -> list[NamedAgent]:
-        """:return: the agents, by their steps"""
+    def agents(self, n_last: int | None = None) -> list[NamedAgent]:
+        """
+        :param n_last: only the last ones; None for all
+        :return: the agents, by their steps
+        """
         return [
             NamedAgent(f"{n_steps} steps", agent_at(self._agent, *self._paths(n_steps), self._trust))
-            for _, n_steps in self._kept
+            for _, n_steps in self._kept[-(n_last or 0) :]
         ]
 
     def _note(self) -> None:
@@ -96,10 +99,20 @@ class Checkpoints(Snapshots):
     :param settings: resumed training must have the same
     :param n_max: models beside the last
     :param trust: see :func:`~sb3_refine.agents.decoding.model_zip.read_model`
+    :param keep_buffer: whether to save the replay buffer too, without which an off-policy agent cannot go on
     """
 
-    def __init__(self, folder: Path, agent: Agent, settings: Mapping[str, Any], n_max: int = 20, trust: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        agent: Agent,
+        settings: Mapping[str, Any],
+        n_max: int = 20,
+        trust: bool = False,
+        keep_buffer: bool = True,
+    ):
         super().__init__(folder, agent, n_max, trust)
+        self._keep_buffer = keep_buffer
         self._settings = json.loads(json.dumps(settings))
         self._state: dict[str, Any] = {}
 
@@ -120,9 +133,19 @@ class Checkpoints(Snapshots):
 
         def save(zip_path: Path, statistics_path: Path) -> None:
             training.save(zip_path, statistics_path)
-            training.save_buffer(self.folder / _BUFFER)
+            if self._keep_buffer:
+                training.save_buffer(self._buffer_path(training.num_timesteps))
 
         self.add(training.n_slices, training.num_timesteps, save)
+        self._remove_buffers(but=self._buffer_path(training.num_timesteps))
+
+    def _buffer_path(self, n_steps: int) -> Path:
+        return self.folder / _BUFFER.format(n_steps)
+
+    def _remove_buffers(self, but: Path | None = None) -> None:
+        for path in self.folder.glob(_BUFFER.format("*")):
+            if path != but:
+                path.unlink()
 
     def _note(self) -> None:
         with atomic_path(self.folder / FILE_NAME) as path:
@@ -141,13 +164,14 @@ class Checkpoints(Snapshots):
         self._kept = [(number, n_steps) for number, n_steps in state["slices"]]
         training.load(*self._paths(self._kept[-1][1]), self._trust)
         training.n_slices, training.n_episodes, training.n_warm_up_left = state["counts"]
-        if (self.folder / _BUFFER).exists():
-            training.use_buffer(self.folder / _BUFFER)
+        buffer_path = self._buffer_path(self._kept[-1][1])
+        if buffer_path.exists():
+            training.use_buffer(buffer_path)
         return Stopwatch(*state["seconds"])
 
     def end(self) -> None:
         """Remove what is only needed to go on."""
-        (self.folder / _BUFFER).unlink(missing_ok=True)
+        self._remove_buffers()
 
 
 _STATE = record(

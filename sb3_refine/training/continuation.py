@@ -1,5 +1,6 @@
 """An agent that is trained on, slice by slice."""
 
+import copy
 import io
 import math
 import warnings
@@ -11,6 +12,7 @@ from typing import Any
 
 from sb3_contrib import ARS
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -214,6 +216,9 @@ class Continuation:
 
     def _load_buffer(self, model: Any) -> None:
         if self._buffer_path is None:
+            if self._has_experience:
+                model.replay_buffer = copy.deepcopy(vars(self._agent.model)["replay_buffer"])
+                _end_last_episodes(model)
             return
         if self._buffer_path.suffix == ".npz":
             load_buffer(model.replay_buffer, self._buffer_path)
@@ -223,9 +228,20 @@ class Continuation:
         except Exception as error:  # of whatever the pickle holds
             reason = f"{type(error).__name__}: {one_line(error)}"
             raise RefineError(f"replay_buffer: {self._buffer_path} cannot be used ({reason})") from error
+        n_envs = model.replay_buffer.n_envs
+        if n_envs != model.n_envs:
+            raise RefineError(
+                f"replay_buffer: {self._buffer_path} is of {n_envs} environments, the agent of {model.n_envs}"
+            )
+
+    @property
+    def _has_experience(self) -> bool:
+        """Whether the agent is a model in memory whose replay buffer is not empty."""
+        buffer = vars(self._agent.model).get("replay_buffer")
+        return buffer is not None and buffer.size() > 0
 
     def _n_warm_up(self, model: Any) -> int:
-        if not isinstance(model, OffPolicyAlgorithm) or self._buffer_path is not None:
+        if not isinstance(model, OffPolicyAlgorithm) or self._buffer_path is not None or self._has_experience:
             return 0
         n = self._settings.n_warm_up
         return max(vars(model)["learning_starts"], _MIN_WARM_UP) if n is None else n
@@ -253,5 +269,7 @@ def _end_last_episodes(model: Any) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The last trajectory in the replay buffer", UserWarning)
             buffer.truncate_last_trajectory()
+    elif isinstance(buffer, NStepReplayBuffer):
+        buffer.timeouts[buffer.pos - 1] = ~buffer.dones[buffer.pos - 1].astype(bool)
     elif buffer is not None and buffer.optimize_memory_usage:
         buffer.dones[buffer.pos - 1] = True

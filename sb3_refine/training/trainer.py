@@ -180,7 +180,7 @@ class Trainer:
             warn_if_unexpected(self.agent, baseline)
         if clock.limit is None:
             return None
-        n_held_out = self.judge.settings.n_episodes(self.n_checkpoints + 1, has_baseline=True)
+        n_held_out = self.judge.n_episodes(self.n_checkpoints + 1, self.n_average)
         return clock.started + clock.limit - self.judge.seconds_per_episode * n_held_out
 
     def _interrupted(self, training: Continuation, checkpoints: Checkpoints, n_timesteps: int) -> Judgement | None:
@@ -212,7 +212,8 @@ class Trainer:
     def _checkpoints(self, folder: str | Path | None, n_timesteps: int) -> Iterator[Checkpoints]:
         settings = {**self._recorded(n_timesteps), **self.judge.recorded, "algo": self.agent.algo}
         with tempfile.TemporaryDirectory() if folder is None else nullcontext(folder) as name:
-            yield Checkpoints(Path(name), self.agent, settings, self.n_checkpoints, self._trust)
+            keep_buffer = folder is not None
+            yield Checkpoints(Path(name), self.agent, settings, self.n_checkpoints, self._trust, keep_buffer)
 
     def _check_buffer(self) -> None:
         if self._buffer is None:
