@@ -14,13 +14,17 @@ Every trial draws seeds from them anew and decides.
 but for rare catastrophes, that cost as much on average as is gained; the decision beside Student's t (one-sided) and
 the percentile bootstrap, each at the same level.
 
+``--candidates`` measures the whole verdict: the best of many candidates on validation seeds, then its test. None of
+the candidates is better: their returns are recorded ones whose mean is moved to the original's.
+
 python benchmarks/acceptance.py --json benchmarks/results/acceptance.json
+python benchmarks/acceptance.py --candidates 8 30 --json benchmarks/results/acceptance_candidates.json
 python benchmarks/acceptance.py --catastrophes --json benchmarks/results/catastrophes.json
 """
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,10 +36,13 @@ from scipy import stats
 from sb3_refine import Refiner, load_agent
 from sb3_refine.evaluation.acceptance import REFINED, decide
 from sb3_refine.evaluation.evaluation import Evaluation
+from sb3_refine.evaluation.judge import JudgeSettings, judge_candidates
+from sb3_refine.evaluation.selection import Candidate
 from sb3_refine.evaluation.statistics import wilson_interval
 from sb3_refine.evaluation.target import EvaluationTarget
 from sb3_refine.optimizers.noise_table import direction, noise_key
 from sb3_refine.rollouts.episode import Episode
+from sb3_refine.seeding import STREAMS, EpisodeSeeds
 
 RETURNS = Path(__file__).parent / "results" / "returns.json"
 AGENTS = (  # and updates of the search
@@ -182,6 +189,63 @@ def run(cell: Cell, n_episodes: int, alpha: float, n_trials: int, rule: Rule = o
     }
 
 
+class RecordedTarget:
+    """
+    An agent whose episodes are drawn from recorded returns: the same seed draws the same place in them.
+
+    :param returns: of the agent
+    :param places: of the seeds of the validation and of the test stream
+    """
+
+    task, is_seeded = None, True
+
+    def __init__(self, returns: np.ndarray, places: np.ndarray):
+        self.theta = self._returns = returns
+        self._places = places
+
+    def run(self, seeds: Sequence[int], *_: Any) -> Evaluation:
+        places = [self._places[int(STREAMS[seed % 3] == "test"), seed // 3 % N_RECORDED] for seed in seeds]
+        return Evaluation(tuple(seeds), tuple(Episode(float(self._returns[place]), 1, False) for place in places))
+
+
+def no_better(found: dict[str, np.ndarray], n: int) -> list[np.ndarray]:
+    """Returns of candidates with the mean of the original; all but the first three are not paired with it."""
+    variants = [found[name] for name in ("refined", "no effect", "worse")]
+    moved = [returns - returns.mean() + found["original"].mean() for returns in variants]
+    return [np.roll(moved[k % 3], 31 * (k // 3)) for k in range(n)]
+
+
+def measure_candidates(options: Any) -> list[dict[str, Any]]:
+    """How often the best of some candidates, none of which is better, is accepted."""
+    results, rows = [], []
+    for name, found in read_returns().items():
+        for n_candidates in options.candidates:
+            returns = no_better(found, n_candidates)
+            for n_episodes in options.episodes:
+                settings = JudgeSettings(n_eval_episodes=n_episodes, alpha=options.alpha)
+                what = f"{name}: {n_candidates} candidates, {n_episodes} episodes"
+                trials = track(range(options.trials), what)
+                accepted = sum(is_accepted(found["original"], returns, settings, trial) for trial in trials)
+                low, high = wilson_interval(accepted, options.trials)
+                results.append(
+                    {
+                        **{"name": what, "true_difference": 0.0, "alpha": options.alpha, "trials": options.trials},
+                        **{"accepted": accepted, "ci_low": low, "ci_high": high},
+                        **{"n_candidates": n_candidates, "n_episodes": n_episodes},
+                    }
+                )
+                rows.append([what, accepted / options.trials, f"({low:.4f}, {high:.4f})"])
+    show(f"none is better: accepted of {options.trials}", ["agent", "share accepted", "95% interval"], rows)
+    return results
+
+
+def is_accepted(original: np.ndarray, returns: list[np.ndarray], settings: JudgeSettings, trial: int) -> bool:
+    """Whether one of the candidates is accepted, in episodes that are drawn anew."""
+    places = np.random.default_rng(trial).integers(N_RECORDED, size=(2, N_RECORDED))
+    first, *others = (Candidate(str(k), RecordedTarget(each, places)) for k, each in enumerate([original, *returns]))
+    return judge_candidates(first, others, settings, EpisodeSeeds(trial)).decision.decision == REFINED
+
+
 def read_returns() -> dict[str, dict[str, np.ndarray]]:
     recorded = json.loads(RETURNS.read_text())
     return {name: {key: np.array(values) for key, values in found.items()} for name, found in recorded.items()}
@@ -234,11 +298,16 @@ def main() -> None:
     options.add_argument("--trials", type=int, default=2000, help="decisions of each cell")
     options.add_argument("--alpha", type=float, default=0.05, help="level of significance")
     options.add_argument("--episodes", type=int, nargs="+", default=[30, 100, 300], help="episodes of a decision")
+    options.add_argument("--candidates", type=int, nargs="+", help="measure the choice among so many, too")
     options = options.parse_args()
     logging.getLogger("sb3_refine").setLevel(logging.ERROR)
     if options.record:
         record(options)
-    write(options.json, measure_catastrophes(options) if options.catastrophes else measure(options))
+    if options.candidates:
+        results = measure_candidates(options)
+    else:
+        results = measure_catastrophes(options) if options.catastrophes else measure(options)
+    write(options.json, results)
 
 
 if __name__ == "__main__":
