@@ -5,7 +5,7 @@ import pytest
 from fresh import run_script
 
 from sb3_refine.errors import RefineError
-from sb3_refine.optimizers import ARS, OPTIMIZERS, ExplicitPopulation, NoisePopulation
+from sb3_refine.optimizers import ARS, OPTIMIZERS, BacktrackingARS, ExplicitPopulation, NoisePopulation
 from sb3_refine.optimizers.noise_table import direction, noise_key
 from sb3_refine.testing import OptimizerContract
 
@@ -14,6 +14,10 @@ N_PARAMETERS = 20
 
 class TestARS(OptimizerContract):
     optimizer = ARS
+
+
+class TestBacktrackingARS(OptimizerContract):
+    optimizer = BacktrackingARS
 
 
 def test_every_optimizer_has_a_contract_test():
@@ -169,3 +173,77 @@ def test_directions_that_overlap_in_the_table_are_uncorrelated():
     correlations = np.corrcoef(stack)[np.triu_indices(60, 1)]
     assert np.abs(correlations).max() < 5 / np.sqrt(size)
     assert abs(correlations.mean()) < 3 / np.sqrt(size * correlations.size)
+
+
+def backtracking(**kwargs):
+    options = {"n_delta": 3, "n_center": 2, "learning_rate": 0.5, "delta_std": 0.3, "momentum": 0.6, **kwargs}
+    return BacktrackingARS(np.ones(N_PARAMETERS), seed=5, n_updates=10, **options)
+
+
+def told(optimizer, center, pairs=(4.0, 1.0, -2.0, 5.0, 0.5, 0.0)):
+    population = optimizer.ask()
+    optimizer.tell(np.array([*center, *pairs]))
+    return population
+
+
+def test_backtracking_ars_takes_the_step_of_its_equation():
+    optimizer, differences = backtracking(), np.array([3.0, -7.0, 0.5])
+    told(optimizer, center=(1.0, 2.0))
+    gradient = sum(differences[i] / differences.std() * delta(5, 0, i) for i in range(3)) / 3
+    velocity = 0.4 * gradient
+    assert np.allclose(optimizer.theta, 1.0 + 0.5 * 0.3 / np.sqrt(0.4) * velocity, rtol=1e-5, atol=1e-6)
+    before = optimizer.theta
+    told(optimizer, center=(1.0, 2.0))
+    gradient = sum(differences[i] / differences.std() * delta(5, 1, i) for i in range(3)) / 3
+    velocity = 0.6 * velocity + 0.4 * gradient
+    assert np.allclose(optimizer.theta, before + 0.5 * 0.3 / np.sqrt(0.4) * velocity, rtol=1e-5, atol=1e-6)
+
+
+def test_the_iterate_runs_on_the_seeds_of_the_first_pairs():
+    population = backtracking().ask()
+    assert list(population.groups) == [0, 1, 0, 0, 1, 1, 2, 2]
+    assert [(population.theta(i) == 1).all() for i in range(8)] == [True] * 2 + [False] * 6
+
+
+def test_a_search_that_gets_worse_goes_back_and_halves_its_noise():
+    optimizer = backtracking()
+    told(optimizer, center=(10.0, 11.0))
+    better = optimizer.theta.copy()
+    assert told(optimizer, center=(20.0, 21.0)).std == 0.3
+    assert not np.array_equal(optimizer.theta, better)
+    told(optimizer, center=(15.0, 16.0))
+    assert np.array_equal(optimizer.theta, better)
+    assert told(optimizer, center=(20.0, 21.0)).std == 0.15
+    step = np.abs(optimizer.theta - better)
+    assert step.max() > 0, "the search goes on from there"
+
+
+def test_a_difference_within_the_noise_of_the_episodes_is_no_reason_to_go_back():
+    optimizer = backtracking()
+    told(optimizer, center=(10.0, 20.0))
+    told(optimizer, center=(5.0, 16.0))
+    assert told(optimizer, center=(4.0, 15.0)).std == 0.3
+    assert not np.array_equal(optimizer.theta, np.ones(N_PARAMETERS))
+
+
+@pytest.mark.parametrize("center", [(7.0, 7.0), (np.nan, np.nan), (7.0, np.nan)])
+def test_an_iterate_that_cannot_be_compared_is_not_given_up(center):
+    optimizer = backtracking()
+    for _ in range(3):
+        assert told(optimizer, center).std == 0.3
+    assert np.isfinite(optimizer.theta).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"n_center": 4}, "n_center: expected 2 to n_delta=3, got 4"),
+        ({"momentum": 1.0}, "momentum: expected a number from 0 to below 1, got 1.0"),
+        ({"tolerance": -1.0}, "tolerance: expected a number of at least 0, got -1.0"),
+        ({"delta_std": (0.1, 0.2, 0.3)}, "delta_std: expected a positive number or a start and an end"),
+        ({"learning_rate": 0.0}, "learning_rate: expected a positive number or a start and an end, got 0.0"),
+    ],
+)
+def test_options_of_backtracking_ars_out_of_range_are_one_line(options, line):
+    with pytest.raises(RefineError, match=line):
+        backtracking(**options)

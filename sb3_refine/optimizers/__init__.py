@@ -5,12 +5,14 @@ from typing import Any
 
 from sb3_refine.errors import RefineError
 from sb3_refine.optimizers.ars import ARS
+from sb3_refine.optimizers.backtracking_ars import BacktrackingARS
 from sb3_refine.optimizers.base import Optimizer
 from sb3_refine.optimizers.population import ExplicitPopulation, NoisePopulation, Population
 from sb3_refine.parts import check_options, parse_part
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "ars": ARS,
+    "backtracking-ars": BacktrackingARS,
 }
 
 
@@ -54,6 +56,7 @@ def default_n_updates(optimizer: str) -> int:
 __all__ = [
     "ARS",
     "OPTIMIZERS",
+    "BacktrackingARS",
     "ExplicitPopulation",
     "NoisePopulation",
     "Optimizer",

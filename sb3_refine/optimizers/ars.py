@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 
 from sb3_refine.errors import RefineError, check_count
-from sb3_refine.optimizers.base import Optimizer, linear_schedule
+from sb3_refine.optimizers.base import Optimizer, check_schedule, linear_schedule
 from sb3_refine.optimizers.noise_table import direction, noise_key
 from sb3_refine.optimizers.population import NoisePopulation, Population
 
@@ -50,15 +50,8 @@ class ARS(Optimizer):
         check_count("n_top", 1 if n_top is None else n_top, 1)
         if n_top is not None and n_top > n_delta:
             raise RefineError(f"n_top: expected 1 to n_delta={n_delta}, got {n_top}")
-        for name, value in (("learning_rate", learning_rate), ("delta_std", delta_std)):
-            try:
-                numbers = np.asarray(value)
-            except ValueError:  # lists of different lengths
-                numbers = np.asarray("neither")
-            if numbers.dtype.kind not in "iuf" or numbers.shape not in ((), (2,)) or not np.isfinite(numbers).all():
-                raise RefineError(f"{name}: expected a positive number or a start and an end, got {value!r}")
-            if numbers.min() < 0 or numbers.max() <= 0:
-                raise RefineError(f"{name}: expected a positive number or a start and an end, got {value}")
+        check_schedule("learning_rate", learning_rate)
+        check_schedule("delta_std", delta_std)
         self.n_delta = n_delta
         self.n_top = n_top
         self.learning_rate = learning_rate

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sb3_refine.errors import check_count
+from sb3_refine.errors import RefineError, check_count
 from sb3_refine.optimizers.population import Population
 from sb3_refine.parts import options_of
 
@@ -98,3 +98,19 @@ def linear_schedule(start_end: float | tuple[float, float], progress: float) -> 
     """
     start, end = (start_end, start_end) if isinstance(start_end, (int, float, np.number)) else start_end
     return start + (end - start) * progress
+
+
+def check_schedule(name: str, value: Any) -> None:
+    """
+    :param name: of an argument of :func:`linear_schedule`
+    :param value: what was given
+    :raises RefineError: when it is neither a positive number nor a start and an end
+    """
+    try:
+        numbers = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        numbers = np.asarray("neither")
+    if numbers.dtype.kind not in "iuf" or numbers.shape not in ((), (2,)) or not np.isfinite(numbers).all():
+        raise RefineError(f"{name}: expected a positive number or a start and an end, got {value!r}")
+    if numbers.min() < 0 or numbers.max() <= 0:
+        raise RefineError(f"{name}: expected a positive number or a start and an end, got {value}")

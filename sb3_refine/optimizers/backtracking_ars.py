@@ -1,0 +1,147 @@
+"""Augmented Random Search that watches its iterate, and goes back when the iterate gets worse."""
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from sb3_refine.errors import RefineError, check_count
+from sb3_refine.optimizers.base import Optimizer, check_schedule, linear_schedule
+from sb3_refine.optimizers.noise_table import direction, noise_key
+from sb3_refine.optimizers.population import NoisePopulation, Population
+
+
+class BacktrackingARS(Optimizer):
+    r"""
+    Augmented Random Search (https://arxiv.org/abs/1803.07055) with momentum and large noise at first. In each update,
+    the iterate itself runs on the seeds of some of the pairs. An iterate that is clearly worse than the best one is
+    given up: the search goes back to the best one, and goes on with half of the noise and of the step. So agents that
+    need large noise get it, and agents that break under it do not get worse.
+
+    .. math::
+        g = \frac{1}{n} \sum_{i=1}^{n} \frac{R_i^+ - R_i^-}{\sigma_d} \, \delta_i, \qquad
+        v \leftarrow m v + (1 - m) g, \qquad
+        \theta \leftarrow \theta + \frac{\alpha \sigma}{\sqrt{1 - m}} v
+
+    with the standard deviation :math:`\sigma_d` of the differences, the momentum m and the noise :math:`\sigma`.
+
+    :param theta: start point, shape ``(n_parameters,)``
+    :param seed: seed of every direction drawn
+    :param n_updates: length of the search, for the schedule
+    :param n_delta: number of directions an update; each costs two episodes
+    :param n_center: episodes of the iterate itself in each update, at least 2
+    :param learning_rate: step size :math:`\alpha`, in units of the noise, or its start and end over the search
+    :param delta_std: standard deviation of the noise, or its start and end over the search
+    :param momentum: m, from 0 to below 1
+    :param tolerance: an iterate is clearly worse, or better, by more than so many standard errors of the difference
+    :raises RefineError: when an argument is out of range
+    """
+
+    presets: ClassVar = {"default": {"n_updates": 32}}
+
+    def __init__(
+        self,
+        theta: np.ndarray,
+        seed: int,
+        n_updates: int,
+        n_delta: int = 16,
+        n_center: int = 8,
+        learning_rate: float | tuple[float, float] = 0.8,
+        delta_std: float | tuple[float, float] = (0.05, 0.005),
+        momentum: float = 0.8,
+        tolerance: float = 2.0,
+    ):
+        super().__init__(theta, seed, n_updates)
+        check_count("n_delta", n_delta, 1, at_most=10**6)
+        check_count("n_center", n_center, 2)
+        if n_center > n_delta:
+            raise RefineError(f"n_center: expected 2 to n_delta={n_delta}, got {n_center}")
+        check_schedule("learning_rate", learning_rate)
+        check_schedule("delta_std", delta_std)
+        if not 0 <= momentum < 1:
+            raise RefineError(f"momentum: expected a number from 0 to below 1, got {momentum}")
+        if not tolerance >= 0:
+            raise RefineError(f"tolerance: expected a number of at least 0, got {tolerance}")
+        self.n_delta, self.n_center = n_delta, n_center
+        self.learning_rate, self.delta_std = learning_rate, delta_std
+        self.momentum, self.tolerance = momentum, tolerance
+        self._velocity = np.zeros_like(self.theta)
+        self._n_halved = 0
+        self._best_theta = self.theta.copy()
+        self._best_fitness = np.empty(0)  # of the episodes of the best iterate
+        self._is_at_best = True
+
+    @property
+    def population_size(self) -> int:
+        return self.n_center + 2 * self.n_delta
+
+    @property
+    def _std(self) -> float:
+        return linear_schedule(self.delta_std, self.n_updates_done / self.n_updates) / 2**self._n_halved
+
+    def _keys(self) -> list[int]:
+        return [noise_key(self.seed, self.n_updates_done, number) for number in range(self.n_delta)]
+
+    def _ask(self) -> Population:
+        keys = self._keys()
+        pairs = np.repeat(keys, 2).tolist()
+        signs = [0.0] * self.n_center + [1.0, -1.0] * self.n_delta
+        return NoisePopulation(self.theta, self._std, [*keys[: self.n_center], *pairs], signs, self.seed)
+
+    def _tell(self, population: Population, fitness: np.ndarray) -> None:
+        change = self._compare(fitness[: self.n_center])
+        if change >= -self.tolerance:
+            self._step(fitness[self.n_center :])
+            return
+        self._n_halved += 1
+        self._velocity[:] = 0
+        self.theta, self._is_at_best = self._best_theta.copy(), True
+
+    def _compare(self, fitness: np.ndarray) -> float:
+        """How much better the iterate is than the best one, in standard errors; the best one may be replaced."""
+        fitness = fitness[np.isfinite(fitness)]
+        if self._is_at_best:
+            self._best_fitness = np.append(self._best_fitness, fitness)
+            return 0.0
+        if min(fitness.size, self._best_fitness.size) < 2:
+            return 0.0
+        difference = fitness.mean() - self._best_fitness.mean()
+        variances = (each.var(ddof=1) / each.size for each in (fitness, self._best_fitness))
+        error = math.sqrt(sum(variances)) + 1e-12  # both may be constant
+        if difference > self.tolerance * error:
+            self._best_theta, self._best_fitness, self._is_at_best = self.theta.copy(), fitness, True
+        return float(difference / error)
+
+    def _step(self, fitness: np.ndarray) -> None:
+        differences = fitness[0::2] - fitness[1::2]
+        whole = np.isfinite(differences)  # a pair that lost a candidate is dropped
+        if not whole.any():
+            return
+        weights = np.where(whole, differences, 0.0) / (self.n_delta * (differences[whole].std() + 1e-6))
+        gradient = np.zeros_like(self.theta)
+        for key, weight in zip(self._keys(), weights, strict=True):
+            gradient += np.float32(weight) * direction(self.seed, key, self.theta.size)
+        self._velocity = np.float32(self.momentum) * self._velocity + np.float32(1 - self.momentum) * gradient
+        learning_rate = linear_schedule(self.learning_rate, self.n_updates_done / self.n_updates)
+        step = learning_rate * self._std / math.sqrt(1 - self.momentum)
+        with np.errstate(over="ignore", invalid="ignore"):  # the search checks its iterates
+            self.theta = self.theta + np.float32(step) * self._velocity
+        self._is_at_best = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """:return: see :meth:`Optimizer.state_dict`"""
+        return {
+            **super().state_dict(),
+            "velocity": self._velocity.copy(),
+            "n_halved": self._n_halved,
+            "best_theta": self._best_theta.copy(),
+            "best_fitness": self._best_fitness.copy(),
+            "is_at_best": self._is_at_best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """:param state: see :meth:`Optimizer.load_state_dict`"""
+        super().load_state_dict(state)
+        self._velocity, self._n_halved = state["velocity"].copy(), state["n_halved"]
+        self._best_theta, self._best_fitness = state["best_theta"].copy(), state["best_fitness"].copy()
+        self._is_at_best = state["is_at_best"]
