@@ -1,12 +1,16 @@
 """Every optimizer in the registry keeps the contract, and ARS is what its equation says."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
+import torch
 from fresh import run_script
 
 from sb3_refine.errors import RefineError
-from sb3_refine.optimizers import ARS, OPTIMIZERS, BacktrackingARS, ExplicitPopulation, NoisePopulation
+from sb3_refine.optimizers import ARS, OPTIMIZERS, BacktrackingARS, ExplicitPopulation, NoisePopulation, OpenAIES
 from sb3_refine.optimizers.noise_table import direction, noise_key
+from sb3_refine.optimizers.openai_es import centred_ranks
 from sb3_refine.testing import OptimizerContract
 
 N_PARAMETERS = 20
@@ -18,6 +22,11 @@ class TestARS(OptimizerContract):
 
 class TestBacktrackingARS(OptimizerContract):
     optimizer = BacktrackingARS
+
+
+class TestOpenAIES(OptimizerContract):
+    optimizer = OpenAIES
+    options: ClassVar = {"learning_rate": 0.02}
 
 
 def test_every_optimizer_has_a_contract_test():
@@ -247,3 +256,48 @@ def test_an_iterate_that_cannot_be_compared_is_not_given_up(center):
 def test_options_of_backtracking_ars_out_of_range_are_one_line(options, line):
     with pytest.raises(RefineError, match=line):
         backtracking(**options)
+
+
+def test_centred_ranks_go_from_minus_to_plus_a_half():
+    assert centred_ranks(np.array([7.0, -3.0, 100.0])).tolist() == [0.0, -0.5, 0.5]
+    assert centred_ranks(np.array([1.0, 5.0, 5.0, 9.0, 9.0])).tolist() == [-0.5, -0.125, -0.125, 0.375, 0.375]
+
+
+def openai_es(**kwargs):
+    options = {"n_delta": 3, "learning_rate": 0.1, "delta_std": 0.3, **kwargs}
+    return OpenAIES(np.ones(N_PARAMETERS), seed=5, n_updates=10, **options)
+
+
+def test_openai_es_takes_the_step_of_its_equation():
+    """PyTorch's Adam is given the gradient of the equation."""
+    optimizer, fitness = openai_es(weight_decay=0.5), np.array([4.0, 1.0, -2.0, 5.0, 0.5, 0.0])
+    theta = torch.ones(N_PARAMETERS, requires_grad=True)
+    adam = torch.optim.Adam([theta], lr=0.1, maximize=True)
+    for update in range(3):
+        ranks = np.array([0.3, 0.1, -0.5, 0.5, -0.1, -0.3])  # 4 of 5, 3 of 5, ...
+        gradient = sum((ranks[2 * i] - ranks[2 * i + 1]) * delta(5, update, i) for i in range(3)) / (2 * 3 * 0.3)
+        theta.grad = torch.tensor(gradient, dtype=torch.float32) - 0.5 * (theta.detach() - 1)
+        adam.step()
+        optimizer.ask()
+        optimizer.tell(fitness)
+        assert np.allclose(optimizer.theta, theta.detach().numpy(), atol=1e-5)
+
+
+def test_openai_es_stays_where_no_direction_is_better():
+    for fitness in (7.0, np.nan):
+        optimizer = openai_es()
+        optimizer.ask()
+        optimizer.tell(np.full(6, fitness))
+        assert (optimizer.theta == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"betas": (0.9, 1.0)}, r"betas: expected two numbers from 0 to below 1, got \(0.9, 1.0\)"),
+        ({"weight_decay": -1.0}, "weight_decay: expected a number of at least 0, got -1.0"),
+    ],
+)
+def test_options_of_openai_es_out_of_range_are_one_line(options, line):
+    with pytest.raises(RefineError, match=line):
+        openai_es(**options)

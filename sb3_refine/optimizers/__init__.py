@@ -7,12 +7,14 @@ from sb3_refine.errors import RefineError
 from sb3_refine.optimizers.ars import ARS
 from sb3_refine.optimizers.backtracking_ars import BacktrackingARS
 from sb3_refine.optimizers.base import Optimizer
+from sb3_refine.optimizers.openai_es import OpenAIES
 from sb3_refine.optimizers.population import ExplicitPopulation, NoisePopulation, Population
 from sb3_refine.parts import check_options, parse_part
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "ars": ARS,
     "backtracking-ars": BacktrackingARS,
+    "openai-es": OpenAIES,
 }
 
 
@@ -59,6 +61,7 @@ __all__ = [
     "BacktrackingARS",
     "ExplicitPopulation",
     "NoisePopulation",
+    "OpenAIES",
     "Optimizer",
     "Population",
     "default_n_updates",

@@ -7,7 +7,7 @@ import numpy as np
 
 from sb3_refine.errors import RefineError, check_count
 from sb3_refine.optimizers.base import Optimizer, check_schedule, linear_schedule
-from sb3_refine.optimizers.noise_table import direction, noise_key
+from sb3_refine.optimizers.noise_table import noise_keys, weighted_sum
 from sb3_refine.optimizers.population import NoisePopulation, Population
 
 
@@ -65,7 +65,7 @@ class BacktrackingARS(Optimizer):
         self.n_delta, self.n_center = n_delta, n_center
         self.learning_rate, self.delta_std = learning_rate, delta_std
         self.momentum, self.tolerance = momentum, tolerance
-        self._velocity = np.zeros_like(self.theta)
+        self._velocity: np.ndarray = np.zeros_like(self.theta)
         self._n_halved = 0
         self._best_theta = self.theta.copy()
         self._best_fitness = np.empty(0)  # of the episodes of the best iterate
@@ -79,11 +79,8 @@ class BacktrackingARS(Optimizer):
     def _std(self) -> float:
         return linear_schedule(self.delta_std, self.n_updates_done / self.n_updates) / 2**self._n_halved
 
-    def _keys(self) -> list[int]:
-        return [noise_key(self.seed, self.n_updates_done, number) for number in range(self.n_delta)]
-
     def _ask(self) -> Population:
-        keys = self._keys()
+        keys = noise_keys(self.seed, self.n_updates_done, self.n_delta)
         pairs = np.repeat(keys, 2).tolist()
         signs = [0.0] * self.n_center + [1.0, -1.0] * self.n_delta
         return NoisePopulation(self.theta, self._std, [*keys[: self.n_center], *pairs], signs, self.seed)
@@ -118,9 +115,8 @@ class BacktrackingARS(Optimizer):
         if not whole.any():
             return
         weights = np.where(whole, differences, 0.0) / (self.n_delta * (differences[whole].std() + 1e-6))
-        gradient = np.zeros_like(self.theta)
-        for key, weight in zip(self._keys(), weights, strict=True):
-            gradient += np.float32(weight) * direction(self.seed, key, self.theta.size)
+        keys = noise_keys(self.seed, self.n_updates_done, self.n_delta)
+        gradient = weighted_sum(self.seed, keys, weights, self.theta.size)
         self._velocity = np.float32(self.momentum) * self._velocity + np.float32(1 - self.momentum) * gradient
         learning_rate = linear_schedule(self.learning_rate, self.n_updates_done / self.n_updates)
         step = learning_rate * self._std / math.sqrt(1 - self.momentum)

@@ -1,5 +1,6 @@
 """One table of normal noise that search directions are slices of."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +17,30 @@ def noise_key(seed: int, *path: int) -> int:
     :return: an offset, the same for the same arguments
     """
     return int(np.random.SeedSequence(seed, spawn_key=path).generate_state(1)[0]) % _N_OFFSETS
+
+
+def noise_keys(seed: int, update: int, n_delta: int) -> list[int]:
+    """
+    :param seed: seed of the search
+    :param update: number of updates done
+    :param n_delta: how many directions
+    :return: the keys of the directions of an update
+    """
+    return [noise_key(seed, update, number) for number in range(n_delta)]
+
+
+def weighted_sum(seed: int, keys: Sequence[int], weights: Sequence[float] | np.ndarray, size: int) -> np.ndarray:
+    """
+    :param seed: seed of the table
+    :param keys: of some directions
+    :param weights: one each
+    :param size: number of parameters
+    :return: sum of the weighted directions, float32 of shape ``(size,)``
+    """
+    total = np.zeros(size, dtype=np.float32)
+    for key, weight in zip(keys, weights, strict=True):
+        total += np.float32(weight) * direction(seed, key, size)
+    return total
 
 
 def direction(seed: int, key: int, size: int) -> np.ndarray:
