@@ -34,7 +34,7 @@ class Optimizer(ABC):
 
     def __init__(self, theta: np.ndarray, seed: int, n_updates: int):
         check_count("n_updates", n_updates, 1)
-        self.theta = np.array(theta, dtype=np.float32)
+        self.theta: np.ndarray = np.array(theta, dtype=np.float32)
         self.seed = seed
         self.n_updates = n_updates
         self.n_updates_done = 0
