@@ -32,6 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "backtracking-ars": {"optimizer": "backtracking-ars"},
     "ars": {"optimizer": "ars"},
     "openai-es": {"optimizer": "openai-es"},
+    "pgpe": {"optimizer": "pgpe"},
     "without going back": {"optimizer": "backtracking-ars", "tolerance": float("inf")},
     "without momentum": {"optimizer": "backtracking-ars", "momentum": 0.0},
     "less noise": {"optimizer": "backtracking-ars", "delta_std": (0.025, 0.0025)},

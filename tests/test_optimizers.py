@@ -8,7 +8,7 @@ import torch
 from fresh import run_script
 
 from sb3_refine.errors import RefineError
-from sb3_refine.optimizers import ARS, OPTIMIZERS, BacktrackingARS, ExplicitPopulation, NoisePopulation, OpenAIES
+from sb3_refine.optimizers import ARS, OPTIMIZERS, PGPE, BacktrackingARS, ExplicitPopulation, NoisePopulation, OpenAIES
 from sb3_refine.optimizers.noise_table import direction, noise_key
 from sb3_refine.optimizers.openai_es import centred_ranks
 from sb3_refine.testing import OptimizerContract
@@ -27,6 +27,11 @@ class TestBacktrackingARS(OptimizerContract):
 class TestOpenAIES(OptimizerContract):
     optimizer = OpenAIES
     options: ClassVar = {"learning_rate": 0.02}
+
+
+class TestPGPE(OptimizerContract):
+    optimizer = PGPE
+    options: ClassVar = {"max_speed": 1.0, "stdev_init": 0.1}
 
 
 def test_every_optimizer_has_a_contract_test():
@@ -301,3 +306,59 @@ def test_openai_es_stays_where_no_direction_is_better():
 def test_options_of_openai_es_out_of_range_are_one_line(options, line):
     with pytest.raises(RefineError, match=line):
         openai_es(**options)
+
+
+def pgpe(**kwargs):
+    return PGPE(np.ones(N_PARAMETERS), seed=5, n_updates=10, **{"n_delta": 3, "stdev_init": 0.3, **kwargs})
+
+
+RANKS = np.array([0.3, 0.1, -0.5, 0.5, -0.1, -0.3])  # of the fitness that is told by default
+
+
+def told_pgpe(optimizer):
+    population = optimizer.ask()
+    optimizer.tell(np.array([4.0, 1.0, -2.0, 5.0, 0.5, 0.0]))
+    return population
+
+
+def test_pgpe_takes_the_steps_of_its_equations():
+    optimizer, max_speed = pgpe(momentum=0.5), 0.3 * np.sqrt(N_PARAMETERS) / 15
+    told_pgpe(optimizer)
+    gradient = sum((RANKS[2 * i] - RANKS[2 * i + 1]) / 2 * 0.3 * delta(5, 0, i) for i in range(3)) / 3
+    velocity = max_speed / 2 * gradient / np.linalg.norm(gradient)
+    assert np.allclose(optimizer.theta, 1 + velocity, atol=1e-6)
+    of_std = sum((RANKS[2 * i] + RANKS[2 * i + 1]) / 2 * (delta(5, 0, i) ** 2 - 1) for i in range(3)) / 3
+    std = 0.3 * (1 + np.clip(0.1 * of_std, -0.2, 0.2))
+    assert np.allclose(told_pgpe(optimizer).std, std, atol=1e-6)
+
+
+def test_pgpe_keeps_to_its_maximum_speed():
+    optimizer = pgpe(momentum=0.99, max_speed=0.01)
+    for _ in range(9):
+        before = optimizer.theta.copy()
+        told_pgpe(optimizer)
+        assert np.linalg.norm(optimizer.theta - before) <= 0.01 * 0.3 * np.sqrt(N_PARAMETERS) * 1.0001
+
+
+def test_pgpe_explores_less_where_perturbations_do_harm():
+    """All of the fitness depends on the first parameter, which is at its best."""
+    optimizer = PGPE(np.zeros(N_PARAMETERS), seed=0, n_updates=200, stdev_init=0.5, max_speed=1e-6)
+    for _ in range(100):
+        population = optimizer.ask()
+        thetas = [population.theta(i) for i in range(len(population))]
+        optimizer.tell(np.array([-(theta[0] ** 2) for theta in thetas]))
+    std = optimizer.ask().std
+    assert std[0] < 0.6 * np.median(std)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"stdev_init": 0.0}, "stdev_init: expected a positive number"),
+        ({"momentum": 1.0}, "momentum: expected a number from 0 to below 1, got 1.0"),
+        ({"stdev_learning_rate": 2.0}, "stdev_learning_rate: expected a number from 0 to 1, got 2.0"),
+    ],
+)
+def test_options_of_pgpe_out_of_range_are_one_line(options, line):
+    with pytest.raises(RefineError, match=line):
+        pgpe(**options)

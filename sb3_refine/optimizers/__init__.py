@@ -8,6 +8,7 @@ from sb3_refine.optimizers.ars import ARS
 from sb3_refine.optimizers.backtracking_ars import BacktrackingARS
 from sb3_refine.optimizers.base import Optimizer
 from sb3_refine.optimizers.openai_es import OpenAIES
+from sb3_refine.optimizers.pgpe import PGPE
 from sb3_refine.optimizers.population import ExplicitPopulation, NoisePopulation, Population
 from sb3_refine.parts import check_options, parse_part
 
@@ -15,6 +16,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "ars": ARS,
     "backtracking-ars": BacktrackingARS,
     "openai-es": OpenAIES,
+    "pgpe": PGPE,
 }
 
 
@@ -58,6 +60,7 @@ def default_n_updates(optimizer: str) -> int:
 __all__ = [
     "ARS",
     "OPTIMIZERS",
+    "PGPE",
     "BacktrackingARS",
     "ExplicitPopulation",
     "NoisePopulation",
