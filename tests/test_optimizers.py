@@ -194,7 +194,7 @@ def backtracking(**kwargs):
     return BacktrackingARS(np.ones(N_PARAMETERS), seed=5, n_updates=10, **options)
 
 
-def told(optimizer, center, pairs=(4.0, 1.0, -2.0, 5.0, 0.5, 0.0)):
+def update(optimizer, center, pairs=(4.0, 1.0, -2.0, 5.0, 0.5, 0.0)):
     population = optimizer.ask()
     optimizer.tell(np.array([*center, *pairs]))
     return population
@@ -202,12 +202,12 @@ def told(optimizer, center, pairs=(4.0, 1.0, -2.0, 5.0, 0.5, 0.0)):
 
 def test_backtracking_ars_takes_the_step_of_its_equation():
     optimizer, differences = backtracking(), np.array([3.0, -7.0, 0.5])
-    told(optimizer, center=(1.0, 2.0))
+    update(optimizer, center=(1.0, 2.0))
     gradient = sum(differences[i] / differences.std() * delta(5, 0, i) for i in range(3)) / 3
     velocity = 0.4 * gradient
     assert np.allclose(optimizer.theta, 1.0 + 0.5 * 0.3 / np.sqrt(0.4) * velocity, rtol=1e-5, atol=1e-6)
     before = optimizer.theta
-    told(optimizer, center=(1.0, 2.0))
+    update(optimizer, center=(1.0, 2.0))
     gradient = sum(differences[i] / differences.std() * delta(5, 1, i) for i in range(3)) / 3
     velocity = 0.6 * velocity + 0.4 * gradient
     assert np.allclose(optimizer.theta, before + 0.5 * 0.3 / np.sqrt(0.4) * velocity, rtol=1e-5, atol=1e-6)
@@ -221,22 +221,22 @@ def test_the_iterate_runs_on_the_seeds_of_the_first_pairs():
 
 def test_a_search_that_gets_worse_goes_back_and_halves_its_noise():
     optimizer = backtracking()
-    told(optimizer, center=(10.0, 11.0))
+    update(optimizer, center=(10.0, 11.0))
     better = optimizer.theta.copy()
-    assert told(optimizer, center=(20.0, 21.0)).std == 0.3
+    assert update(optimizer, center=(20.0, 21.0)).std == 0.3
     assert not np.array_equal(optimizer.theta, better)
-    told(optimizer, center=(15.0, 16.0))
+    update(optimizer, center=(15.0, 16.0))
     assert np.array_equal(optimizer.theta, better)
-    assert told(optimizer, center=(20.0, 21.0)).std == 0.15
+    assert update(optimizer, center=(20.0, 21.0)).std == 0.15
     step = np.abs(optimizer.theta - better)
     assert step.max() > 0, "the search goes on from there"
 
 
 def test_a_difference_within_the_noise_of_the_episodes_is_no_reason_to_go_back():
     optimizer = backtracking()
-    told(optimizer, center=(10.0, 20.0))
-    told(optimizer, center=(5.0, 16.0))
-    assert told(optimizer, center=(4.0, 15.0)).std == 0.3
+    update(optimizer, center=(10.0, 20.0))
+    update(optimizer, center=(5.0, 16.0))
+    assert update(optimizer, center=(4.0, 15.0)).std == 0.3
     assert not np.array_equal(optimizer.theta, np.ones(N_PARAMETERS))
 
 
@@ -244,7 +244,7 @@ def test_a_difference_within_the_noise_of_the_episodes_is_no_reason_to_go_back()
 def test_an_iterate_that_cannot_be_compared_is_not_given_up(center):
     optimizer = backtracking()
     for _ in range(3):
-        assert told(optimizer, center).std == 0.3
+        assert update(optimizer, center).std == 0.3
     assert np.isfinite(optimizer.theta).all()
 
 
@@ -312,10 +312,10 @@ def pgpe(**kwargs):
     return PGPE(np.ones(N_PARAMETERS), seed=5, n_updates=10, **{"n_delta": 3, "stdev_init": 0.3, **kwargs})
 
 
-RANKS = np.array([0.3, 0.1, -0.5, 0.5, -0.1, -0.3])  # of the fitness that is told by default
+RANKS = np.array([0.3, 0.1, -0.5, 0.5, -0.1, -0.3])  # of the fitness below
 
 
-def told_pgpe(optimizer):
+def update_pgpe(optimizer):
     population = optimizer.ask()
     optimizer.tell(np.array([4.0, 1.0, -2.0, 5.0, 0.5, 0.0]))
     return population
@@ -323,20 +323,20 @@ def told_pgpe(optimizer):
 
 def test_pgpe_takes_the_steps_of_its_equations():
     optimizer, max_speed = pgpe(momentum=0.5), 0.3 * np.sqrt(N_PARAMETERS) / 15
-    told_pgpe(optimizer)
+    update_pgpe(optimizer)
     gradient = sum((RANKS[2 * i] - RANKS[2 * i + 1]) / 2 * 0.3 * delta(5, 0, i) for i in range(3)) / 3
     velocity = max_speed / 2 * gradient / np.linalg.norm(gradient)
     assert np.allclose(optimizer.theta, 1 + velocity, atol=1e-6)
     of_std = sum((RANKS[2 * i] + RANKS[2 * i + 1]) / 2 * (delta(5, 0, i) ** 2 - 1) for i in range(3)) / 3
     std = 0.3 * (1 + np.clip(0.1 * of_std, -0.2, 0.2))
-    assert np.allclose(told_pgpe(optimizer).std, std, atol=1e-6)
+    assert np.allclose(update_pgpe(optimizer).std, std, atol=1e-6)
 
 
 def test_pgpe_keeps_to_its_maximum_speed():
     optimizer = pgpe(momentum=0.99, max_speed=0.01)
     for _ in range(9):
         before = optimizer.theta.copy()
-        told_pgpe(optimizer)
+        update_pgpe(optimizer)
         assert np.linalg.norm(optimizer.theta - before) <= 0.01 * 0.3 * np.sqrt(N_PARAMETERS) * 1.0001
 
 

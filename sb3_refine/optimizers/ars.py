@@ -6,8 +6,8 @@ import numpy as np
 
 from sb3_refine.errors import RefineError, check_count
 from sb3_refine.optimizers.base import Optimizer, check_schedule, linear_schedule
-from sb3_refine.optimizers.noise_table import direction, noise_key, noise_keys
-from sb3_refine.optimizers.population import NoisePopulation, Population
+from sb3_refine.optimizers.noise_table import direction, noise_key
+from sb3_refine.optimizers.population import Population, antithetic
 
 
 class ARS(Optimizer):
@@ -63,8 +63,7 @@ class ARS(Optimizer):
 
     def _ask(self) -> Population:
         std = linear_schedule(self.delta_std, self.n_updates_done / self.n_updates)
-        keys = noise_keys(self.seed, self.n_updates_done, self.n_delta)
-        return NoisePopulation(self.theta, std, np.repeat(keys, 2).tolist(), [1.0, -1.0] * self.n_delta, self.seed)
+        return antithetic(self.theta, std, self.seed, self.n_updates_done, self.n_delta)
 
     def _tell(self, population: Population, fitness: np.ndarray) -> None:
         step = linear_schedule(self.learning_rate, self.n_updates_done / self.n_updates)

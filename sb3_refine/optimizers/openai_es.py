@@ -7,7 +7,7 @@ import numpy as np
 from sb3_refine.errors import RefineError, check_count
 from sb3_refine.optimizers.base import Optimizer, check_schedule, linear_schedule
 from sb3_refine.optimizers.noise_table import noise_keys, weighted_sum
-from sb3_refine.optimizers.population import NoisePopulation, Population
+from sb3_refine.optimizers.population import Population, antithetic
 
 
 class OpenAIES(Optimizer):
@@ -69,18 +69,13 @@ class OpenAIES(Optimizer):
 
     def _ask(self) -> Population:
         std = linear_schedule(self.delta_std, self._progress)
-        keys = np.repeat(noise_keys(self.seed, self.n_updates_done, self.n_delta), 2).tolist()
-        return NoisePopulation(self.theta, std, keys, [1.0, -1.0] * self.n_delta, self.seed)
+        return antithetic(self.theta, std, self.seed, self.n_updates_done, self.n_delta)
 
     def _tell(self, population: Population, fitness: np.ndarray) -> None:
-        whole = np.isfinite(fitness[0::2] + fitness[1::2])  # a pair that lost a candidate is dropped
-        if not whole.any() or np.ptp(fitness[np.repeat(whole, 2)]) == 0:
+        plus, minus = utilities_of_pairs(fitness)
+        if not (plus.any() or minus.any()):
             return
-        utilities = np.zeros_like(fitness)
-        utilities[np.repeat(whole, 2)] = centred_ranks(fitness[np.repeat(whole, 2)])
-        weights = (utilities[0::2] - utilities[1::2]) / (
-            2 * whole.sum() * linear_schedule(self.delta_std, self._progress)
-        )
+        weights = (plus - minus) / (2 * linear_schedule(self.delta_std, self._progress))
         keys = noise_keys(self.seed, self.n_updates_done, self.n_delta)
         gradient = weighted_sum(self.seed, keys, weights, self.theta.size)
         self._adam(gradient - np.float32(self.weight_decay) * (self.theta - self._start))
@@ -116,3 +111,17 @@ def centred_ranks(values: np.ndarray) -> np.ndarray:
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks = counts.cumsum() - (counts + 1) / 2  # of the distinct values, from 0
     return ranks[places] / (values.size - 1) - 0.5
+
+
+def utilities_of_pairs(fitness: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    :param fitness: of the candidates of antithetic pairs; a pair with NaN is dropped
+    :return: centred ranks of the first and of the second candidate of each pair, divided by the number of pairs that
+        are left; zero for those that are dropped, and everywhere if all fitness is equal
+    """
+    whole = np.isfinite(fitness[0::2] + fitness[1::2])
+    of_whole = np.repeat(whole, 2)
+    utilities = np.zeros_like(fitness)
+    if whole.any():
+        utilities[of_whole] = centred_ranks(fitness[of_whole]) / whole.sum()
+    return utilities[0::2], utilities[1::2]

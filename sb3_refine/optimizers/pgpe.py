@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sb3_refine.errors import RefineError, check_count
-from sb3_refine.optimizers.base import Optimizer, check_schedule
-from sb3_refine.optimizers.noise_table import direction, noise_keys
-from sb3_refine.optimizers.openai_es import centred_ranks
-from sb3_refine.optimizers.population import NoisePopulation, Population
+from sb3_refine.optimizers.base import Optimizer
+from sb3_refine.optimizers.noise_table import direction, noise_keys, weighted_sum
+from sb3_refine.optimizers.openai_es import utilities_of_pairs
+from sb3_refine.optimizers.population import Population, antithetic
 
 
 class PGPE(Optimizer):
@@ -53,7 +53,8 @@ class PGPE(Optimizer):
         super().__init__(theta, seed, n_updates)
         check_count("n_delta", n_delta, 1, at_most=10**6)
         for name, value in (("stdev_init", stdev_init), ("max_speed", max_speed)):
-            check_schedule(name, value)
+            if not value > 0:
+                raise RefineError(f"{name}: expected a positive number, got {value}")
         if not 0 <= momentum < 1:
             raise RefineError(f"momentum: expected a number from 0 to below 1, got {momentum}")
         for name, value in (("stdev_learning_rate", stdev_learning_rate), ("stdev_max_change", stdev_max_change)):
@@ -69,26 +70,15 @@ class PGPE(Optimizer):
         return 2 * self.n_delta
 
     def _ask(self) -> Population:
-        keys = np.repeat(noise_keys(self.seed, self.n_updates_done, self.n_delta), 2).tolist()
-        return NoisePopulation(self.theta, self._std, keys, [1.0, -1.0] * self.n_delta, self.seed)
+        return antithetic(self.theta, self._std, self.seed, self.n_updates_done, self.n_delta)
 
     def _tell(self, population: Population, fitness: np.ndarray) -> None:
-        whole = np.isfinite(fitness[0::2] + fitness[1::2])  # a pair that lost a candidate is dropped
-        if not whole.any() or np.ptp(fitness[np.repeat(whole, 2)]) == 0:
-            return
-        utilities = np.zeros_like(fitness)
-        utilities[np.repeat(whole, 2)] = centred_ranks(fitness[np.repeat(whole, 2)])
-        plus, minus = (utilities[side::2].astype(np.float32) / np.float32(whole.sum()) for side in (0, 1))
-        gradient, of_std = np.zeros_like(self.theta), np.zeros_like(self.theta)
-        for key, better, middle in zip(
-            noise_keys(self.seed, self.n_updates_done, self.n_delta),
-            (plus - minus) / 2,
-            (plus + minus) / 2,
-            strict=True,
-        ):
-            delta = direction(self.seed, key, self.theta.size)
-            gradient += better * delta
-            of_std += middle * (delta**2 - 1)
+        plus, minus = (each.astype(np.float32) for each in utilities_of_pairs(fitness))
+        keys = noise_keys(self.seed, self.n_updates_done, self.n_delta)
+        gradient = weighted_sum(self.seed, keys, (plus - minus) / 2, self.theta.size)
+        of_std = np.zeros_like(self.theta)
+        for key, weight in zip(keys, (plus + minus) / 2, strict=True):
+            of_std += weight * (direction(self.seed, key, self.theta.size) ** 2 - 1)
         self._clip_up(gradient * self._std)
         change = self.stdev_learning_rate * of_std
         self._std = self._std * (1 + np.clip(change, -self.stdev_max_change, self.stdev_max_change))

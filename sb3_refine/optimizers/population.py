@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sb3_refine.optimizers.noise_table import direction
+from sb3_refine.optimizers.noise_table import direction, noise_keys
 
 
 class Population(ABC):
@@ -70,6 +70,19 @@ class NoisePopulation(Population):
             return "the unperturbed policy"
         std = f"{self.signs[index] * self.std:+g}" if np.ndim(self.std) == 0 else f"{self.signs[index]:+g} std"
         return f"candidate {index}, the policy perturbed by {std} times direction {self.groups[index]}"
+
+
+def antithetic(theta: np.ndarray, std: float | np.ndarray, seed: int, update: int, n_delta: int) -> NoisePopulation:
+    """
+    :param theta: the point to perturb
+    :param std: see :class:`NoisePopulation`
+    :param seed: of the search
+    :param update: number of updates done
+    :param n_delta: number of directions
+    :return: pairs of candidates, plus and minus each direction of the update
+    """
+    keys = np.repeat(noise_keys(seed, update, n_delta), 2).tolist()
+    return NoisePopulation(theta, std, keys, [1.0, -1.0] * n_delta, seed)
 
 
 class ExplicitPopulation(Population):

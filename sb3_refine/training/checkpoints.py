@@ -79,7 +79,7 @@ class Snapshots:
         """
         return [
             NamedAgent(f"{n_steps} steps", agent_at(self._agent, *self._paths(n_steps), self._trust))
-            for _, n_steps in self._kept[-(n_last or 0) :]
+            for _, n_steps in (self._kept if n_last is None else self._kept[-n_last:])
         ]
 
     def _note(self) -> None:
