@@ -24,6 +24,7 @@ from sb3_refine.envs.observations import n_observed
 from sb3_refine.errors import RefineError, check_count, check_seconds
 from sb3_refine.evaluation.acceptance import ORIGINAL
 from sb3_refine.evaluation.baseline import evaluate_baseline, recheck_reproducibility, warn_if_unexpected
+from sb3_refine.evaluation.calibration import N_CALIBRATION_EPISODES, calibrate_noise
 from sb3_refine.evaluation.judge import JudgeSettings
 from sb3_refine.evaluation.robustness import check_entries
 from sb3_refine.evaluation.selection import Candidate
@@ -35,6 +36,7 @@ from sb3_refine.optimizers import (
     OPTIMIZERS,
     ExplicitPopulation,
     Optimizer,
+    ScaledOptimizer,
     default_n_updates,
     optimizer_options,
 )
@@ -224,6 +226,7 @@ class Refiner:
         ):
             clock.start_episodes(search.n_episodes)
             original = self._evaluate_baseline(search, evaluator)
+            self._calibrate_noise(search, evaluator)
             optimizer, num_timesteps = search.optimizer, self.model.num_timesteps
             total_timesteps = num_timesteps + n_updates  # SB3's progress bar counts one a call
             hooks.on_training_start(locals(), globals())
@@ -308,7 +311,8 @@ class Refiner:
     @property
     def settings(self) -> dict[str, Any]:
         """Every setting that the result depends on."""
-        optimizer = self.make_optimizer(n_updates=1)
+        cls = OPTIMIZERS[self.optimizer_name]
+        optimizer = cls(np.zeros(self.parameters.size), self.run_seed, n_updates=1, **self.optimizer_kwargs)
         return {
             "algo": self.agent.algo,
             "env": self.agent.env_id,
@@ -351,8 +355,10 @@ class Refiner:
         :param n_updates: length of the search
         :return: the search method, at the model's parameters
         """
-        theta = self.parameters.get_theta()
-        return OPTIMIZERS[self.optimizer_name](theta, self.run_seed, n_updates, **self.optimizer_kwargs)
+        cls, theta = OPTIMIZERS[self.optimizer_name], self.parameters.get_theta()
+        start = np.zeros_like(theta) if cls.in_action_units else theta
+        optimizer = cls(start, self.run_seed, n_updates, **self.optimizer_kwargs)
+        return ScaledOptimizer(optimizer, theta, np.ones_like(theta)) if cls.in_action_units else optimizer
 
     def make_task(self) -> RolloutTask:
         """:return: what workers roll out: the environment in the form that the probe finds to be reproducible"""
@@ -458,6 +464,14 @@ class Refiner:
         if is_new and search.run_number == 0 and self.agent.recipe.end_at_success:
             warn_if_unexpected(self.agent, search.baseline)
         return original
+
+    def _calibrate_noise(self, search: SearchState, evaluator: Evaluator) -> None:
+        """Measure the units of the noise, unless a resumed search has them."""
+        optimizer = search.optimizer
+        if isinstance(optimizer, ScaledOptimizer) and optimizer.n_updates_done == 0:
+            (seeds,) = search.take_seeds(self.seeds, [0], N_CALIBRATION_EPISODES)
+            optimizer.scale = calibrate_noise(self.agent, self.parameters, evaluator, seeds)
+            search.count(evaluator)
 
     def _conclude(self, search: SearchState, original: Candidate, evaluator: Evaluator) -> None:
         """Choose, test, and leave the better of the two in the model."""

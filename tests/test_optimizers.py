@@ -201,7 +201,7 @@ def update(optimizer, center, pairs=(4.0, 1.0, -2.0, 5.0, 0.5, 0.0)):
 
 
 def test_backtracking_ars_takes_the_step_of_its_equation():
-    optimizer, differences = backtracking(), np.array([3.0, -7.0, 0.5])
+    optimizer, differences = backtracking(), np.array([np.sqrt(3.0), -np.sqrt(7.0), np.sqrt(0.5)])
     update(optimizer, center=(1.0, 2.0))
     gradient = sum(differences[i] / differences.std() * delta(5, 0, i) for i in range(3)) / 3
     velocity = 0.4 * gradient
@@ -253,6 +253,7 @@ def test_an_iterate_that_cannot_be_compared_is_not_given_up(center):
     [
         ({"n_center": 4}, "n_center: expected 2 to n_delta=3, got 4"),
         ({"momentum": 1.0}, "momentum: expected a number from 0 to below 1, got 1.0"),
+        ({"power": 0.0}, "power: expected a number above 0, at most 10, got 0.0"),
         ({"tolerance": -1.0}, "tolerance: expected a number of at least 0, got -1.0"),
         ({"delta_std": (0.1, 0.2, 0.3)}, "delta_std: expected a positive number or a start and an end"),
         ({"learning_rate": 0.0}, "learning_rate: expected a positive number or a start and an end, got 0.0"),

@@ -10,6 +10,7 @@ from sb3_refine.optimizers.base import Optimizer
 from sb3_refine.optimizers.openai_es import OpenAIES
 from sb3_refine.optimizers.pgpe import PGPE
 from sb3_refine.optimizers.population import ExplicitPopulation, NoisePopulation, Population
+from sb3_refine.optimizers.scaled import ScaledOptimizer
 from sb3_refine.parts import check_options, parse_part
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
@@ -67,6 +68,7 @@ __all__ = [
     "OpenAIES",
     "Optimizer",
     "Population",
+    "ScaledOptimizer",
     "default_n_updates",
     "given_options",
     "optimizer_options",

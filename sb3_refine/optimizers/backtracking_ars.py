@@ -13,17 +13,19 @@ from sb3_refine.optimizers.population import NoisePopulation, Population
 
 class BacktrackingARS(Optimizer):
     r"""
-    Augmented Random Search (https://arxiv.org/abs/1803.07055) with momentum and large noise at first. In each update,
-    the iterate itself runs on the seeds of some of the pairs. An iterate that is clearly worse than the best one is
-    given up: the search goes back to the best one, and goes on with half of the noise and of the step. So agents that
-    need large noise get it, and agents that break under it do not get worse.
+    Augmented Random Search (https://arxiv.org/abs/1803.07055) with momentum, and with noise that is measured by how
+    much it changes the actions and is large at first. In each update, the iterate itself runs on the seeds of some of
+    the pairs. An iterate that is clearly worse than the best one is given up: the search goes back to the best one, and
+    goes on with half of the noise and of the step. So agents that need large noise get it, and agents that break under
+    it do not get worse.
 
     .. math::
-        g = \frac{1}{n} \sum_{i=1}^{n} \frac{R_i^+ - R_i^-}{\sigma_d} \, \delta_i, \qquad
+        g = \frac{1}{n} \sum_{i=1}^{n} \frac{d_i}{\sigma_d} \, \delta_i, \qquad
+        d_i = \mathrm{sign}(R_i^+ - R_i^-) \, |R_i^+ - R_i^-|^p, \qquad
         v \leftarrow m v + (1 - m) g, \qquad
         \theta \leftarrow \theta + \frac{\alpha \sigma}{\sqrt{1 - m}} v
 
-    with the standard deviation :math:`\sigma_d` of the differences, the momentum m and the noise :math:`\sigma`.
+    with the standard deviation :math:`\sigma_d` of the :math:`d_i`, the momentum m and the noise :math:`\sigma`.
 
     :param theta: start point, shape ``(n_parameters,)``
     :param seed: seed of every direction drawn
@@ -31,12 +33,15 @@ class BacktrackingARS(Optimizer):
     :param n_delta: number of directions an update; each costs two episodes
     :param n_center: episodes of the iterate itself in each update, at least 2
     :param learning_rate: step size :math:`\alpha`, in units of the noise, or its start and end over the search
-    :param delta_std: standard deviation of the noise, or its start and end over the search
+    :param delta_std: change of the actions by the noise, see :func:`~sb3_refine.policies.noise_scale.noise_scale`, or
+        its start and end over the search
     :param momentum: m, from 0 to below 1
+    :param power: p, above 0; below 1, a rare large difference, as when one episode fails, counts less
     :param tolerance: an iterate is clearly worse, or better, by more than so many standard errors of the difference
     :raises RefineError: when an argument is out of range
     """
 
+    in_action_units: ClassVar = True
     presets: ClassVar = {"default": {"n_updates": 32}}
 
     def __init__(
@@ -47,9 +52,10 @@ class BacktrackingARS(Optimizer):
         n_delta: int = 16,
         n_center: int = 8,
         learning_rate: float | tuple[float, float] = 0.8,
-        delta_std: float | tuple[float, float] = (0.05, 0.005),
+        delta_std: float | tuple[float, float] = (0.2, 0.02),
         momentum: float = 0.8,
-        tolerance: float = 2.0,
+        power: float = 0.5,
+        tolerance: float = 3.0,
     ):
         super().__init__(theta, seed, n_updates)
         check_count("n_delta", n_delta, 1, at_most=10**6)
@@ -60,11 +66,13 @@ class BacktrackingARS(Optimizer):
         check_schedule("delta_std", delta_std)
         if not 0 <= momentum < 1:
             raise RefineError(f"momentum: expected a number from 0 to below 1, got {momentum}")
+        if not 0 < power <= 10:
+            raise RefineError(f"power: expected a number above 0, at most 10, got {power}")
         if not tolerance >= 0:
             raise RefineError(f"tolerance: expected a number of at least 0, got {tolerance}")
         self.n_delta, self.n_center = n_delta, n_center
         self.learning_rate, self.delta_std = learning_rate, delta_std
-        self.momentum, self.tolerance = momentum, tolerance
+        self.momentum, self.power, self.tolerance = momentum, power, tolerance
         self._velocity: np.ndarray = np.zeros_like(self.theta)
         self._n_halved = 0
         self._best_theta = self.theta.copy()
@@ -112,6 +120,7 @@ class BacktrackingARS(Optimizer):
     def _step(self, fitness: np.ndarray) -> None:
         differences = fitness[0::2] - fitness[1::2]
         whole = np.isfinite(differences)  # a pair that lost a candidate is dropped
+        differences = np.sign(differences) * np.abs(differences) ** self.power
         if not whole.any():
             return
         weights = np.where(whole, differences, 0.0) / (self.n_delta * (differences[whole].std() + 1e-6))

@@ -29,6 +29,11 @@ class Optimizer(ABC):
     optimizer, a preset may hold ``n_updates`` and ``selection``, see
     :class:`~sb3_refine.evaluation.judge.JudgeSettings`."""
 
+    in_action_units: ClassVar[bool] = False
+    """Whether noise and steps are measured by how much they change the actions, see
+    :func:`~sb3_refine.policies.noise_scale.noise_scale`. If so, the optimizer searches the changes of the parameters,
+    each divided by the standard deviation that changes the actions by one unit, and starts at zero."""
+
     episodes_per_candidate: int = 1
     """Episodes that the fitness of a candidate is the mean of, each on another seed."""
 

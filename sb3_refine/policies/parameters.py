@@ -97,14 +97,16 @@ def action_scores(policy: Any, observation: th.Tensor | dict[str, th.Tensor]) ->
     """
     if hasattr(policy, "lstm_actor"):
         zeros = th.zeros(policy.lstm_hidden_state_shape, device=policy.device)
-        distribution, _ = policy.get_distribution(observation, (zeros, zeros), th.ones(1, device=policy.device))
+        n_observations = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
+        starts = th.ones(n_observations, device=policy.device)
+        distribution, _ = policy.get_distribution(observation, (zeros, zeros), starts)
         return _scores(distribution, policy.action_space)
     if isinstance(policy.action_space, spaces.Box):
         return policy._predict(observation, deterministic=True)
     if hasattr(policy, "q_net"):
         return policy.q_net(observation)
     if hasattr(policy, "quantile_net"):
-        return policy.quantile_net(observation)
+        return policy.quantile_net(observation).mean(dim=1)
     if isinstance(getattr(policy, "action_net", None), nn.Sequential):  # sb3-contrib's ARS
         return policy.action_net(policy.extract_features(observation, policy.features_extractor))
     return _scores(policy.get_distribution(observation), policy.action_space)

@@ -1,0 +1,68 @@
+"""Measures what noise an agent's parameters bear, on observations of its own episodes."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from sb3_refine.agents.agent import Agent
+from sb3_refine.evaluators import Evaluator, SerialEvaluator
+from sb3_refine.optimizers import ExplicitPopulation
+from sb3_refine.policies.base import DeterministicPolicy
+from sb3_refine.policies.noise_scale import noise_scale
+from sb3_refine.policies.parameters import PolicyParameters
+
+N_CALIBRATION_EPISODES = 3
+_N_OBSERVATIONS = 100
+
+
+def calibrate_noise(
+    agent: Agent, parameters: PolicyParameters, evaluator: Evaluator, seeds: Sequence[int]
+) -> np.ndarray:
+    """
+    Run some episodes of the agent in this process, and measure on their observations what noise does to the actions.
+
+    :param agent: with the parameters that the search starts from
+    :param parameters: those that the search moves
+    :param evaluator: has the task; counts the episodes
+    :param seeds: of the episodes
+    :return: see :func:`~sb3_refine.policies.noise_scale.noise_scale`
+    :raises EpisodeError: when an episode fails
+    """
+    policy = _Observing(evaluator.task.policy)
+    with SerialEvaluator(replace(evaluator.task, policy=policy)) as observed:
+        observed.on_episode = evaluator.on_episode
+        observed.evaluate(ExplicitPopulation([parameters.get_theta()], names=["the unperturbed policy"]), [seeds])
+    evaluator.n_episodes += observed.n_episodes
+    evaluator.n_env_steps += observed.n_env_steps
+    places = np.random.default_rng(0).choice(len(policy.observations), _N_OBSERVATIONS)
+    batch = _batch([policy.observations[place] for place in places], agent.observation_space)
+    if agent.statistics is not None:
+        batch = agent.statistics.normalize_obs(batch)
+    return noise_scale(agent.model.policy, parameters, batch)
+
+
+class _Observing(DeterministicPolicy):
+    """Keeps the observations that a policy acts on."""
+
+    def __init__(self, policy: DeterministicPolicy):
+        self._policy = policy
+        self._targets = policy._targets
+        self.observations: list[Any] = []
+
+    def __call__(self, observation: Any) -> Any:
+        self.observations.append(deepcopy(observation))  # environments may reuse their arrays
+        return self._policy(observation)
+
+    def begin_episode(self, env: gym.Env) -> None:
+        self._policy.begin_episode(env)
+
+
+def _batch(observations: Sequence[Any], space: spaces.Space) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {key: _batch([each[key] for each in observations], part) for key, part in space.spaces.items()}
+    return np.asarray(observations, dtype=space.dtype)
