@@ -7,14 +7,13 @@ seeds, on held-out seeds. A cell that is in the results is not run again: an int
 python benchmarks/ablation.py --json benchmarks/results/ablation.json
 """
 
-import json
 import logging
-import time
-from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
-from common import circumstances, parser, show
+from common import parser, show
+from searching import described, run_missing, search_and_test
 
 from sb3_refine import Refiner, load_agent
 
@@ -39,31 +38,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(name: str, variant: str, seed: int, options: Any) -> dict[str, Any]:
+def run(agent: str, variant: str, seed: int, options: Any) -> dict[str, Any]:
     """One search and its verdict."""
-    agent, started = load_agent(*name.split(), options.agents), time.perf_counter()
-    refiner = Refiner(agent, seed=seed, n_eval_episodes=options.episodes, **VARIANTS[variant])
-    with refiner:
-        refiner.learn(options.rollouts // refiner.episodes_per_update)
-    result, search = refiner.result, refiner.search
-    assert result is not None
-    assert search is not None
-    return {
-        "agent": name,
-        "variant": variant,
-        "seed": seed,
-        "decision": result.decision,
-        "chosen": next(one["name"] for one in result.candidates if one["chosen"]),
-        "baseline": result.baseline.summary() if result.baseline else None,
-        "refined": result.refined.summary() if result.refined else None,
-        "paired_difference": asdict(result.paired_difference) if result.paired_difference else None,
-        "rollouts_of_search": search.history[-1].rollouts,
-        "population_means": [round(update.mean_return, 2) for update in search.history],
-        "rollouts": result.rollouts,
-        "env_steps": result.env_steps,
-        "cpu_time_s": round(result.cpu_time_s, 1),
-        "wall_time_s": round(time.perf_counter() - started, 1),
-    }
+    loaded = load_agent(*agent.split(), options.agents)
+    refiner = Refiner(loaded, seed=seed, n_eval_episodes=options.episodes, **VARIANTS[variant])
+    return search_and_test(refiner, options.rollouts // refiner.episodes_per_update)
 
 
 def table(results: list[dict[str, Any]]) -> None:
@@ -73,15 +52,8 @@ def table(results: list[dict[str, Any]]) -> None:
     for name in dict.fromkeys(each["agent"] for each in results):
         own = [each for each in results if each["agent"] == name]
         before = f"{np.mean([each['baseline']['mean_return'] for each in own]):.5g}"
-        rows.append([name, before, *(cell([each for each in own if each["variant"] == v]) for v in variants)])
+        rows.append([name, before, *(described([each for each in own if each["variant"] == v]) for v in variants)])
     show("mean return on held-out seeds", ["agent", "original", *variants], rows)
-
-
-def cell(runs: list[dict[str, Any]]) -> str:
-    texts = [f"{run['refined']['mean_return']:.5g} ± {run['refined']['std_return']:.3g}" for run in runs]
-    return ", ".join(
-        text if run["decision"] == "refined" else f"({text})" for text, run in zip(texts, runs, strict=True)
-    )
 
 
 def main() -> None:
@@ -93,19 +65,13 @@ def main() -> None:
     options_parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     options = options_parser.parse_args()
     logging.getLogger("sb3_refine").setLevel(logging.ERROR)
-    path = options.json
-    results = json.loads(path.read_text()) if path is not None and path.exists() else []
-    done = {(each["agent"], each["variant"], each["seed"]) for each in results}
-    for seed in options.seeds:
-        for name in options.only:
-            for variant in options.variants:
-                if (name, variant, seed) in done:
-                    continue
-                results.append({**run(name, variant, seed, options), "run": circumstances()})
-                print(name, variant, seed, cell(results[-1:]), f"{results[-1]['wall_time_s']:.0f} s", flush=True)
-                if path is not None:
-                    path.write_text(json.dumps(results, indent=1) + "\n")
-    table(results)
+    keys = [
+        {"agent": name, "variant": variant, "seed": seed}
+        for seed in options.seeds
+        for name in options.only
+        for variant in options.variants
+    ]
+    table(run_missing(keys, partial(run, options=options), options.json))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""One search and its verdict as a row of a results file, and a loop over rows that goes on after an interruption."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from common import circumstances
+
+from sb3_refine import Refiner
+
+
+def search_and_test(refiner: Refiner, n_updates: int) -> dict[str, Any]:
+    """
+    :param refiner: before its search
+    :param n_updates: of the search
+    :return: what was found: what the verdict tests is the result, whether accepted or not
+    """
+    started = time.perf_counter()
+    with refiner:
+        refiner.learn(n_updates)
+    result, search = refiner.result, refiner.search
+    assert result is not None
+    assert search is not None
+    return {
+        "decision": result.decision,
+        "chosen": next(one["name"] for one in result.candidates if one["chosen"]),
+        "baseline": result.baseline.summary() if result.baseline else None,
+        "refined": result.refined.summary() if result.refined else None,
+        "paired_difference": asdict(result.paired_difference) if result.paired_difference else None,
+        "rollouts_of_search": search.history[-1].rollouts,
+        "population_means": [round(update.mean_return, 2) for update in search.history],
+        "rollouts": result.rollouts,
+        "env_steps": result.env_steps,
+        "cpu_time_s": round(result.cpu_time_s, 1),
+        "wall_time_s": round(time.perf_counter() - started, 1),
+    }
+
+
+def run_missing(
+    keys: Iterable[dict[str, Any]], run: Callable[..., dict[str, Any]], path: Path | None
+) -> list[dict[str, Any]]:
+    """
+    :param keys: what tells a row from the others: arguments of ``run``
+    :param run: makes a row
+    :param path: of the results, written after each row; rows that are there are not run again
+    :return: all rows
+    """
+    results = json.loads(path.read_text()) if path is not None and path.exists() else []
+    for key in keys:
+        if any(key.items() <= {name: row[name] for name in key}.items() for row in results):
+            continue
+        row = {**key, **run(**key), "run": circumstances()}
+        results.append(row)
+        print(*key.values(), described([row]), f"{row['wall_time_s']:.0f} s", flush=True)
+        if path is not None:
+            path.write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def described(rows: list[dict[str, Any]]) -> str:
+    """:return: the tested mean of each run; in brackets where the original was kept"""
+    texts = [f"{row['refined']['mean_return']:.5g} ± {row['refined']['std_return']:.3g}" for row in rows]
+    return ", ".join(
+        text if row["decision"] == "refined" else f"({text})" for text, row in zip(texts, rows, strict=True)
+    )
