@@ -90,8 +90,7 @@ class Refiner:
     :param episode_timeout: seconds after which an episode counts as hanging
     :param tensorboard_log: folder for TensorBoard, or None
     :param verbose: 0: silent, 1: a table every ``log_interval`` updates
-    :param optimizer_kwargs: options of the search method, such as ``n_delta``, ``n_top``, ``learning_rate``,
-        ``delta_std`` of ``"ars"``
+    :param optimizer_kwargs: options of the search method, such as ``n_delta``, ``learning_rate`` and ``delta_std``
     :raises RefineError: when an argument is wrong, or the environment does not fit the model
     """
 
@@ -99,7 +98,7 @@ class Refiner:
         self,
         model: BaseAlgorithm | Agent,
         env: str | Callable[[], gym.Env] | VecEnv | gym.Env | None = None,
-        optimizer: str = "ars",
+        optimizer: str = "backtracking-ars",
         objective: str | Objective | Callable[[Trajectory], float] = "return",
         parameters: str = "actor",
         n_workers: int | None = None,
@@ -373,19 +372,17 @@ class Refiner:
         """
         self._logger = logger
 
-    def try_candidates(self) -> tuple[list[Episode], float]:
+    def try_episodes(self) -> tuple[list[Episode], float]:
         """
-        Run the first two candidates in this process, to see that everything fits and how long it takes.
+        Run two episodes of the original in this process, to see that everything fits and how long it takes.
 
-        :return: their episodes, and the seconds that the episodes took
+        :return: the episodes, and the seconds that they took
         """
-        population = self.make_optimizer(n_updates=1).ask()
-        few = ExplicitPopulation([population.theta(index) for index in range(min(2, len(population)))])
+        original = ExplicitPopulation([self.parameters.get_theta()], names=["the unperturbed policy"])
         with SerialEvaluator(self.make_task()) as evaluator:
             clock = Clock(None)
-            search = SearchState(self.make_optimizer(n_updates=1), start_theta=few.theta(0))
-            episodes = evaluator.evaluate(few, search.take_seeds(self.seeds, few.groups, 1), self.objective.metrics)
-            return [own[0] for own in episodes], clock.elapsed
+            (episodes,) = evaluator.evaluate(original, [self.seeds.take("search", 2)], self.objective.metrics)
+            return episodes, clock.elapsed
 
     def _begin(self, n_updates: int, checkpoint: Checkpoint, resume: bool) -> SearchState:
         """A new search, or the one of the checkpoint. A further one uses other seeds, also for its test."""
@@ -412,7 +409,8 @@ class Refiner:
         """Count all episodes; in a bar, the remaining time includes the held-out ones."""
         evaluator.n_episodes, evaluator.n_env_steps = search.n_episodes, search.n_env_steps
         n_updates, has_baseline = search.optimizer.n_updates, search.baseline is not None
-        total = n_updates * self.episodes_per_update + self._n_held_out(has_baseline)
+        n_calibration = N_CALIBRATION_EPISODES if isinstance(search.optimizer, ScaledOptimizer) else 0
+        total = n_updates * self.episodes_per_update + n_calibration + self._n_held_out(has_baseline)
         bar = {"total": total, "initial": search.n_episodes, "disable": not visible}
         with tqdm(unit="episode", dynamic_ncols=True, **bar) as progress:
             evaluator.on_episode = progress.update

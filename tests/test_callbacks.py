@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_refine import Refiner, load_agent
 from sb3_refine.cli.options import DEMO
 
-FAST = {"backend": "serial", "n_eval_episodes": 5, "n_delta": 2, "acceptance": False}
+FAST = {"backend": "serial", "n_eval_episodes": 5, "optimizer": "ars", "n_delta": 2, "acceptance": False}
 
 
 @pytest.fixture

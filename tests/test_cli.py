@@ -77,26 +77,39 @@ def test_no_acceptance_saves_the_last_iterate_unchecked(made_agents, tmp_path, r
     assert "decision: unchecked" in done.stdout
     written = json.loads((tmp_path / "sac" / f"{ENV_ID}_1" / "refinement.json").read_text())
     assert (written["decision"], written["baseline"], written["refined"]) == ("unchecked", None, None)
-    assert written["rollouts"] == 3 * 8
+    assert written["rollouts"] == 3 + 3 * 10  # calibration, search
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(made_agents, tmp_path, run):
     done = run("--algo", "td3", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "80 updates of 32 rollouts: 2,560 rollouts, up to 448 held-out episodes" in done.stdout
-    assert re.search(r"two candidates of the first update: returns -?\d+\.\d and -?\d+\.\d, 400 steps", done.stdout)
+    assert "32 updates of 40 rollouts: 1,280 rollouts, up to 448 held-out episodes" in done.stdout
+    assert re.search(r"two episodes of the agent: returns -?\d+\.\d and -?\d+\.\d, 400 steps", done.stdout)
     assert re.search(r"would take about \d+ (seconds|minutes) at this pace; nothing was written", done.stdout)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_budget_is_a_number_of_rollouts(made_agents, run):
     arguments = ["--algo", "td3", "--env", ENV_ID, "-f", made_agents, "--dry-run"]
-    assert "10 updates of 32 rollouts" in run(*arguments, "--budget", "339").stdout
+    assert "8 updates of 40 rollouts" in run(*arguments, "--budget", "339").stdout
     assert "200 updates of 128 rollouts" in run(*arguments, "--preset", "paper").stdout
 
 
 def test_options_reach_the_search(made_agents, tmp_path, run):
-    arguments = ["--algo", "a2c", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST, "--load-best"]
+    arguments = [
+        "--algo",
+        "a2c",
+        "--env",
+        ENV_ID,
+        "-f",
+        made_agents,
+        "-o",
+        tmp_path,
+        *FAST,
+        "--load-best",
+        "--optimizer",
+        "ars",
+    ]
     run_folder = made_agents / "a2c" / f"{ENV_ID}_1"
     shutil.copy(run_folder / f"{ENV_ID}.zip", run_folder / "best_model.zip")
     options = {"--alpha": 0.2, "--seed": 9, "--parameters": "head", "--n-top": 2, "--n-eval-episodes": 6}
@@ -225,7 +238,7 @@ def test_tables_and_progress_go_to_the_same_streams_as_sb3s(made_agents, tmp_pat
     assert done.stderr == ""
     done = run(*arguments, "-P")
     assert "ep_rew_mean" not in done.stdout  # a bar, or tables
-    assert "42/42" in done.stderr  # all episodes, the held-out ones too
+    assert "51/51" in done.stderr  # all episodes, the held-out ones too
     assert list((tmp_path / "tb").glob("*/events.out.tfevents*"))
     assert len((tmp_path / "out" / "ppo" / f"{ENV_ID}_1" / "progress.csv").read_text().splitlines()) == 1 + 3
 
@@ -289,7 +302,7 @@ def test_ctrl_c_leaves_the_best_so_far_and_no_process(long_run, run, number):
         (["--algo", "ppo", "--env", ENV_ID, "--n-updates", "x"], 2, "argument --n-updates: invalid int value: 'x'"),
         (["--algo", "ppo", "--env", ENV_ID, "--n-updates", "0"], 2, "--n-updates: expected at least 1, got 0"),
         (
-            ["--algo", "ppo", "--env", ENV_ID, "--preset", "papr"],
+            ["--algo", "ppo", "--env", ENV_ID, "--optimizer", "ars", "--preset", "papr"],
             1,
             r"--preset: ars: unknown 'papr' \(did you mean paper\?\)",
         ),

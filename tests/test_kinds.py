@@ -24,6 +24,7 @@ from sb3_refine.agents.agent import save_agent
 from sb3_refine.agents.zoo import new_run_folder
 from sb3_refine.envs.normalisation import Normalised
 from sb3_refine.envs.spec import EnvRecipe
+from sb3_refine.evaluation.calibration import N_CALIBRATION_EPISODES
 from sb3_refine.evaluation.comparison import evaluate_all
 from sb3_refine.evaluators import RolloutTask, SerialEvaluator
 from sb3_refine.policies.base import one_thread
@@ -145,7 +146,7 @@ def test_every_kind_goes_through_load_refine_save_and_load(kind, tmp_path):
     algo, env_id, config = make(kind, tmp_path / "in")
     agent = load(tmp_path / "in", algo, env_id)
     assert agent.algo == algo
-    refiner = Refiner(agent, n_delta=2, n_eval_episodes=3, acceptance=False, n_workers=2, delta_std=0.1)
+    refiner = Refiner(agent, n_delta=4, n_eval_episodes=3, acceptance=False, n_workers=2, delta_std=1.0)
     before = refiner.parameters.get_theta()
     refiner.learn(2)
     assert not np.array_equal(refiner.parameters.get_theta(), before)
@@ -408,7 +409,7 @@ def test_images_in_memory():
     env = VecFrameStack(make_vec_env("ImageToy-v0", 1), 2)
     model = stable_baselines3.PPO("CnnPolicy", env, **{**PPO, **CNN, "policy_kwargs": dict(CNN["policy_kwargs"])})
     refiner = refine(model, n_updates=1, n_delta=1, n_eval_episodes=2, n_workers=1)
-    assert refiner.result.rollouts == 2 + 2 + 2 * 2  # search, validation, test
+    assert refiner.result.rollouts == N_CALIBRATION_EPISODES + 2 + 2 + 2 * 2  # search, validation, test
     assert refiner.agent.observation_space.shape == (36, 36, 2)
 
 

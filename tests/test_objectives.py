@@ -597,7 +597,7 @@ def test_episodes_that_the_objective_cannot_score_are_reported():
 
 def test_a_dry_run_tries_the_objective_too():
     with pytest.raises(RefineError, match="there are 3 observations"):
-        Refiner(train("ppo"), objective="mesh-dimension:entries=7").try_candidates()
+        Refiner(train("ppo"), objective="mesh-dimension:entries=7").try_episodes()
 
 
 def test_an_objective_that_gives_infinity_is_an_error():

@@ -251,7 +251,7 @@ def test_an_iterate_that_cannot_be_compared_is_not_given_up(center):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"n_center": 4}, "n_center: expected 2 to n_delta=3, got 4"),
+        ({"n_center": 4}, "n_center: expected 0 to n_delta=3, got 4"),
         ({"momentum": 1.0}, "momentum: expected a number from 0 to below 1, got 1.0"),
         ({"power": 0.0}, "power: expected a number above 0, at most 10, got 0.0"),
         ({"tolerance": -1.0}, "tolerance: expected a number of at least 0, got -1.0"),

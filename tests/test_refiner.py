@@ -18,7 +18,7 @@ from sb3_refine.evaluators import SerialEvaluator
 from sb3_refine.optimizers import ARS
 from sb3_refine.reporting.record import read_record
 
-FAST = {"backend": "serial", "n_eval_episodes": 20, "n_delta": 8}
+FAST = {"backend": "serial", "n_eval_episodes": 20, "optimizer": "ars", "n_delta": 8}
 
 
 @pytest.fixture
@@ -427,7 +427,7 @@ def test_the_papers_preset_is_the_paper():
     [
         ({"optimizer": "arz"}, r"optimizer: unknown 'arz' \(did you mean ars\?\); choose from ars"),
         ({"backend": "proces"}, r"backend: unknown 'proces' \(did you mean process\?\)"),
-        ({"n_deltas": 3}, r"optimizer: ars has no option 'n_deltas' \(did you mean n_delta"),
+        ({"n_deltas": 3}, r"optimizer: backtracking-ars has no option 'n_deltas' \(did you mean n_delta"),
         ({"n_delta": 0}, "n_delta: expected a whole number of at least 1, got 0"),
         ({"parameters": "critic"}, "matches none of the parameters behind the action"),
         ({"min_effect": 2.0}, "min_effect: only used with n_eval_episodes='auto'"),

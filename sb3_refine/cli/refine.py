@@ -20,6 +20,8 @@ from sb3_refine.cli.resume import csv_format, original_source, resume_command, r
 from sb3_refine.errors import EpisodeError, RefineError, printable, printable_lines
 
 if TYPE_CHECKING:
+    from stable_baselines3.common.callbacks import BaseCallback
+
     from sb3_refine.agents.agent import Agent
     from sb3_refine.judging import Judgement
     from sb3_refine.objectives import Objective
@@ -100,6 +102,7 @@ def _search(refiner: "Refiner", n_updates: int, run_folder: Path, options: argpa
         _announce(refiner, n_updates)
         refiner.learn(
             n_updates,
+            callback=duration_callback(refiner),
             log_interval=options.log_interval,
             progress_bar=options.progress,
             time_limit=None if options.time_limit is None else 60 * options.time_limit,
@@ -243,6 +246,9 @@ def optimizer_settings(options: argparse.Namespace) -> tuple[str, dict[str, Any]
         value = getattr(options, option)
         if value is not None:
             shorthand[option] = _start_end(option, value) if isinstance(value, list) else value
+    if "optimizer" not in options.given and options.preset != "default":  # then the preset says which
+        having = [name for name, cls in OPTIMIZERS.items() if options.preset in cls.presets]
+        options.optimizer = having[0] if having else options.optimizer
     name, given = given_options(options.optimizer, shorthand)
     if options.n_updates is not None:
         given["n_updates"] = options.n_updates
@@ -296,17 +302,40 @@ def _announce(refiner: "Refiner", n_updates: int) -> None:
     )
 
 
+def duration_callback(refiner: "Refiner") -> "BaseCallback":
+    """
+    :param refiner: before its search
+    :return: callback that says how long the search and its test will take, from the pace of the original's episodes
+    """
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    from sb3_refine.reporting.formatting import duration
+
+    class Announces(BaseCallback):
+        def _on_training_start(self) -> None:
+            search, clock = self.locals["search"], self.locals["clock"]
+            n_search = (search.optimizer.n_updates - search.n_updates_done) * refiner.episodes_per_update
+            seconds = clock.time_for(n_search + refiner.n_held_out, search.n_episodes)
+            print(f"this will take about {duration(seconds)}, at the pace of the first episodes", flush=True)
+
+        def _on_step(self) -> bool:
+            return True
+
+    return Announces()
+
+
 def _dry_run(refiner: "Refiner", n_updates: int) -> int:
+    from sb3_refine.reporting.formatting import duration
+
     _announce(refiner, n_updates)
-    episodes, seconds = refiner.try_candidates()
+    episodes, seconds = refiner.try_episodes()
     n_episodes = n_updates * refiner.episodes_per_update + refiner.n_held_out
     returns = " and ".join(f"{episode.episode_return:.1f}" for episode in episodes)
     n_steps = sum(episode.length for episode in episodes)
     seconds /= len(episodes)
-    print(f"two candidates of the first update: returns {returns}, {n_steps} steps, {seconds:.2f} s an episode")
-    total = n_episodes * seconds / refiner.n_workers
-    duration = f"{total / 60:.0f} minutes" if total > 120 else f"{total:.0f} seconds"
-    print(f"the whole run would take about {duration} at this pace; nothing was written")
+    print(f"two episodes of the agent: returns {returns}, {n_steps} steps, {seconds:.2f} s an episode")
+    total = duration(n_episodes * seconds / refiner.n_workers)
+    print(f"the whole run would take about {total} at this pace; nothing was written")
     return 0
 
 

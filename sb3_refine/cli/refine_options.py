@@ -60,10 +60,13 @@ def _add_search_options(parser: Parser) -> None:
         "--preset",
         default="default",
         metavar="NAME",
-        help="settings of the optimizer. For ars: default, or paper: 64 directions, 200 updates, the last iterate",
+        help="settings of the optimizer: default, or paper: ars with 64 directions, 200 updates, the last iterate",
     )
     search.add_argument(
-        "--optimizer", default="ars", metavar="NAME[:OPTION=VALUE,...]", help="search method (default: %(default)s)"
+        "--optimizer",
+        default="backtracking-ars",
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="search method (default: %(default)s)",
     )
     add_objective_option(search)
     length = search.add_mutually_exclusive_group()
@@ -75,17 +78,17 @@ def _add_search_options(parser: Parser) -> None:
         help="episodes of the search, instead of a number of updates; with --method auto, of search and training "
         "together, counted in environment steps",
     )
-    search.add_argument("--n-delta", type=count, help="of ars: directions an update, two candidates each")
+    search.add_argument("--n-delta", type=count, help="directions an update, two candidates each")
     search.add_argument("--n-top", type=count, help="of ars: directions that enter the update (default: all)")
     search.add_argument(
-        "--learning-rate", type=float, nargs="+", metavar=("A", "B"), help="of ars: step size, or its start and end"
+        "--learning-rate", type=float, nargs="+", metavar=("A", "B"), help="step size, or its start and end"
     )
     search.add_argument(
         "--delta-std",
         type=float,
         nargs="+",
         metavar=("A", "B"),
-        help="of ars: std of the perturbation, or its start and end",
+        help="std of the perturbation, or its start and end",
     )
     search.add_argument(
         "--episodes-per-candidate",

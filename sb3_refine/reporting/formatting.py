@@ -121,3 +121,11 @@ def command_text(*lines: Sequence[str]) -> str:
     :return: the command for a shell, on several lines
     """
     return " \\\n  ".join(shlex.join(line) for line in lines if line)
+
+
+def duration(seconds: float) -> str:
+    """
+    :param seconds: of a run
+    :return: in seconds or minutes
+    """
+    return f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} seconds"

@@ -29,12 +29,19 @@ class Clock:
         """:param n_episodes: run before, where a search is resumed"""
         self.first_episode, self.n_before = time.perf_counter(), n_episodes
 
+    def time_for(self, n_remaining: int, n_episodes: int) -> float:
+        """
+        :param n_remaining: episodes to come
+        :param n_episodes: so far
+        :return: seconds that the episodes to come take, at the pace so far
+        """
+        pace = (time.perf_counter() - self.first_episode) / max(1, n_episodes - self.n_before)
+        return pace * n_remaining
+
     def is_late(self, n_episodes: int, n_remaining: int) -> bool:
         """
         :param n_episodes: so far
         :param n_remaining: of the next update, and after the search
         :return: whether the time left is too short for them
         """
-        now = time.perf_counter()
-        pace = (now - self.first_episode) / max(1, n_episodes - self.n_before)
-        return self.limit is not None and now - self.started + pace * n_remaining >= self.limit
+        return self.limit is not None and self.elapsed + self.time_for(n_remaining, n_episodes) >= self.limit
