@@ -2,7 +2,8 @@
 Every agent below a Zoo folder refined with the default preset, and the verdict checked on fresh seeds.
 
 The original and what the run gave back are run again on seeds that the run did not know, drawn from another seed.
-Agents that were given back unchanged are not run again.
+Agents that were given back unchanged are not run again. An agent that is in the results is left out: an interrupted run
+goes on.
 
 python benchmarks/refine_zoo.py --agents FOLDER --json benchmarks/results/refine_zoo.json
 """
@@ -22,9 +23,11 @@ from sb3_refine.agents.sb3_models import ALGOS, HER
 from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluation.evaluation import paired_difference
 from sb3_refine.evaluation.target import EvaluationTarget
+from sb3_refine.optimizers import default_n_updates
 from sb3_refine.rollouts.metrics import SMOOTHNESS
 from sb3_refine.seeding import EpisodeSeeds
 
+OPTIMIZER = "backtracking-ars"
 FRESH = 1_000_003  # the seed of the fresh seeds; that of the runs is 0
 
 
@@ -43,7 +46,7 @@ def refine(algo: str, env: str, exp_id: int, options: Any) -> dict[str, Any]:
     result: dict[str, Any] = {"algo": algo, "env": env, "exp_id": exp_id, "decision": "cannot"}
     try:
         agent = load_agent(algo, env, options.agents, exp_id=exp_id)
-        refiner = Refiner(agent, n_workers=options.n_workers)
+        refiner = Refiner(agent, optimizer=OPTIMIZER, n_workers=options.n_workers)
         refiner.learn(options.n_updates)
     except (RefineError, EpisodeError) as error:
         return {**result, "reason": str(error).splitlines()[0]}
@@ -117,16 +120,22 @@ def fresh(found: dict[str, Any] | None) -> str:
 def main() -> None:
     options = parser(__doc__.splitlines()[1])
     options.add_argument("--only", default="", help="only agents with this in ALGO ENV_K")
-    options.add_argument("--n-updates", type=int, default=80, help="length of each search (default: the preset's)")
+    options.add_argument(
+        "--n-updates",
+        type=int,
+        default=default_n_updates(OPTIMIZER),
+        help="length of each search (default: the preset's)",
+    )
     options.add_argument("--episodes", type=int, default=500, help="fresh episodes of each agent that was refined")
     options.add_argument("--n-workers", type=int, default=2, help="worker processes")
     options = options.parse_args()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("sb3_refine").setLevel(logging.ERROR)
+    results = json.loads(options.json.read_text()) if options.json is not None and options.json.exists() else []
+    done = {(result["algo"], result["env"], result["exp_id"]) for result in results}
     found = [agent for agent in agents(options.agents) if options.only in "{} {}_{}".format(*agent)]
-    results: list[dict[str, Any]] = []
     run = circumstances()
-    for agent in track(found, description="agents"):
+    for agent in track([agent for agent in found if agent not in done], description="agents"):
         results.append({**refine(*agent, options), "run": run})
         if options.json is not None:  # it takes hours: keep what there is
             options.json.write_text(json.dumps(results, indent=1) + "\n")

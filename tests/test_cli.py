@@ -83,7 +83,7 @@ def test_no_acceptance_saves_the_last_iterate_unchecked(made_agents, tmp_path, r
 def test_a_dry_run_shows_the_plan_and_writes_nothing(made_agents, tmp_path, run):
     done = run("--algo", "td3", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "32 updates of 40 rollouts: 1,280 rollouts, up to 448 held-out episodes" in done.stdout
+    assert "64 updates of 40 rollouts: 2,560 rollouts, up to 448 held-out episodes" in done.stdout
     assert re.search(r"two episodes of the agent: returns -?\d+\.\d and -?\d+\.\d, 400 steps", done.stdout)
     assert re.search(r"would take about \d+ (seconds|minutes) at this pace; nothing was written", done.stdout)
     assert not (tmp_path / "out").exists()

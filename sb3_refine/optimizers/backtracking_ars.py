@@ -43,7 +43,7 @@ class BacktrackingARS(Optimizer):
     """
 
     in_action_units: ClassVar = True
-    presets: ClassVar = {"default": {"n_updates": 32}}
+    presets: ClassVar = {"default": {"n_updates": 64}}
 
     def __init__(
         self,
