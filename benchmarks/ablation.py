@@ -16,32 +16,55 @@ from common import parser, show
 from searching import described, run_missing, search_and_test
 
 from sb3_refine import Refiner, load_agent
+from sb3_refine.evaluation import calibration
+from sb3_refine.optimizers import OPTIMIZERS, BacktrackingARS
+from sb3_refine.policies.noise_scale import noise_scale
 
 AGENTS = (
-    "ppo HopperBulletEnv-v0",
-    "a2c Walker2DBulletEnv-v0",
     "tqc MountainCarContinuous-v0",
     "ppo LunarLanderContinuous-v2",
+    "dqn LunarLander-v2",
     "a2c HopperBulletEnv-v0",
     "ppo Walker2DBulletEnv-v0",
-    "ddpg HopperBulletEnv-v0",
+    "ppo HopperBulletEnv-v0",
     "a2c BipedalWalker-v3",
 )
 VARIANTS: dict[str, dict[str, Any]] = {
-    "backtracking-ars": {"optimizer": "backtracking-ars"},
+    "default": {},
+    "one std for all layers": {},
+    "std in units of the parameters": {"optimizer": "in-parameter-units", "delta_std": (0.05, 0.005)},
+    "raw differences": {"power": 1.0},
+    "without momentum": {"momentum": 0.0},
+    "half of the step": {"learning_rate": 0.8},
+    "half of the noise": {"delta_std": (0.1, 0.01)},
+    "never goes back": {"n_center": 0, "n_delta": 20},
     "ars": {"optimizer": "ars"},
     "openai-es": {"optimizer": "openai-es"},
     "pgpe": {"optimizer": "pgpe"},
-    "without going back": {"optimizer": "backtracking-ars", "tolerance": float("inf")},
-    "without momentum": {"optimizer": "backtracking-ars", "momentum": 0.0},
-    "less noise": {"optimizer": "backtracking-ars", "delta_std": (0.025, 0.0025)},
 }
+
+
+class InParameterUnits(BacktrackingARS):
+    """Without calibration."""
+
+    in_action_units = False
+
+
+OPTIMIZERS["in-parameter-units"] = InParameterUnits
+
+
+def one_for_all(policy: Any, parameters: Any, observations: Any) -> np.ndarray:
+    """A scale with the same change of the actions, to first order, and the same standard deviation for all tensors."""
+    scale = noise_scale(policy, parameters, observations)
+    tensors = np.array([scale[where][0] for where in parameters.slices().values()])
+    return np.full_like(scale, 1 / np.sqrt(np.mean(1 / np.square(tensors))))
 
 
 def run(agent: str, variant: str, seed: int, options: Any) -> dict[str, Any]:
     """One search and its verdict."""
     loaded = load_agent(*agent.split(), options.agents)
     refiner = Refiner(loaded, seed=seed, n_eval_episodes=options.episodes, **VARIANTS[variant])
+    calibration.noise_scale = one_for_all if variant == "one std for all layers" else noise_scale
     return search_and_test(refiner, options.rollouts // refiner.episodes_per_update)
 
 
@@ -62,7 +85,7 @@ def main() -> None:
     options_parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options_parser.add_argument("--episodes", type=int, default=100, help="test episodes")
     options_parser.add_argument("--only", nargs="+", metavar="'ALGO ENV'", default=AGENTS, help="agents")
-    options_parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    options_parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME")
     options = options_parser.parse_args()
     logging.getLogger("sb3_refine").setLevel(logging.ERROR)
     keys = [

@@ -8,7 +8,16 @@ import torch
 from fresh import run_script
 
 from sb3_refine.errors import RefineError
-from sb3_refine.optimizers import ARS, OPTIMIZERS, PGPE, BacktrackingARS, ExplicitPopulation, NoisePopulation, OpenAIES
+from sb3_refine.optimizers import (
+    ARS,
+    OPTIMIZERS,
+    PGPE,
+    BacktrackingARS,
+    ExplicitPopulation,
+    NoisePopulation,
+    OpenAIES,
+    ScaledOptimizer,
+)
 from sb3_refine.optimizers.noise_table import direction, noise_key
 from sb3_refine.optimizers.openai_es import centred_ranks
 from sb3_refine.testing import OptimizerContract
@@ -187,6 +196,21 @@ def test_directions_that_overlap_in_the_table_are_uncorrelated():
     correlations = np.corrcoef(stack)[np.triu_indices(60, 1)]
     assert np.abs(correlations).max() < 5 / np.sqrt(size)
     assert abs(correlations.mean()) < 3 / np.sqrt(size * correlations.size)
+
+
+def test_a_scaled_optimizer_searches_changes_in_units_of_their_own():
+    start, scale = np.arange(N_PARAMETERS, dtype=np.float32), np.linspace(0, 2, N_PARAMETERS, dtype=np.float32)
+    inner = ARS(np.zeros(N_PARAMETERS), seed=5, n_updates=10, n_delta=2)
+    twin = ARS(np.zeros(N_PARAMETERS), seed=5, n_updates=10, n_delta=2)
+    scaled = ScaledOptimizer(inner, start, scale)
+    population, changes = scaled.ask(), twin.ask()
+    for index in range(4):
+        assert np.array_equal(population.theta(index), start + scale * changes.theta(index))
+        assert population.describe(index) == changes.describe(index)
+    for optimizer in (scaled, twin):
+        optimizer.tell(np.array([1.0, 4.0, 2.0, 0.0]))
+    assert np.array_equal(scaled.theta, start + scale * twin.theta)
+    assert scaled.theta[0] == start[0], "a parameter without a scale stays"
 
 
 def backtracking(**kwargs):
