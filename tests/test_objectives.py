@@ -318,7 +318,7 @@ def perverse(steps):
     return -float(steps.rewards.sum())
 
 
-SHORT = {"n_delta": 4, "n_eval_episodes": 20, "learning_rate": 0.05, "delta_std": 0.05}
+SHORT = {"optimizer": "ars", "n_delta": 4, "n_eval_episodes": 20, "learning_rate": 0.05, "delta_std": 0.05}
 
 
 def test_a_users_function_is_maximised_in_the_workers():

@@ -161,7 +161,7 @@ def model():
     return train("ppo")
 
 
-SHORT = {"backend": "serial", "n_delta": 2}
+SHORT = {"backend": "serial", "optimizer": "ars", "n_delta": 2}
 
 
 def test_every_held_out_episode_is_counted(model):
