@@ -20,7 +20,19 @@ import torch as th
 from conftest import ZOO_AGENTS
 
 RECORD = Path(__file__).with_name("pinned.json")
-COMMON = ["--n-delta", "4", "--n-eval-episodes", "10", "--n-workers", "2", "--alpha", "0.9", "--no-report"]
+COMMON = [
+    "--optimizer",
+    "ars",
+    "--n-delta",
+    "4",
+    "--n-eval-episodes",
+    "10",
+    "--n-workers",
+    "2",
+    "--alpha",
+    "0.9",
+    "--no-report",
+]
 RUNS = {
     "ddpg/HopperBulletEnv-v0": ["--n-updates", "12", "--objective", "smooth", "--seed", "5"],
     "a2c/BipedalWalker-v3": ["--n-updates", "3", "--objective", "mesh-dimension", "--seed", "1"],
