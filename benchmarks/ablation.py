@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "std in units of the parameters": {"optimizer": "in-parameter-units", "delta_std": (0.05, 0.005)},
     "raw differences": {"power": 1.0},
     "without momentum": {"momentum": 0.0},
-    "half of the step": {"learning_rate": 0.8},
+    "twice the step": {"learning_rate": 1.6},
     "half of the noise": {"delta_std": (0.1, 0.01)},
     "never goes back": {"n_center": 0, "n_delta": 20},
     "ars": {"optimizer": "ars"},

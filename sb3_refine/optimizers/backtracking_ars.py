@@ -52,7 +52,7 @@ class BacktrackingARS(Optimizer):
         n_updates: int,
         n_delta: int = 16,
         n_center: int | None = None,
-        learning_rate: float | tuple[float, float] = 1.6,
+        learning_rate: float | tuple[float, float] = 0.8,
         delta_std: float | tuple[float, float] = (0.2, 0.02),
         momentum: float = 0.8,
         power: float = 0.5,
