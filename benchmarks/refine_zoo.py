@@ -27,7 +27,6 @@ from sb3_refine.optimizers import default_n_updates
 from sb3_refine.rollouts.metrics import SMOOTHNESS
 from sb3_refine.seeding import EpisodeSeeds
 
-OPTIMIZER = "backtracking-ars"
 FRESH = 1_000_003  # the seed of the fresh seeds; that of the runs is 0
 
 
@@ -46,14 +45,15 @@ def refine(algo: str, env: str, exp_id: int, options: Any) -> dict[str, Any]:
     result: dict[str, Any] = {"algo": algo, "env": env, "exp_id": exp_id, "decision": "cannot"}
     try:
         agent = load_agent(algo, env, options.agents, exp_id=exp_id)
-        refiner = Refiner(agent, optimizer=OPTIMIZER, n_workers=options.n_workers)
+        refiner = Refiner(agent, optimizer=options.optimizer, n_workers=options.n_workers)
         refiner.learn(options.n_updates)
     except (RefineError, EpisodeError) as error:
         return {**result, "reason": str(error).splitlines()[0]}
     found = refiner.result
     assert found is not None and found.baseline is not None
     result.update(
-        command=f"sb3-refine --algo {algo} --env {env} -f FOLDER --exp-id {exp_id} --n-updates {options.n_updates}",
+        command=f"sb3-refine --algo {algo} --env {env} -f FOLDER --exp-id {exp_id} "
+        f"--optimizer {options.optimizer} --n-updates {options.n_updates}",
         decision=found.decision,
         reason=found.reason,
         chosen=next(candidate["name"] for candidate in found.candidates if candidate["chosen"]),
@@ -120,15 +120,12 @@ def fresh(found: dict[str, Any] | None) -> str:
 def main() -> None:
     options = parser(__doc__.splitlines()[1])
     options.add_argument("--only", default="", help="only agents with this in ALGO ENV_K")
-    options.add_argument(
-        "--n-updates",
-        type=int,
-        default=default_n_updates(OPTIMIZER),
-        help="length of each search (default: the preset's)",
-    )
+    options.add_argument("--optimizer", default="backtracking-ars", help="search method")
+    options.add_argument("--n-updates", type=int, help="length of each search (default: the preset's)")
     options.add_argument("--episodes", type=int, default=500, help="fresh episodes of each agent that was refined")
     options.add_argument("--n-workers", type=int, default=2, help="worker processes")
     options = options.parse_args()
+    options.n_updates = options.n_updates or default_n_updates(options.optimizer)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("sb3_refine").setLevel(logging.ERROR)
     results = json.loads(options.json.read_text()) if options.json is not None and options.json.exists() else []
