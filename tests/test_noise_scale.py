@@ -8,6 +8,7 @@ from conftest import MADE
 from stable_baselines3 import DQN, PPO
 
 from sb3_refine import Refiner, load_agent
+from sb3_refine.evaluation import calibration
 from sb3_refine.evaluation.calibration import N_CALIBRATION_EPISODES
 from sb3_refine.optimizers import ScaledOptimizer
 from sb3_refine.policies.noise_scale import noise_scale
@@ -76,6 +77,15 @@ def test_a_tensor_that_changes_no_action_gets_no_noise():
     scale = noise_scale(policy, parameters, np.ones((10, 3), dtype=np.float32))
     with_noise = {name.split(".")[0] for name, where in parameters.slices().items() if scale[where].any()}
     assert with_noise == {"action_net"}
+
+
+def test_observations_are_drawn_from_all_of_the_episodes():
+    observing = calibration._Observing(lambda observation: observation)
+    for number in range(3000):
+        assert observing(np.array([number])) == number
+    kept = np.concatenate(observing.observations)
+    assert len(set(kept)) == len(kept) == 100
+    assert np.histogram(kept, bins=3, range=(0, 3000))[0].min() > 15
 
 
 def test_a_search_measures_its_units_on_episodes_that_count(made_agents):

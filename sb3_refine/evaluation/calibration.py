@@ -1,4 +1,4 @@
-"""Measures what noise an agent's parameters bear, on observations of its own episodes."""
+"""Measures how large the noise on an agent's parameters may be, on observations of its own episodes."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -39,24 +39,33 @@ def calibrate_noise(
         observed.evaluate(ExplicitPopulation([parameters.get_theta()], names=["the unperturbed policy"]), [seeds])
     evaluator.n_episodes += observed.n_episodes
     evaluator.n_env_steps += observed.n_env_steps
-    places = np.random.default_rng(0).choice(len(policy.observations), _N_OBSERVATIONS)
-    batch = _batch([policy.observations[place] for place in places], agent.observation_space)
+    batch = _batch(policy.observations, agent.observation_space)
     if agent.statistics is not None:
         batch = agent.statistics.normalize_obs(batch)
     return noise_scale(agent.model.policy, parameters, batch)
 
 
 class _Observing(DeterministicPolicy):
-    """Keeps the observations that a policy acts on."""
+    """Keeps some of the observations that a policy acts on, each with the same probability."""
 
     def __init__(self, policy: DeterministicPolicy):
         self._policy = policy
-        self._targets = policy._targets
+        self._rng = np.random.default_rng(0)
+        self._n_seen = 0
         self.observations: list[Any] = []
 
     def __call__(self, observation: Any) -> Any:
-        self.observations.append(deepcopy(observation))  # environments may reuse their arrays
+        """Reservoir sampling: all observations of an episode of images would take gigabytes."""
+        self._n_seen += 1
+        place = int(self._rng.integers(self._n_seen))
+        if len(self.observations) < _N_OBSERVATIONS:
+            self.observations.append(deepcopy(observation))  # environments may reuse their arrays
+        elif place < _N_OBSERVATIONS:
+            self.observations[place] = deepcopy(observation)
         return self._policy(observation)
+
+    def set_theta(self, theta: np.ndarray) -> None:
+        self._policy.set_theta(theta)
 
     def begin_episode(self, env: gym.Env) -> None:
         self._policy.begin_episode(env)
