@@ -96,23 +96,11 @@ def test_a_budget_is_a_number_of_rollouts(made_agents, run):
 
 
 def test_options_reach_the_search(made_agents, tmp_path, run):
-    arguments = [
-        "--algo",
-        "a2c",
-        "--env",
-        ENV_ID,
-        "-f",
-        made_agents,
-        "-o",
-        tmp_path,
-        *FAST,
-        "--load-best",
-        "--optimizer",
-        "ars",
-    ]
+    arguments = ["--algo", "a2c", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST, "--load-best"]
     run_folder = made_agents / "a2c" / f"{ENV_ID}_1"
     shutil.copy(run_folder / f"{ENV_ID}.zip", run_folder / "best_model.zip")
-    options = {"--alpha": 0.2, "--seed": 9, "--parameters": "head", "--n-top": 2, "--n-eval-episodes": 6}
+    options = {"--alpha": 0.2, "--seed": 9, "--parameters": "head", "--n-eval-episodes": 6}
+    options |= {"--optimizer": "ars", "--n-top": 2}
     done = run(*arguments, *(part for option in options.items() for part in option), "--learning-rate", 0.1, 0.01)
     (run_folder / "best_model.zip").unlink()
     assert done.returncode == 0, done.stderr
@@ -233,6 +221,7 @@ def test_tables_and_progress_go_to_the_same_streams_as_sb3s(made_agents, tmp_pat
     pytest.importorskip("tensorboard")
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", *FAST[:-3], "--no-report"]
     done = run(*arguments, "--log-interval", 1, "--tensorboard-log", tmp_path / "tb")
+    assert re.search(r"this will take about \d+ (seconds|minutes), at the pace of the first episodes", done.stdout)
     assert "rollout/" in done.stdout
     assert "ep_rew_mean" in done.stdout
     assert done.stderr == ""

@@ -1,4 +1,4 @@
-"""How much noise each parameter bears, measured by what the noise does to the actions."""
+"""How large the noise on each parameter may be, measured by what the noise does to the actions."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ def noise_scale(policy: BasePolicy, parameters: PolicyParameters, observations: 
 
 
 class _Change:
-    """Of what a policy's actions are made from, on a batch of observations."""
+    """Measures how noise on the parameters changes what the actions are made from, on a batch of observations."""
 
     def __init__(self, policy: BasePolicy, parameters: PolicyParameters, observations: Any):
         self._policy, self._parameters = policy, parameters
@@ -64,7 +64,10 @@ class _Change:
         self._unit = self._unit_of(self._before)
 
     def by(self, std: np.ndarray) -> float:
-        """By normal noise on the parameters: the root mean square, in units of the action."""
+        """
+        :param std: of normal noise on each parameter
+        :return: root mean square of the change, in units of the action
+        """
         changes = []
         for draw in self._draws:
             self._parameters.set_theta(self._theta + std * draw)
@@ -75,7 +78,7 @@ class _Change:
         scores = action_scores(self._policy, self._batch).cpu().numpy()
         if isinstance(self._policy.action_space, spaces.Box):
             return scores
-        return scores - scores.mean(axis=1, keepdims=True)  # the same change of all scores changes no action
+        return scores - scores.mean(axis=1, keepdims=True)  # adding one number to all scores changes no action
 
     def _unit_of(self, scores: np.ndarray) -> np.ndarray | float:
         space = self._policy.action_space
