@@ -291,9 +291,9 @@ def test_ctrl_c_leaves_the_best_so_far_and_no_process(long_run, run, number):
         (["--algo", "ppo", "--env", ENV_ID, "--n-updates", "x"], 2, "argument --n-updates: invalid int value: 'x'"),
         (["--algo", "ppo", "--env", ENV_ID, "--n-updates", "0"], 2, "--n-updates: expected at least 1, got 0"),
         (
-            ["--algo", "ppo", "--env", ENV_ID, "--optimizer", "ars", "--preset", "papr"],
+            ["--algo", "ppo", "--env", ENV_ID, "--preset", "papr"],
             1,
-            r"--preset: ars: unknown 'papr' \(did you mean paper\?\)",
+            r"--preset: unknown 'papr' \(did you mean paper\?\)",
         ),
         (["--algo", "ppo", "--env", ENV_ID, "--env-kwargs", "g"], 2, "--env-kwargs: expected key:value, got 'g'"),
         (["--algo", "ppo", "--env", ENV_ID, "--learning-rate", "1", "2", "3"], 1, "expected one number or a start"),

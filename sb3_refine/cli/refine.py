@@ -247,8 +247,9 @@ def optimizer_settings(options: argparse.Namespace) -> tuple[str, dict[str, Any]
         if value is not None:
             shorthand[option] = _start_end(option, value) if isinstance(value, list) else value
     if "optimizer" not in options.given and options.preset != "default":  # then the preset says which
-        having = [name for name, cls in OPTIMIZERS.items() if options.preset in cls.presets]
-        options.optimizer = having[0] if having else options.optimizer
+        optimizers = {preset: name for name, cls in OPTIMIZERS.items() for preset in cls.presets}
+        check_choice("--preset", options.preset, optimizers)
+        options.optimizer = optimizers[options.preset]
     name, given = given_options(options.optimizer, shorthand)
     if options.n_updates is not None:
         given["n_updates"] = options.n_updates
