@@ -386,7 +386,7 @@ def test_evaluate_policy_confirms_the_claim_seed_by_seed(demo, tmp_path):
 def test_evaluate_policy_confirms_the_claim_on_a_zoo_agent(zoo_agents, tmp_path):
     pytest.importorskip("pybullet_envs_gymnasium")
     agent = load_agent("ddpg", "HopperBulletEnv-v0", zoo_agents)
-    refiner = Refiner(agent, n_eval_episodes=30).learn(n_updates=16)
+    refiner = Refiner(agent, optimizer="ars", n_eval_episodes=30).learn(n_updates=16)
     wrapper = ("sb3_contrib.common.wrappers", "TimeFeatureWrapper")
     run_folder = refiner.save(tmp_path)
     check_claim(run_folder, "DDPG", "HopperBulletEnv-v0", "stable_baselines3", "pybullet_envs_gymnasium", wrapper)
