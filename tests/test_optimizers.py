@@ -10,6 +10,8 @@ from fresh import run_script
 from sb3_refine.errors import RefineError
 from sb3_refine.optimizers import (
     ARS,
+    CEM,
+    CMAES,
     OPTIMIZERS,
     PGPE,
     BacktrackingARS,
@@ -31,6 +33,19 @@ class TestARS(OptimizerContract):
 
 class TestBacktrackingARS(OptimizerContract):
     optimizer = BacktrackingARS
+
+
+class TestCEM(OptimizerContract):
+    optimizer = CEM
+
+
+class TestCMAES(OptimizerContract):
+    optimizer = CMAES
+
+
+class TestSeparableCMAES(OptimizerContract):
+    optimizer = CMAES
+    options: ClassVar = {"separable": True}
 
 
 class TestOpenAIES(OptimizerContract):
@@ -387,3 +402,87 @@ def test_pgpe_explores_less_where_perturbations_do_harm():
 def test_options_of_pgpe_out_of_range_are_one_line(options, line):
     with pytest.raises(RefineError, match=line):
         pgpe(**options)
+
+
+def cem(**kwargs):
+    options = {"popsize": 4, "elite_share": 0.5, "learning_rate": 0.5, "delta_std": 0.3, "extra_std": 0.1, **kwargs}
+    return CEM(np.ones(N_PARAMETERS), seed=5, n_updates=10, **options)
+
+
+def test_cem_takes_the_step_of_its_equations():
+    optimizer = cem()
+    optimizer.ask()
+    optimizer.tell(np.array([1.0, 4.0, np.nan, 2.0]))
+    best = np.stack([0.3 * delta(5, 0, 1), 0.3 * delta(5, 0, 3)])
+    assert np.allclose(optimizer.theta, 1.0 + 0.5 * best.mean(axis=0), atol=1e-6)
+    variance = 0.5 * 0.3**2 + 0.5 * (np.square(best).mean(axis=0) + 0.1**2)
+    assert np.allclose(optimizer.ask().std, np.sqrt(variance), atol=1e-6)
+
+
+def test_candidates_of_cem_run_on_common_seeds():
+    assert set(cem().ask().groups) == {0}
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"popsize": 1}, "popsize: expected a whole number of at least 2"),
+        ({"elite_share": 0.0}, "elite_share: expected a number above 0, at most 1, got 0.0"),
+        ({"learning_rate": 1.5}, "learning_rate: expected a number above 0, at most 1, got 1.5"),
+        ({"delta_std": 0.0}, "delta_std: expected a positive number, got 0.0"),
+    ],
+)
+def test_options_of_cem_out_of_range_are_one_line(options, line):
+    with pytest.raises(RefineError, match=line):
+        cem(**options)
+
+
+def test_cma_es_learns_which_parameters_belong_together():
+    """On a long diagonal valley, the separable variant is far behind."""
+    left = {}
+    for separable in (False, True):
+        optimizer = CMAES(np.ones(6), seed=0, n_updates=200, separable=separable, lr_adapt=False)
+        for _ in range(200):
+            population = optimizer.ask()
+            thetas = np.stack([population.theta(index) for index in range(len(population))]).astype(float)
+            optimizer.tell(-np.square(thetas.sum(axis=1)) * 1e4 - np.square(thetas - 3 * np.arange(6) + 7.5).sum(axis=1))
+        left[separable] = np.abs(optimizer.theta - (3 * np.arange(6) - 7.5)).max()
+    assert left[False] < 0.01 < left[True]
+
+
+@pytest.mark.parametrize(("n", "kind"), [(1000, "CMA"), (1001, "SepCMA")])
+def test_cma_es_keeps_covariances_of_few_parameters_alone(n, kind):
+    assert type(CMAES(np.zeros(n), seed=0, n_updates=1)._cma).__name__ == kind
+
+
+def test_a_covariance_that_would_not_fit_into_memory_is_one_line():
+    line = "the covariance of 100000 parameters takes 240 GB; leave `separable` out, or search fewer `parameters`"
+    with pytest.raises(RefineError, match=line):
+        CMAES(np.zeros(100_000), seed=0, n_updates=1, separable=False)
+
+
+def test_cma_es_counts_a_lost_candidate_as_the_worst():
+    one, twin = (CMAES(np.zeros(N_PARAMETERS), seed=0, n_updates=1) for _ in range(2))
+    fitness = np.arange(float(len(one.ask())))
+    twin.ask()
+    one.tell(fitness)
+    twin.tell(np.where(fitness == 0, np.nan, fitness))
+    assert np.array_equal(one.theta, twin.theta), "the worse half has no weight in the mean"
+    assert not np.array_equal(one.theta, np.zeros(N_PARAMETERS))
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"popsize": 1}, "popsize: expected a whole number of at least 2"),
+        ({"sigma": 0.0}, "sigma: expected a positive number, got 0.0"),
+    ],
+)
+def test_options_of_cma_es_out_of_range_are_one_line(options, line):
+    with pytest.raises(RefineError, match=line):
+        CMAES(np.zeros(N_PARAMETERS), seed=0, n_updates=1, **options)
+
+
+def test_cma_es_needs_two_parameters():
+    with pytest.raises(RefineError, match="cma-es: needs at least 2 parameters, got 1"):
+        CMAES(np.zeros(1), seed=0, n_updates=1)

@@ -7,6 +7,8 @@ from sb3_refine.errors import RefineError
 from sb3_refine.optimizers.ars import ARS
 from sb3_refine.optimizers.backtracking_ars import BacktrackingARS
 from sb3_refine.optimizers.base import Optimizer
+from sb3_refine.optimizers.cem import CEM
+from sb3_refine.optimizers.cma_es import CMAES
 from sb3_refine.optimizers.openai_es import OpenAIES
 from sb3_refine.optimizers.pgpe import PGPE
 from sb3_refine.optimizers.population import ExplicitPopulation, NoisePopulation, Population
@@ -16,6 +18,8 @@ from sb3_refine.parts import check_options, parse_part
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "ars": ARS,
     "backtracking-ars": BacktrackingARS,
+    "cem": CEM,
+    "cma-es": CMAES,
     "openai-es": OpenAIES,
     "pgpe": PGPE,
 }
@@ -60,6 +64,8 @@ def default_n_updates(optimizer: str) -> int:
 
 __all__ = [
     "ARS",
+    "CEM",
+    "CMAES",
     "OPTIMIZERS",
     "PGPE",
     "BacktrackingARS",
