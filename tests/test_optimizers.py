@@ -439,14 +439,14 @@ def test_options_of_cem_out_of_range_are_one_line(options, line):
 
 def test_cma_es_learns_which_parameters_belong_together():
     """On a long diagonal valley, the separable variant is far behind."""
-    left = {}
+    top, left = 3 * np.arange(6) - 7.5, {}
     for separable in (False, True):
         optimizer = CMAES(np.ones(6), seed=0, n_updates=200, separable=separable, lr_adapt=False)
         for _ in range(200):
             population = optimizer.ask()
             thetas = np.stack([population.theta(index) for index in range(len(population))]).astype(float)
-            optimizer.tell(-np.square(thetas.sum(axis=1)) * 1e4 - np.square(thetas - 3 * np.arange(6) + 7.5).sum(axis=1))
-        left[separable] = np.abs(optimizer.theta - (3 * np.arange(6) - 7.5)).max()
+            optimizer.tell(-np.square(thetas.sum(axis=1)) * 1e4 - np.square(thetas - top).sum(axis=1))
+        left[separable] = np.abs(optimizer.theta - top).max()
     assert left[False] < 0.01 < left[True]
 
 

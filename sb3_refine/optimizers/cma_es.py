@@ -21,10 +21,9 @@ _N_MATRICES = 3  # that the library holds: covariance, eigenvectors, and what a 
 class CMAES(Optimizer):
     r"""
     Covariance matrix adaptation (Hansen and Ostermeier, 2001, "Completely derandomized self-adaptation in evolution
-    strategies"), by the library ``cmaes`` (https://arxiv.org/abs/2402.01373). With ``--parameters head``, this is the
-    fine-tuning of de Bruin et al., 2020, "Fine-tuning deep RL with gradient-free optimization"
-    (https://doi.org/10.1016/j.ifacol.2020.12.2240): the encoder stays as the gradients made it, and the noise at the
-    start is chosen by how much it changes the actions.
+    strategies"), by the library ``cmaes`` (https://github.com/CyberAgentAILab/cmaes). With the parameters ``"head"``,
+    this is the second phase of de Bruin et al., 2020, "Fine-tuning deep RL with gradient-free optimization": the
+    encoder stays as it was trained, and the noise at the start is chosen by how much it changes the actions.
 
     The covariance has :math:`n^2` numbers for n parameters. Above :data:`N_FULL` parameters, the default is the
     separable variant, with a variance for each parameter and no covariances (Ros and Hansen, 2008, "A simple
@@ -37,7 +36,7 @@ class CMAES(Optimizer):
     :param sigma: standard deviation at the start, by how much it changes the actions, see
         :func:`~sb3_refine.policies.noise_scale.noise_scale`
     :param separable: whether to do without covariances; None for whether there are more than :data:`N_FULL` parameters
-    :param lr_adapt: whether steps shorten where fitness is noisy (https://arxiv.org/abs/2304.03473); only with the full
+    :param lr_adapt: whether steps shorten where fitness is noisy (https://arxiv.org/abs/2401.15876); only with the full
         covariance
     :raises RefineError: when an argument is out of range, or when the covariance would not fit into memory
     """
