@@ -31,7 +31,7 @@ class ToyArm:
         return self._fitness(self.n_env_steps) + self._noise
 
 
-def race_of(tmp_path, search, training, second=lambda n: 0.0, is_stopped=lambda: False):
+def race_of(tmp_path, search, training, second=lambda n: 0.0, is_stopped=lambda: False, time_left=None):
     arms = [ToyArm("search", search), ToyArm("training", training)]
     race = Race(
         *arms,
@@ -40,7 +40,7 @@ def race_of(tmp_path, search, training, second=lambda n: 0.0, is_stopped=lambda:
         lambda: ToyArm("second", second),
         tmp_path,
     )
-    race.run(is_stopped)
+    race.run(is_stopped, time_left)
     return {arm.name: arm.n_env_steps for arm in race.arms}, [decision["ends"] for decision in race.decisions]
 
 
@@ -48,6 +48,14 @@ def test_an_arm_that_is_clearly_worse_ends_at_once(tmp_path):
     used, ends = race_of(tmp_path, search=lambda n: 5.0, training=lambda n: 0.0)
     assert used == {"search": 700, "training": 100}
     assert ends == ["training"]
+
+
+def test_the_last_arm_goes_on_as_long_as_there_is_time(tmp_path):
+    seconds = iter(range(1000, -1, -1))
+    used, _ = race_of(tmp_path, lambda n: 5.0, lambda n: 0.0, time_left=lambda: next(seconds))
+    assert used == {"search": 100 + 10 * 999, "training": 100}
+    used, _ = race_of(tmp_path / "other", lambda n: 5.0, lambda n: 0.0, time_left=lambda: 0.0)
+    assert used == {"search": 100, "training": 100}
 
 
 def test_equal_arms_go_on_until_half_of_the_budget(tmp_path):
@@ -98,6 +106,8 @@ def test_search_and_training_are_judged_together(made_agents, tmp_path):
     assert arms["search"][1] == 200 * arms["search"][0]
     assert judgement.result.env_steps > sum(n_steps for _, n_steps, _ in arms.values()) >= 40 * 200
     assert rounds[0].startswith("after 25% of the budget: search ")
+    ended = next(text.split()[-2] for text in rounds if text.endswith(" ends"))
+    assert sum(name.startswith(f"{ended}: ") for name in names) <= 2, "of an arm that ended, the last candidates alone"
 
 
 @pytest.mark.slow
@@ -188,7 +198,7 @@ def test_the_pace_of_the_original_is_measured_once(made_agents):
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
-    def interrupted(race, is_stopped):
+    def interrupted(race, *_):
         (race._path.parent / "search").mkdir()
         (race._path.parent / "search" / "checkpoint.pt").touch()  # without any, the folder is removed
         raise KeyboardInterrupt

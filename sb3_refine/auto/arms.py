@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
@@ -14,13 +14,16 @@ from sb3_refine.agents.copies import with_own_policy, with_theta
 from sb3_refine.refiner import Refiner
 from sb3_refine.search.callbacks import as_callback
 from sb3_refine.search.checkpoint import FILE_NAME as SEARCH_STATE
+from sb3_refine.search.state import N_ITERATES
 from sb3_refine.stopwatch import Stopwatch
 from sb3_refine.training.callbacks import EndsAtRollout
 from sb3_refine.training.checkpoints import FILE_NAME as TRAINING_STATE
 from sb3_refine.training.checkpoints import Checkpoints
 from sb3_refine.training.continuation import Continuation, TrainSettings
 
-_N_RECENT = 2  # candidates of an arm that a comparison looks at
+N_RECENT = 2
+"""Candidates of an arm that a comparison looks at."""
+
 _N_CHECKPOINTS = 8
 
 
@@ -39,6 +42,8 @@ class Arm(ABC):
     n_env_steps = 0
     is_done = False
     """Whether there is nothing left to do."""
+    most_candidates: ClassVar[int]
+    """How many candidates there may be in the end."""
 
     def __init__(self, name: str):
         self.name = name
@@ -68,6 +73,8 @@ class SearchArm(Arm):
     :param callback: of Stable-Baselines3
     :param kwargs: arguments of :class:`~sb3_refine.refiner.Refiner`
     """
+
+    most_candidates = N_ITERATES
 
     def __init__(
         self,
@@ -120,7 +127,7 @@ class SearchArm(Arm):
 
     def recent_candidates(self) -> list[NamedAgent]:
         """The last iterate and the running average."""
-        return self.candidates()[:_N_RECENT]
+        return self.candidates()[:N_RECENT]
 
 
 class TrainArm(Arm):
@@ -138,6 +145,8 @@ class TrainArm(Arm):
     :param replay_buffer: see :class:`~sb3_refine.training.trainer.Trainer`
     :param trust: see :func:`~sb3_refine.agents.decoding.model_zip.read_model`
     """
+
+    most_candidates = _N_CHECKPOINTS
 
     def __init__(
         self,
@@ -188,4 +197,4 @@ class TrainArm(Arm):
 
     def recent_candidates(self) -> list[NamedAgent]:
         """The last checkpoints."""
-        return self._named(_N_RECENT)
+        return self._named(N_RECENT)

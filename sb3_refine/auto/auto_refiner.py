@@ -30,7 +30,7 @@ from sb3_refine.agents.decoding.schema import (
     whole,
 )
 from sb3_refine.agents.from_model import agent_from_model
-from sb3_refine.auto.arms import Arm, SearchArm, TrainArm
+from sb3_refine.auto.arms import N_RECENT, Arm, SearchArm, TrainArm
 from sb3_refine.auto.race import SECONDS, STEPS, Budget, Race
 from sb3_refine.errors import RefineError, check_count, check_seconds
 from sb3_refine.evaluation.baseline import warn_if_unexpected
@@ -49,7 +49,7 @@ SETTINGS = "settings.json"
 _N_SEEDS = 16  # of a comparison
 _FIRST_SEED = 100_000  # of the comparisons, in the stream of validation seeds: none that the final choice is made on
 _SHARE_OF_SEARCH = 0.8  # of the budget: what the search gets at most, and so the length of its schedules
-_N_CANDIDATES, _N_COMPARED = 25, 200  # guesses of what the verdict and the comparisons take, where time is limited
+_N_CANDIDATES, _N_COMPARED = 12, 200  # guesses of what the verdict and the comparisons take, where time is limited
 
 
 class AutoRefiner:
@@ -96,6 +96,7 @@ class AutoRefiner:
         self._search = {"seed": seed, **(search or {}), **{name: kwargs[name] for name in of_both if name in kwargs}}
         self._refiner = Refiner(self.agent, acceptance=False, **self._search)  # wrong arguments fail here
         self._logger: Logger | None = None
+        self._seconds_per_compared = 0.0  # in the last comparison
 
     def learn(
         self,
@@ -134,18 +135,19 @@ class AutoRefiner:
         log = self._logger or configure_logger(self.verbose, self.tensorboard_log, tb_log_name, True)
         with tempfile.TemporaryDirectory() if checkpoint_folder is None else nullcontext(checkpoint_folder) as name:
             budget_and_updates = self._stored(Path(name), budget, time_limit, resume)
-            deadline = started + time_limit - self._seconds_of_verdict if resume and time_limit is not None else None
+            deadline = started + time_limit - self._seconds_of_verdict() if resume and time_limit is not None else None
             hooks = TrainingCallback(callback, tqdm(disable=True), deadline)
             race = self._race(budget_and_updates, Path(name), log, hooks)
             if resume:
                 self.judge.stopwatch = Stopwatch(*(_sum(race.arms, unit) for unit in (SECONDS, "cpu_time_s")))
             try:
-                race.run(lambda: hooks.is_over)
+                time_left = None if time_limit is None or resume else self._time_left(race, started + time_limit)
+                race.run(lambda: hooks.is_over, time_left)
                 hooks.end()
             except KeyboardInterrupt:
                 self.judgement = self._interrupted(race)
                 raise
-            candidates = [each for arm in race.arms for each in arm.candidates()]
+            candidates = _candidates(race)
             if not candidates:
                 raise RefineError("time_limit: too short to search, to train and to judge the result")
             self.judgement = self.judge.judge(candidates, progress_bar, self._origin(race))
@@ -192,17 +194,26 @@ class AutoRefiner:
         if n_rollouts is not None:
             budget, n_episodes = Budget(n_rollouts * float(baseline.lengths.mean()), STEPS), float(n_rollouts)
         elif time_limit is not None:
-            seconds = max(0.0, time_limit - self._seconds_of_verdict - pace * len(baseline.episodes))
+            seconds = max(0.0, time_limit - self._seconds_of_verdict(_N_COMPARED) - pace * len(baseline.episodes))
             budget, n_episodes = Budget(seconds, SECONDS), seconds / pace
         else:
             n_episodes = float(default_n_updates(self._refiner.optimizer_name) * per_update)
             budget = Budget(n_episodes * pace, SECONDS)
         return budget, max(1, round(_SHARE_OF_SEARCH * n_episodes / per_update))
 
-    @property
-    def _seconds_of_verdict(self) -> float:
-        """With those of the comparisons, at the pace of the original."""
-        return self.judge.seconds_per_episode * (self.judge.n_episodes(_N_CANDIDATES) + _N_COMPARED)
+    def _seconds_of_verdict(self, n_compared: int = 0, n_candidates: int = _N_CANDIDATES) -> float:
+        """Where some more episodes are run before it; at the pace of the original, or of the last comparison."""
+        n_episodes = self.judge.n_episodes(n_candidates) + n_compared
+        return max(self.judge.seconds_per_episode, self._seconds_per_compared) * n_episodes
+
+    def _time_left(self, race: Race, deadline: float) -> Callable[[], float]:
+        """How many seconds are left until what the arms found has to be judged."""
+
+        def time_left() -> float:
+            n_candidates = sum(N_RECENT if arm.name in race.ended else arm.most_candidates for arm in race.arms)
+            return deadline - self._seconds_of_verdict(n_candidates=n_candidates) - time.perf_counter()
+
+        return time_left
 
     def _race(self, budget: tuple[Budget, int], folder: Path, log: Logger, hooks: TrainingCallback) -> Race:
         total, n_updates = budget
@@ -257,10 +268,13 @@ class AutoRefiner:
             return None
         seeds = self.judge.seeds.take("validation", _N_SEEDS, _FIRST_SEED)
         objective = self.judge.objective
+        started = time.perf_counter()
         with self.judge.open_targets([each.agent for each in named]) as targets:
             candidates = [Candidate(each.name, target) for each, target in zip(named, targets, strict=True)]
             best = sequential_halving(candidates, seeds, objective.metrics, objective.of_episodes)
             best.run_on(seeds, objective.metrics)
+        n_episodes = sum(len(each.episodes) for each in candidates)
+        self._seconds_per_compared = (time.perf_counter() - started) / n_episodes
         chosen = next(each for each in named if each.name == best.name)
         return chosen, np.nan_to_num([objective.fitness(episode) for episode in best.episodes], nan=-np.inf)
 
@@ -270,6 +284,13 @@ class AutoRefiner:
             "arms": {arm.name: [arm.n_episodes, arm.n_env_steps, round(arm.seconds, 1)] for arm in race.arms},
         }
         return Origin("auto", settings, int(_sum(race.arms, "n_episodes")), int(_sum(race.arms, STEPS)))
+
+
+def _candidates(race: Race) -> list[NamedAgent]:
+    """What is judged: everything that the arms found that went on to the end, and the last of what the others found."""
+    return [
+        each for arm in race.arms for each in (arm.recent_candidates() if arm.name in race.ended else arm.candidates())
+    ]
 
 
 def _sum(arms: Sequence[Arm], unit: str) -> float:

@@ -68,27 +68,38 @@ class Race:
         self._recorded = _read(self._path)
         self.decisions: list[dict[str, Any]] = []
 
-    def run(self, is_stopped: Callable[[], bool] = lambda: False) -> None:
+    @property
+    def ended(self) -> list[str]:
+        """Names of the arms that were cut."""
+        return [decision["ends"] for decision in self.decisions if decision["ends"] is not None]
+
+    def run(self, is_stopped: Callable[[], bool] = lambda: False, time_left: Callable[[], float] | None = None) -> None:
         """
         Use up the budget.
 
         :param is_stopped: whether the user has ended the race
+        :param time_left: seconds until the race has to end; the last arm goes on until then, instead of to the end of
+            the budget
         """
         racing, planned, targets = list(self.arms), 0.0, dict.fromkeys(map(id, self.arms), 0.0)
         while planned < 1 and not all(arm.is_done for arm in racing):
             share = 1 - planned if len(racing) == 1 else min(_SHARE, (1 - planned) / 2)
             for arm in racing:
                 targets[id(arm)] = targets.get(id(arm), 0.0) + share * self._budget.total
-                self._advance(arm, targets[id(arm)], is_stopped)
+                limit = None if len(racing) == 2 else time_left
+                self._advance(arm, targets[id(arm)], is_stopped, limit)
                 planned += share
             if is_stopped() and not self._recorded:
                 break
             if len(racing) == 2 and planned < 1:
                 racing = self._cut(racing, planned)
 
-    def _advance(self, arm: Arm, target: float, is_stopped: Callable[[], bool]) -> None:
+    def _advance(
+        self, arm: Arm, target: float, is_stopped: Callable[[], bool], time_left: Callable[[], float] | None
+    ) -> None:
         def is_over() -> bool:
-            return is_stopped() or self._budget.used_by(arm) >= target
+            used_up = self._budget.used_by(arm) >= target if time_left is None else time_left() <= 0
+            return is_stopped() or used_up
 
         if not is_over() and not arm.is_done:
             arm.advance(is_over)
