@@ -33,7 +33,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "one std for all layers": {},
     "std in units of the parameters": {"optimizer": "in-parameter-units", "delta_std": (0.05, 0.005)},
-    "raw differences": {"power": 1.0},
+    "raw differences": {"power": 1.0, "rank_weight": 0.0},
+    "without ranks": {"rank_weight": 0.0},
+    "ranks alone": {"rank_weight": 1.0},
     "without momentum": {"momentum": 0.0},
     "twice the step": {"learning_rate": 1.6},
     "half of the noise": {"delta_std": (0.1, 0.01)},
@@ -41,6 +43,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ars": {"optimizer": "ars"},
     "openai-es": {"optimizer": "openai-es"},
     "pgpe": {"optimizer": "pgpe"},
+    "cem": {"optimizer": "cem"},
+    "cma-es": {"optimizer": "cma-es"},
 }
 
 
