@@ -24,14 +24,16 @@ class OpenAIES(Optimizer):
     :param seed: seed of every direction drawn
     :param n_updates: length of the search, for the schedules
     :param n_delta: number of directions an update; each costs two episodes
-    :param learning_rate: step size of Adam, or its start and end over the search
-    :param delta_std: standard deviation :math:`\sigma` of the noise, or its start and end over the search
+    :param learning_rate: step size of Adam, in the unit of ``delta_std``, or its start and end over the search
+    :param delta_std: standard deviation :math:`\sigma` of the noise, by how much it changes the actions, see
+        :func:`~sb3_refine.policies.noise_scale.noise_scale`, or its start and end over the search
     :param betas: decay rates of Adam's averages of the gradient and of its square
     :param weight_decay: :math:`\lambda`
     :raises RefineError: when an argument is out of range
     """
 
-    presets: ClassVar = {"default": {"n_updates": 40}}
+    in_action_units: ClassVar = True
+    presets: ClassVar = {"default": {"n_updates": 80}}
 
     def __init__(
         self,
@@ -39,8 +41,8 @@ class OpenAIES(Optimizer):
         seed: int,
         n_updates: int,
         n_delta: int = 16,
-        learning_rate: float | tuple[float, float] = (0.01, 0.001),
-        delta_std: float | tuple[float, float] = 0.02,
+        learning_rate: float | tuple[float, float] = (0.03, 0.003),
+        delta_std: float | tuple[float, float] = (0.2, 0.02),
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
     ):

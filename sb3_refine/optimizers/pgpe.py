@@ -28,7 +28,8 @@ class PGPE(Optimizer):
     :param seed: seed of every direction drawn
     :param n_updates: length of the search
     :param n_delta: number of directions an update; each costs two episodes
-    :param stdev_init: standard deviation :math:`\sigma` of all parameters at the start
+    :param stdev_init: standard deviation :math:`\sigma` of all parameters at the start, by how much it changes the
+        actions, see :func:`~sb3_refine.policies.noise_scale.noise_scale`
     :param max_speed: maximum norm of a step, in units of the norm of the noise at the start
     :param momentum: m, from 0 to below 1
     :param stdev_learning_rate: of :math:`\sigma`
@@ -36,7 +37,8 @@ class PGPE(Optimizer):
     :raises RefineError: when an argument is out of range
     """
 
-    presets: ClassVar = {"default": {"n_updates": 40}}
+    in_action_units: ClassVar = True
+    presets: ClassVar = {"default": {"n_updates": 80}}
 
     def __init__(
         self,
@@ -44,7 +46,7 @@ class PGPE(Optimizer):
         seed: int,
         n_updates: int,
         n_delta: int = 16,
-        stdev_init: float = 0.02,
+        stdev_init: float = 0.2,
         max_speed: float = 1 / 15,
         momentum: float = 0.9,
         stdev_learning_rate: float = 0.1,
