@@ -18,6 +18,7 @@ from searching import described, run_missing, search_and_test
 from sb3_refine import Refiner, load_agent
 from sb3_refine.evaluation import calibration
 from sb3_refine.optimizers import OPTIMIZERS, BacktrackingARS
+from sb3_refine.optimizers.openai_es import utilities_of_pairs
 from sb3_refine.policies.noise_scale import noise_scale
 
 AGENTS = (
@@ -33,9 +34,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "one std for all layers": {},
     "std in units of the parameters": {"optimizer": "in-parameter-units", "delta_std": (0.05, 0.005)},
-    "raw differences": {"power": 1.0, "rank_weight": 0.0},
-    "without ranks": {"rank_weight": 0.0},
-    "ranks alone": {"rank_weight": 1.0},
+    "raw differences": {"power": 1.0},
+    "ranks": {"optimizer": "by-ranks", "power": 1.0},
     "without momentum": {"momentum": 0.0},
     "twice the step": {"learning_rate": 1.6},
     "half of the noise": {"delta_std": (0.1, 0.01)},
@@ -54,7 +54,15 @@ class InParameterUnits(BacktrackingARS):
     in_action_units = False
 
 
-OPTIMIZERS["in-parameter-units"] = InParameterUnits
+class ByRanks(BacktrackingARS):
+    """Differences of ranks, instead of fitness."""
+
+    def _weights(self, fitness: np.ndarray) -> np.ndarray:
+        plus, minus = utilities_of_pairs(fitness)
+        return super()._weights(np.stack([plus, minus], axis=1).ravel())
+
+
+OPTIMIZERS["in-parameter-units"], OPTIMIZERS["by-ranks"] = InParameterUnits, ByRanks
 
 
 def one_for_all(policy: Any, parameters: Any, observations: Any) -> np.ndarray:

@@ -244,10 +244,8 @@ def rms(values):
 
 
 def test_backtracking_ars_takes_the_step_of_its_equation():
-    optimizer = backtracking(rank_weight=0.25)
-    update(optimizer, center=(1.0, 2.0))  # pairs (4, 1), (-2, 5), (0.5, 0): ranks 4, 3, 0, 5, 2, 1 of 0 to 5
-    ranks, sizes = np.array([1.0, -5.0, 1.0]) / 5, np.array([np.sqrt(3.0), -np.sqrt(7.0), np.sqrt(0.5)])
-    differences = 0.25 * ranks / rms(ranks) + 0.75 * sizes / rms(sizes)
+    optimizer, differences = backtracking(), np.array([np.sqrt(3.0), -np.sqrt(7.0), np.sqrt(0.5)])
+    update(optimizer, center=(1.0, 2.0))
     gradient = sum(differences[i] / rms(differences) * delta(5, 0, i) for i in range(3)) / 3
     velocity = 0.4 * gradient
     assert np.allclose(optimizer.theta, 1.0 + 0.5 * 0.3 / np.sqrt(0.4) * velocity, rtol=1e-5, atol=1e-6)
@@ -312,7 +310,6 @@ def test_an_iterate_that_cannot_be_compared_is_not_given_up(center):
     [
         ({"n_center": 4}, "n_center: expected 0 to n_delta=3, got 4"),
         ({"momentum": 1.0}, "momentum: expected a number from 0 to below 1, got 1.0"),
-        ({"rank_weight": 1.5}, "rank_weight: expected a number from 0 to 1, got 1.5"),
         ({"power": 0.0}, "power: expected a number above 0, at most 10, got 0.0"),
         ({"tolerance": -1.0}, "tolerance: expected a number of at least 0, got -1.0"),
         ({"delta_std": (0.1, 0.2, 0.3)}, "delta_std: expected a positive number or a start and an end"),

@@ -8,7 +8,6 @@ import numpy as np
 from sb3_refine.errors import RefineError, check_count
 from sb3_refine.optimizers.base import Optimizer, check_schedule, linear_schedule
 from sb3_refine.optimizers.noise_table import noise_keys, weighted_sum
-from sb3_refine.optimizers.openai_es import utilities_of_pairs
 from sb3_refine.optimizers.population import NoisePopulation, Population
 
 
@@ -21,16 +20,12 @@ class BacktrackingARS(Optimizer):
     it do not get worse.
 
     .. math::
-        d_i = w \frac{u_i^+ - u_i^-}{\sigma_u} + (1 - w) \frac{s_i}{\sigma_s}, \qquad
-        s_i = \mathrm{sign}(R_i^+ - R_i^-) \, |R_i^+ - R_i^-|^p, \qquad
-        g = \frac{1}{n} \sum_{i=1}^{n} \frac{d_i}{\sigma_d} \, \delta_i, \\
+        g = \frac{1}{n} \sum_{i=1}^{n} \frac{d_i}{\sigma_d} \, \delta_i, \qquad
+        d_i = \mathrm{sign}(R_i^+ - R_i^-) \, |R_i^+ - R_i^-|^p, \qquad
         v \leftarrow m v + (1 - m) g, \qquad
         \theta \leftarrow \theta + \frac{\alpha \sigma}{\sqrt{1 - m}} v
 
-    with the centred ranks u of the fitness R in the population, the momentum m, the noise :math:`\sigma`, and the
-    root mean squares over the pairs: :math:`\sigma_u` of :math:`u_i^+ - u_i^-`, :math:`\sigma_s` of :math:`s_i`,
-    :math:`\sigma_d` of :math:`d_i`. The ranks find small differences that are the same on all seeds, beside episodes
-    that fail by chance; the differences say how much a failure costs.
+    with the root mean square :math:`\sigma_d` of the :math:`d_i`, the momentum m and the noise :math:`\sigma`.
 
     :param theta: start point, shape ``(n_parameters,)``
     :param seed: seed of every direction drawn
@@ -42,7 +37,6 @@ class BacktrackingARS(Optimizer):
     :param delta_std: change of the actions by the noise, see :func:`~sb3_refine.policies.noise_scale.noise_scale`, or
         its start and end over the search
     :param momentum: m, from 0 to below 1
-    :param rank_weight: w, from 0 to 1
     :param power: p, above 0; below 1, a rare large difference, as when one episode fails, counts less
     :param tolerance: an iterate is clearly worse, or better, by more than so many standard errors of the difference
     :raises RefineError: when an argument is out of range
@@ -61,7 +55,6 @@ class BacktrackingARS(Optimizer):
         learning_rate: float | tuple[float, float] = 0.8,
         delta_std: float | tuple[float, float] = (0.2, 0.02),
         momentum: float = 0.8,
-        rank_weight: float = 0.5,
         power: float = 0.5,
         tolerance: float = 3.0,
     ):
@@ -75,16 +68,13 @@ class BacktrackingARS(Optimizer):
         check_schedule("delta_std", delta_std)
         if not 0 <= momentum < 1:
             raise RefineError(f"momentum: expected a number from 0 to below 1, got {momentum}")
-        if not 0 <= rank_weight <= 1:
-            raise RefineError(f"rank_weight: expected a number from 0 to 1, got {rank_weight}")
         if not 0 < power <= 10:
             raise RefineError(f"power: expected a number above 0, at most 10, got {power}")
         if not tolerance >= 0:
             raise RefineError(f"tolerance: expected a number of at least 0, got {tolerance}")
         self.n_delta, self.n_center = n_delta, n_center
         self.learning_rate, self.delta_std = learning_rate, delta_std
-        self.momentum, self.tolerance = momentum, tolerance
-        self.rank_weight, self.power = rank_weight, power
+        self.momentum, self.power, self.tolerance = momentum, power, tolerance
         self._velocity: np.ndarray = np.zeros_like(self.theta)
         self._n_halved = 0
         self._best_theta = self.theta.copy()
@@ -141,16 +131,10 @@ class BacktrackingARS(Optimizer):
 
     def _weights(self, fitness: np.ndarray) -> np.ndarray:
         """Of the directions; 0 for a pair that lost a candidate."""
-        plus, minus = utilities_of_pairs(fitness)
         differences = fitness[0::2] - fitness[1::2]
-        whole = np.isfinite(differences)
-        weights = np.zeros(self.n_delta)
-        if whole.any():
-            differences = differences[whole]
-            by_rank = _scaled((plus - minus)[whole])
-            by_size = _scaled(np.sign(differences) * np.abs(differences) ** self.power)
-            weights[whole] = _scaled(self.rank_weight * by_rank + (1 - self.rank_weight) * by_size) / self.n_delta
-        return weights
+        differences = np.sign(differences) * np.abs(differences) ** self.power
+        size = math.sqrt(np.nanmean(np.square(differences))) if np.isfinite(differences).any() else 0.0
+        return np.nan_to_num(differences) / (self.n_delta * size) if size > 0 else np.zeros(self.n_delta)
 
     def state_dict(self) -> dict[str, Any]:
         """:return: see :meth:`Optimizer.state_dict`"""
@@ -169,9 +153,3 @@ class BacktrackingARS(Optimizer):
         self._velocity, self._n_halved = state["velocity"].copy(), state["n_halved"]
         self._best_theta, self._best_fitness = state["best_theta"].copy(), state["best_fitness"].copy()
         self._is_at_best = state["is_at_best"]
-
-
-def _scaled(values: np.ndarray) -> np.ndarray:
-    """Values with a root mean square of 1, or all 0."""
-    size = math.sqrt(np.mean(np.square(values)))
-    return values / size if size > 0 else values
