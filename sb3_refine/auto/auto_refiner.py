@@ -135,7 +135,9 @@ class AutoRefiner:
         log = self._logger or configure_logger(self.verbose, self.tensorboard_log, tb_log_name, True)
         with tempfile.TemporaryDirectory() if checkpoint_folder is None else nullcontext(checkpoint_folder) as name:
             budget_and_updates = self._stored(Path(name), budget, time_limit, resume)
-            deadline = started + time_limit - self._seconds_of_verdict() if resume and time_limit is not None else None
+            deadline = None
+            if resume and time_limit is not None:
+                deadline = started + time_limit - self._seconds_of_verdict(_N_COMPARED)
             hooks = TrainingCallback(callback, tqdm(disable=True), deadline)
             race = self._race(budget_and_updates, Path(name), log, hooks)
             if resume:
@@ -202,7 +204,7 @@ class AutoRefiner:
         return budget, max(1, round(_SHARE_OF_SEARCH * n_episodes / per_update))
 
     def _seconds_of_verdict(self, n_compared: int = 0, n_candidates: int = _N_CANDIDATES) -> float:
-        """Where some more episodes are run before it; at the pace of the original, or of the last comparison."""
+        """With ``n_compared`` episodes before the verdict; at the pace of the original, or of the last comparison."""
         n_episodes = self.judge.n_episodes(n_candidates) + n_compared
         return max(self.judge.seconds_per_episode, self._seconds_per_compared) * n_episodes
 
@@ -287,7 +289,7 @@ class AutoRefiner:
 
 
 def _candidates(race: Race) -> list[NamedAgent]:
-    """What is judged: everything that the arms found that went on to the end, and the last of what the others found."""
+    """What is judged: all candidates of the arms that were not cut, and the recent candidates of the others."""
     return [
         each for arm in race.arms for each in (arm.recent_candidates() if arm.name in race.ended else arm.candidates())
     ]
