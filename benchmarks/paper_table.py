@@ -59,23 +59,32 @@ CELLS = {
 }
 
 
-def run(agent: str, seed: int, optimizer: str, options: Any) -> dict[str, Any]:
-    """One cell."""
-    kwargs = OPTIMIZERS["ars"].presets["paper"] if optimizer == PAPER else {}
-    settings = {name: value for name, value in kwargs.items() if name not in ("n_updates", "selection")}
-    name = "ars" if optimizer == PAPER else optimizer
-    refiner = Refiner(
+def refiner_of(agent: str, seed: int, optimizer: str, options: Any) -> Refiner:
+    """:return: for the paper's algorithm, without a choice among iterates: the last one is tested"""
+    settings = dict(OPTIMIZERS["ars"].presets["paper"]) if optimizer == PAPER else {}
+    settings.pop("n_updates", None)
+    return Refiner(
         load_agent(*agent.split(), options.agents),
-        optimizer=name,
+        optimizer="ars" if optimizer == PAPER else optimizer,
         seed=seed,
         n_eval_episodes=N_TEST_EPISODES,
-        selection=optimizer != PAPER,
         **settings,
     )
-    if optimizer == PAPER:
-        return search_and_test(refiner, CELLS[agent].paper_rollouts // refiner.episodes_per_update)
-    n_choice = refiner.n_held_out - 2 * N_TEST_EPISODES + N_CALIBRATION_EPISODES
-    return search_and_test(refiner, (CELLS[agent].rollouts - n_choice) // refiner.episodes_per_update)
+
+
+def n_updates_within(refiner: Refiner, rollouts: int) -> int:
+    """:return: length of the search that, with calibration and choice, takes at most so many rollouts"""
+    n_other = refiner.n_held_out - 2 * N_TEST_EPISODES if refiner.judging.selection else 0
+    if OPTIMIZERS[refiner.optimizer_name].in_action_units:
+        n_other += N_CALIBRATION_EPISODES
+    return (rollouts - n_other) // refiner.episodes_per_update
+
+
+def run(agent: str, seed: int, optimizer: str, options: Any) -> dict[str, Any]:
+    """One cell."""
+    refiner, cell = refiner_of(agent, seed, optimizer, options), CELLS[agent]
+    rollouts = cell.paper_rollouts if optimizer == PAPER else cell.rollouts
+    return search_and_test(refiner, n_updates_within(refiner, rollouts))
 
 
 def is_met(agent: str, rows: list[dict[str, Any]]) -> bool:

@@ -39,13 +39,25 @@ def search_and_test(refiner: Refiner, n_updates: int) -> dict[str, Any]:
     }
 
 
+def described(rows: list[dict[str, Any]]) -> str:
+    """:return: the tested mean of each run; in brackets where the original was kept"""
+    texts = [f"{row['refined']['mean_return']:.5g} ± {row['refined']['std_return']:.3g}" for row in rows]
+    return ", ".join(
+        text if row["decision"] == "refined" else f"({text})" for text, row in zip(texts, rows, strict=True)
+    )
+
+
 def run_missing(
-    keys: Iterable[dict[str, Any]], run: Callable[..., dict[str, Any]], path: Path | None
+    keys: Iterable[dict[str, Any]],
+    run: Callable[..., dict[str, Any]],
+    path: Path | None,
+    describe: Callable[[list[dict[str, Any]]], str] = described,
 ) -> list[dict[str, Any]]:
     """
     :param keys: what tells a row from the others: arguments of ``run``
     :param run: makes a row
     :param path: of the results, written after each row; rows that are there are not run again
+    :param describe: makes the text that is printed after a run
     :return: all rows
     """
     results = json.loads(path.read_text()) if path is not None and path.exists() else []
@@ -54,15 +66,7 @@ def run_missing(
             continue
         row = {**key, **run(**key), "run": circumstances()}
         results.append(row)
-        print(*key.values(), described([row]), f"{row['wall_time_s']:.0f} s", flush=True)
+        print(*key.values(), describe([row]), f"{row['wall_time_s']:.0f} s", flush=True)
         if path is not None:
             path.write_text(json.dumps(results, indent=1) + "\n")
     return results
-
-
-def described(rows: list[dict[str, Any]]) -> str:
-    """:return: the tested mean of each run; in brackets where the original was kept"""
-    texts = [f"{row['refined']['mean_return']:.5g} ± {row['refined']['std_return']:.3g}" for row in rows]
-    return ", ".join(
-        text if row["decision"] == "refined" else f"({text})" for text, row in zip(texts, rows, strict=True)
-    )
