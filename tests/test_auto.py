@@ -1,6 +1,7 @@
 """``AutoRefiner`` and ``--method auto``: search and training share one budget."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sb3_refine import AutoRefiner, RefineError, load_agent
 from sb3_refine.auto.race import STEPS, Budget, Race
 from sb3_refine.cli.main import main
 from sb3_refine.judging import Judge
+from sb3_refine.training.continuation import Continuation
 
 FAST = {"n_eval_episodes": 4, "backend": "serial", "seed": 3, "search": {"n_delta": 2}}
 
@@ -146,6 +148,32 @@ def test_the_time_limit_is_kept(made_agents):
     assert judgement.settings["arms"]["training"][1] > 0
     with pytest.raises(RefineError, match="budget: there is a time_limit, too"):
         AutoRefiner(agent, **FAST).learn(budget=10, time_limit=10.0)
+
+
+@pytest.mark.slow
+def test_a_resumed_race_ends_in_time_for_the_verdict(made_agents, tmp_path):
+    agent = load_agent("ppo", ENV_ID, made_agents)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        AutoRefiner(agent, **FAST).learn(budget=5000, callback=stop, checkpoint_folder=tmp_path)
+    started = time.perf_counter()
+    judgement = AutoRefiner(agent, **FAST).learn(5000, time_limit=6.0, checkpoint_folder=tmp_path, resume=True)
+    assert 1 < time.perf_counter() - started < 12
+    used = sum(n_steps for _, n_steps, _ in judgement.settings["arms"].values())
+    assert 0 < used < 5000 * 200 / 2, "the time ended the race, not the budget"
+    assert judgement.result.decision in ("refined", "original")
+
+
+def test_without_a_folder_for_checkpoints_no_replay_buffer_is_written(made_agents, monkeypatch):
+    def save_buffer(*_):
+        raise AssertionError("a replay buffer was saved")
+
+    monkeypatch.setattr(Continuation, "save_buffer", save_buffer)
+    judgement = AutoRefiner(load_agent("sac", ENV_ID, made_agents), **FAST).learn(budget=8)
+    assert judgement.settings["arms"]["training"][1] > 0
 
 
 @pytest.mark.slow

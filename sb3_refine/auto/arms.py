@@ -144,6 +144,7 @@ class TrainArm(Arm):
     :param longest_episode: of the agent, in steps
     :param replay_buffer: see :class:`~sb3_refine.training.trainer.Trainer`
     :param trust: see :func:`~sb3_refine.agents.decoding.model_zip.read_model`
+    :param keep_buffer: see :class:`~sb3_refine.training.checkpoints.Checkpoints`
     """
 
     most_candidates = _N_CHECKPOINTS
@@ -160,13 +161,14 @@ class TrainArm(Arm):
         longest_episode: int,
         replay_buffer: Path | None = None,
         trust: bool = False,
+        keep_buffer: bool = True,
     ):
         super().__init__(name)
         self._callback = callback
         self._training = Continuation(start, settings, seed, logger)
         if replay_buffer is not None:
             self._training.use_buffer(replay_buffer)
-        self._checkpoints = Checkpoints(folder, start, {"objective": ""}, _N_CHECKPOINTS, trust)
+        self._checkpoints = Checkpoints(folder, start, {"objective": ""}, _N_CHECKPOINTS, trust, keep_buffer)
         self._slice_length = self._training.slice_length(longest_episode)
         if (folder / TRAINING_STATE).exists():
             self._note(self._checkpoints.restore(self._training))

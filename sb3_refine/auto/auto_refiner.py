@@ -139,7 +139,7 @@ class AutoRefiner:
             if resume and time_limit is not None:
                 deadline = started + time_limit - self._seconds_of_verdict(_N_COMPARED)
             hooks = TrainingCallback(callback, tqdm(disable=True), deadline)
-            race = self._race(budget_and_updates, Path(name), log, hooks)
+            race = self._race(budget_and_updates, Path(name), log, hooks, keep_buffer=checkpoint_folder is not None)
             if resume:
                 self.judge.stopwatch = Stopwatch(*(_sum(race.arms, unit) for unit in (SECONDS, "cpu_time_s")))
             try:
@@ -217,11 +217,13 @@ class AutoRefiner:
 
         return time_left
 
-    def _race(self, budget: tuple[Budget, int], folder: Path, log: Logger, hooks: TrainingCallback) -> Race:
+    def _race(
+        self, budget: tuple[Budget, int], folder: Path, log: Logger, hooks: TrainingCallback, keep_buffer: bool
+    ) -> Race:
         total, n_updates = budget
         training = TrainArm(
             *("training", self.agent, self.settings, self.seed, folder / "training", log, hooks),
-            *(int(self.judge.evaluate_original().lengths.max()), self._buffer, self._trust),
+            *(int(self.judge.evaluate_original().lengths.max()), self._buffer, self._trust, keep_buffer),
         )
 
         def search(name: str, start: Agent, n_updates: int, folder: Path) -> SearchArm:
