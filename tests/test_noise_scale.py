@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import MADE
-from stable_baselines3 import DQN, PPO
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import DQN, PPO, TD3
 
-from sb3_refine import Refiner, load_agent
+from sb3_refine import RefineError, Refiner, load_agent
 from sb3_refine.evaluation import calibration
 from sb3_refine.evaluation.calibration import N_CALIBRATION_EPISODES
 from sb3_refine.optimizers import ScaledOptimizer
 from sb3_refine.policies.noise_scale import noise_scale
-from sb3_refine.policies.parameters import PolicyParameters
+from sb3_refine.policies.parameters import PolicyParameters, action_scores
 
 CHANGE = 0.1
 
@@ -77,6 +78,91 @@ def test_a_tensor_that_changes_no_action_gets_no_noise():
     scale = noise_scale(policy, parameters, np.ones((10, 3), dtype=np.float32))
     with_noise = {name.split(".")[0] for name, where in parameters.slices().items() if scale[where].any()}
     assert with_noise == {"action_net"}
+
+
+def flat_env(action_space):
+    class Env(gym.Env):
+        observation_space = gym.spaces.Box(-1, 1, (3,))
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(3, np.float32), {}
+
+        def step(self, action):
+            return np.zeros(3, np.float32), 0.0, True, False, {}
+
+    Env.action_space = action_space
+    return Env()
+
+
+def changes_of_scores(policy, scale):
+    """Root mean squares of the change of each score by noise of a tenth of a unit, and of the scores themselves."""
+    observations = np.random.default_rng(0).uniform(-1, 1, size=(100, 3)).astype(np.float32)
+    batch, parameters = policy.obs_to_tensor(observations)[0], PolicyParameters(policy)
+    if scale is None:
+        scale = noise_scale(policy, parameters, observations)
+    theta, rng, changes = parameters.get_theta(), np.random.default_rng(1), []
+    with torch.no_grad():
+        before = action_scores(policy, batch).numpy()
+        for _ in range(30):
+            parameters.set_theta(theta + CHANGE * scale * rng.normal(size=theta.size).astype(np.float32))
+            changes.append(action_scores(policy, batch).numpy() - before)
+        parameters.set_theta(theta)
+    return np.array(changes), before
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_unit_of_binary_actions_is_the_size_of_their_logits(n):
+    policy = PPO("MlpPolicy", flat_env(gym.spaces.MultiBinary(n)), seed=0, device="cpu").policy
+    with torch.no_grad():
+        policy.action_net.bias.fill_(3.0)
+    changes, before = changes_of_scores(policy, None)
+    assert np.sqrt(np.square(changes).mean()) == pytest.approx(CHANGE * np.sqrt(np.square(before).mean()), rel=0.3)
+
+
+def test_each_part_of_a_multi_discrete_action_has_its_own_unit():
+    policy = PPO("MlpPolicy", flat_env(gym.spaces.MultiDiscrete([2, 50])), seed=0, device="cpu").policy
+    with torch.no_grad():
+        policy.action_net.weight[2:] *= 20
+    changes, before = changes_of_scores(policy, None)
+    squares = []
+    for part in (slice(2), slice(2, None)):
+        centred = [each[..., part] - each[..., part].mean(axis=-1, keepdims=True) for each in (changes, before)]
+        squares += [np.square(centred[0]).mean() / np.square(centred[1]).mean()] * before[0, part].size
+    assert np.sqrt(np.mean(squares)) == pytest.approx(CHANGE, rel=0.3)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (4, 1)])
+def test_continuous_actions_may_have_several_axes(shape):
+    policy = PPO("MlpPolicy", flat_env(gym.spaces.Box(-2, 2, shape)), seed=0, device="cpu").policy
+    changes, _ = changes_of_scores(policy, None)
+    assert np.sqrt(np.square(changes / 2).mean()) == pytest.approx(CHANGE, rel=0.3)
+
+
+def test_recurrent_weights_get_noise_too(made_lstm):
+    parameters = PolicyParameters(made_lstm)
+    scale = noise_scale(made_lstm, parameters, np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32))
+    assert all(scale[where].all() for where in parameters.slices().values())
+
+
+@pytest.fixture
+def made_lstm():
+    return RecurrentPPO("MlpLstmPolicy", "Pendulum-v1", seed=0, device="cpu").policy
+
+
+@pytest.mark.parametrize(("bias", "is_saturated"), [(50.0, False), (1e6, True)])
+def test_where_actions_are_saturated_noise_is_larger_or_the_search_says_why_not(bias, is_saturated):
+    policy = TD3("MlpPolicy", "Pendulum-v1", seed=0, device="cpu", buffer_size=10).policy
+    with torch.no_grad():
+        policy.actor.mu[-2].weight *= 100
+        policy.actor.mu[-2].bias.fill_(bias)
+    parameters, observations = PolicyParameters(policy), np.ones((10, 3), dtype=np.float32)
+    if is_saturated:
+        with pytest.raises(RefineError, match="no noise on the parameters changes the actions .* `optimizer='ars'`"):
+            noise_scale(policy, parameters, observations)
+    else:
+        scale = noise_scale(policy, parameters, observations)
+        assert scale.any()
+        assert np.isfinite(scale).all()
 
 
 def test_observations_are_drawn_from_all_of_the_episodes():

@@ -7,11 +7,13 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
+from sb3_refine.errors import RefineError
 from sb3_refine.policies.base import one_thread
 from sb3_refine.policies.parameters import PolicyParameters, action_scores
 
 _N_DRAWS = 8  # of noise, over which a change is averaged
-_SMALL = 0.01  # noise under which scores change about linearly
+_SIZES = (0.01, 0.1, 1.0)  # of noise: small, so that scores change about linearly, unless smaller noise changes nothing
+_LEAST = 1e-4  # change of the actions by noise of 1 on a tensor, below which the tensor counts as having no influence
 _REFERENCE = 0.1  # change at which the scale is measured
 _N_CORRECTIONS = 8
 
@@ -21,10 +23,12 @@ def noise_scale(policy: BasePolicy, parameters: PolicyParameters, observations: 
     The standard deviation of normal noise on each parameter that changes the actions by one unit, extrapolated from a
     tenth of a unit (parameter noise by its effect on the actions: https://arxiv.org/abs/1706.01905, section 3).
 
-    For continuous actions, the change is the root mean square over observations and dimensions, and a unit is half the
-    range of the action. For discrete ones, the change is that of the values or logits, and a unit is the root mean
-    square of their differences from the mean over the actions: how often another action is taken says less, as the best
-    two actions are often about equal.
+    For continuous actions, the change is the root mean square over observations and dimensions, before actions are
+    clipped to their range, and a unit is half the range. For discrete ones, the change is that of the values or logits,
+    and a unit is the root mean square of their differences from the mean over the actions: how often another action is
+    taken says less, as the best two actions are often about equal. ``MultiDiscrete`` has a unit for each of its parts;
+    for ``MultiBinary``, a unit is the root mean square of the logits. A recurrent policy sees the observations as one
+    episode.
 
     Each tensor of parameters has a standard deviation of its own, with which it changes the actions as much as every
     other tensor does: layers differ in how sensitive the actions are to them (https://arxiv.org/abs/1712.06563).
@@ -33,6 +37,7 @@ def noise_scale(policy: BasePolicy, parameters: PolicyParameters, observations: 
     :param parameters: those of the policy that get noise
     :param observations: a batch of observations, as the policy sees them
     :return: standard deviations, float32 of shape ``(n_parameters,)``; 0 where a tensor does not change the actions
+    :raises RefineError: when none does
     """
     theta, scale = parameters.get_theta(), np.zeros(parameters.size, dtype=np.float32)
     policy.set_training_mode(False)
@@ -40,10 +45,12 @@ def noise_scale(policy: BasePolicy, parameters: PolicyParameters, observations: 
         with th.no_grad(), one_thread():
             change = _Change(policy, parameters, observations)
             for where in parameters.slices().values():
-                small = np.zeros_like(theta)
-                small[where] = _SMALL
-                found = change.by(small)
-                scale[where] = _SMALL / found if found > 0 else 0.0
+                scale[where] = change.std_for_one_unit(where)
+            if not scale.any():
+                raise RefineError(
+                    "optimizer: no noise on the parameters changes the actions in the agent's own episodes; use "
+                    "`optimizer='ars'`, whose noise is in units of the parameters, or other `parameters`"
+                )
             for _ in range(_N_CORRECTIONS):  # noise on all tensors, and larger noise, add up in no simple way
                 found = change.by(scale * np.float32(_REFERENCE))
                 scale *= np.float32(np.clip(_REFERENCE / max(found, 1e-9), 0.25, 4.0))
@@ -74,17 +81,39 @@ class _Change:
             changes.append(np.square((self._scores() - self._before) / self._unit).mean())
         return float(np.sqrt(np.mean(changes)))
 
+    def std_for_one_unit(self, where: slice) -> float:
+        """
+        :param where: a tensor's place among the parameters
+        :return: noise on this tensor alone that changes the actions by one unit, to first order; 0 if none does
+        """
+        for size in _SIZES:
+            std = np.zeros_like(self._theta)
+            std[where] = size
+            found = self.by(std)
+            if found > _LEAST * size:
+                return size / found
+        return 0.0
+
     def _scores(self) -> np.ndarray:
         scores = action_scores(self._policy, self._batch).cpu().numpy()
-        if isinstance(self._policy.action_space, spaces.Box):
-            return scores
-        return scores - scores.mean(axis=1, keepdims=True)  # adding one number to all scores changes no action
+        parts = np.split(scores.reshape(len(scores), -1), self._starts_of_parts(), axis=1)
+        if isinstance(self._policy.action_space, (spaces.Box, spaces.MultiBinary)):
+            return np.concatenate(parts, axis=1)
+        # adding one number to all scores changes no action
+        return np.concatenate([part - part.mean(axis=1, keepdims=True) for part in parts], axis=1)
 
-    def _unit_of(self, scores: np.ndarray) -> np.ndarray | float:
+    def _unit_of(self, scores: np.ndarray) -> np.ndarray:
         space = self._policy.action_space
         if not isinstance(space, spaces.Box):
-            return float(np.sqrt(np.square(scores).mean())) or 1.0
+            parts = np.split(scores, self._starts_of_parts(), axis=1)
+            units = [np.sqrt(np.square(part).mean()) or 1.0 for part in parts]
+            return np.repeat(units, [part.shape[1] for part in parts]).astype(np.float32)
         if self._policy.squash_output:  # to [-1, 1]
-            return 1.0
-        half_range = (space.high - space.low) / 2
+            return np.ones(scores.shape[1], np.float32)
+        half_range = (space.high - space.low).ravel() / 2
         return np.where(np.isfinite(half_range) & (half_range > 0), half_range, 1.0)
+
+    def _starts_of_parts(self) -> np.ndarray:
+        """Where, among the scores, those of the second and further parts of a ``MultiDiscrete`` action begin."""
+        space = self._policy.action_space
+        return np.cumsum(space.nvec.ravel())[:-1] if isinstance(space, spaces.MultiDiscrete) else np.empty(0, int)

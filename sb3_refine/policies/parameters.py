@@ -91,14 +91,16 @@ def action_scores(policy: Any, observation: th.Tensor | dict[str, th.Tensor]) ->
     The differentiable quantity that the deterministic action is made from.
 
     :param policy: policy of a Stable-Baselines3 model
-    :param observation: batch of observations as the policy's ``obs_to_tensor`` makes them
-    :return: the action itself for ``Box`` action spaces, before it is rescaled or clipped to the space; values or
-        logits for discrete ones, where the action is their argmax
+    :param observation: batch of observations as the policy's ``obs_to_tensor`` makes them; for a recurrent policy,
+        those of one episode
+    :return: the action itself for ``Box`` action spaces, before it is rescaled or clipped to the space; for discrete
+        ones, the values or logits of all actions, one part of the action after the other
     """
     if hasattr(policy, "lstm_actor"):
         zeros = th.zeros(policy.lstm_hidden_state_shape, device=policy.device)
         n_observations = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
-        starts = th.ones(n_observations, device=policy.device)
+        starts = th.zeros(n_observations, device=policy.device)
+        starts[0] = 1
         distribution, _ = policy.get_distribution(observation, (zeros, zeros), starts)
         return _scores(distribution, policy.action_space)
     if isinstance(policy.action_space, spaces.Box):
