@@ -31,10 +31,6 @@ class Objective(ABC):
     needs_baseline: ClassVar[bool] = False
     """Whether :meth:`calibrate` is needed, so that the original is run on validation seeds before the search."""
 
-    is_relative: ClassVar[bool] = False
-    """Whether :meth:`of_population` compares the candidates of one update, so that the fitness of different updates
-    cannot be compared."""
-
     verdict_note: ClassVar[str] = ""
     """A remark about the mean fitness that reasons add to the name of the objective."""
 
@@ -99,7 +95,8 @@ class Objective(ABC):
     def of_population(self, episodes: Sequence[Sequence[Episode]]) -> np.ndarray:
         """
         :param episodes: of each candidate of one update
-        :return: what the search maximises: the mean fitness of each candidate, NaN where it has an invalid episode
+        :return: what the search maximises: the mean fitness of each candidate, NaN where it has an invalid episode. The
+            values of different updates must be comparable, so a candidate's must not depend on the other candidates
         """
         return np.array([np.mean([self.fitness(episode) for episode in own]) for own in episodes])
 

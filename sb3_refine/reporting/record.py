@@ -296,9 +296,7 @@ def record_of(
         objective_difference=_difference(result.objective_difference),
         objective_note=objective.verdict_note,
         candidates=tuple(CandidateFigures(**candidate) for candidate in result.candidates),
-        learning_curve=tuple(
-            UpdateFigures(**{**update, "mean_fitness": None} if objective.is_relative else update) for update in curve
-        ),
+        learning_curve=tuple(UpdateFigures(**update) for update in curve),
         rollouts=result.rollouts,
         env_steps=result.env_steps,
         wall_time_s=round(result.wall_time_s, 3),
