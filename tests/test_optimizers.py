@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from fresh import run_script
+from scipy import stats
 
 from sb3_refine.errors import RefineError
 from sb3_refine.optimizers import (
@@ -20,6 +21,7 @@ from sb3_refine.optimizers import (
     OpenAIES,
     ScaledOptimizer,
 )
+from sb3_refine.optimizers.backtracking_ars import clear_difference
 from sb3_refine.optimizers.noise_table import direction, noise_key
 from sb3_refine.optimizers.openai_es import centred_ranks
 from sb3_refine.testing import OptimizerContract
@@ -282,7 +284,7 @@ def test_a_search_that_gets_worse_goes_back_and_halves_its_noise():
     better = optimizer.theta.copy()
     assert update(optimizer, center=(20.0, 21.0)).std == 0.3
     assert not np.array_equal(optimizer.theta, better)
-    update(optimizer, center=(15.0, 16.0))
+    update(optimizer, center=(5.0, 6.0))
     assert np.array_equal(optimizer.theta, better)
     assert update(optimizer, center=(20.0, 21.0)).std == 0.15
     step = np.abs(optimizer.theta - better)
@@ -295,6 +297,27 @@ def test_a_difference_within_the_noise_of_the_episodes_is_no_reason_to_go_back()
     update(optimizer, center=(5.0, 16.0))
     assert update(optimizer, center=(4.0, 15.0)).std == 0.3
     assert not np.array_equal(optimizer.theta, np.ones(N_PARAMETERS))
+
+
+def test_few_episodes_are_no_reason_to_go_back_either():
+    """A search of policies that are all equally good should rarely find one clearly worse."""
+    n_halved, rng = 0, np.random.default_rng(0)
+    for _ in range(40):
+        optimizer = BacktrackingARS(np.zeros(2), seed=0, n_updates=64, n_delta=4)
+        for _ in range(64):
+            optimizer.tell(rng.normal(size=len(optimizer.ask())))
+        n_halved += optimizer.state_dict()["n_halved"]
+    assert n_halved / 40 < 0.5
+
+
+def test_a_clear_difference_is_that_of_welchs_test():
+    first, second = np.array([1.0, 2.0, 4.0]), np.array([9.0, 13.0, 10.0, 12.0])
+    clear = clear_difference(first, second, tolerance=2.5)
+    shifted = second - second.mean() + first.mean() - clear
+    assert stats.ttest_ind(first, shifted, equal_var=False, alternative="greater").pvalue == pytest.approx(
+        stats.norm.sf(2.5)
+    )
+    assert clear_difference(np.ones(3), np.zeros(3), 2.5) == 0.0
 
 
 @pytest.mark.parametrize("center", [(7.0, 7.0), (np.nan, np.nan), (7.0, np.nan)])
@@ -359,6 +382,7 @@ def test_openai_es_stays_where_no_direction_is_better():
     [
         ({"betas": (0.9, 1.0)}, r"betas: expected two numbers from 0 to below 1, got \(0.9, 1.0\)"),
         ({"weight_decay": -1.0}, "weight_decay: expected a number of at least 0, got -1.0"),
+        ({"delta_std": (0.0, 0.1)}, r"delta_std: expected a positive start, got \(0.0, 0.1\)"),
     ],
 )
 def test_options_of_openai_es_out_of_range_are_one_line(options, line):
@@ -438,7 +462,17 @@ def test_cem_takes_the_step_of_its_equations():
 
 
 def test_candidates_of_cem_run_on_common_seeds():
-    assert set(cem().ask().groups) == {0}
+    population = cem().ask()
+    assert set(population.groups) == {0}
+    assert population.describe(2).endswith("times direction 2")
+
+
+@pytest.mark.parametrize("extra_std", [0, (0.0, 0.0)])
+def test_cem_may_do_without_extra_noise(extra_std):
+    optimizer = cem(extra_std=extra_std)
+    optimizer.ask()
+    optimizer.tell(np.arange(4.0))
+    assert np.isfinite(optimizer.theta).all()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import math
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy import stats
 
 from sb3_refine.errors import RefineError, check_count
 from sb3_refine.optimizers.base import Optimizer, check_schedule, linear_schedule
@@ -38,7 +39,8 @@ class BacktrackingARS(Optimizer):
         its start and end over the search
     :param momentum: m, from 0 to below 1
     :param power: p, above 0; below 1, a rare large difference, as when one episode fails, counts less
-    :param tolerance: an iterate is clearly worse, or better, by more than so many standard errors of the difference
+    :param tolerance: an iterate is clearly worse, or better, by more than so many standard errors of the difference; by
+        more where these are from few episodes, as in Welch's t-test
     :raises RefineError: when an argument is out of range
     """
 
@@ -56,7 +58,7 @@ class BacktrackingARS(Optimizer):
         delta_std: float | tuple[float, float] = (0.2, 0.02),
         momentum: float = 0.8,
         power: float = 0.5,
-        tolerance: float = 3.0,
+        tolerance: float = 2.5,
     ):
         super().__init__(theta, seed, n_updates)
         check_count("n_delta", n_delta, 1, at_most=10**6)
@@ -96,28 +98,26 @@ class BacktrackingARS(Optimizer):
         return NoisePopulation(self.theta, self._std, [*keys[: self.n_center], *pairs], signs, self.seed)
 
     def _tell(self, population: Population, fitness: np.ndarray) -> None:
-        change = self._compare(fitness[: self.n_center])
-        if change >= -self.tolerance:
+        if not self._is_clearly_worse(fitness[: self.n_center]):
             self._step(fitness[self.n_center :])
             return
         self._n_halved += 1
         self._velocity[:] = 0
         self.theta, self._is_at_best = self._best_theta.copy(), True
 
-    def _compare(self, fitness: np.ndarray) -> float:
-        """How much better the iterate is than the best one, in standard errors; the best one may be replaced."""
+    def _is_clearly_worse(self, fitness: np.ndarray) -> bool:
+        """Compare the iterate with the best one, which an iterate that is clearly better replaces."""
         fitness = fitness[np.isfinite(fitness)]
         if self._is_at_best:
             self._best_fitness = np.append(self._best_fitness, fitness)
-            return 0.0
+            return False
         if min(fitness.size, self._best_fitness.size) < 2:
-            return 0.0
+            return False
         difference = fitness.mean() - self._best_fitness.mean()
-        variances = (each.var(ddof=1) / each.size for each in (fitness, self._best_fitness))
-        error = math.sqrt(sum(variances)) + 1e-12  # both may be constant
-        if difference > self.tolerance * error:
+        clear = clear_difference(fitness, self._best_fitness, self.tolerance)
+        if difference > clear:
             self._best_theta, self._best_fitness, self._is_at_best = self.theta.copy(), fitness, True
-        return float(difference / error)
+        return bool(difference < -clear)
 
     def _step(self, fitness: np.ndarray) -> None:
         keys = noise_keys(self.seed, self.n_updates_done, self.n_delta)
@@ -153,3 +153,20 @@ class BacktrackingARS(Optimizer):
         self._velocity, self._n_halved = state["velocity"].copy(), state["n_halved"]
         self._best_theta, self._best_fitness = state["best_theta"].copy(), state["best_fitness"].copy()
         self._is_at_best = state["is_at_best"]
+
+
+def clear_difference(first: np.ndarray, second: np.ndarray, tolerance: float) -> float:
+    """
+    :param first: at least two numbers
+    :param second: at least two others
+    :param tolerance: in standard errors, for many numbers
+    :return: the difference of the means above which Welch's t-test is as sure as a normal distribution is above
+        ``tolerance``
+    """
+    variances = [each.var(ddof=1) / each.size for each in (first, second)]
+    if sum(variances) == 0:  # all episodes are alike
+        return 0.0
+    degrees = sum(variances) ** 2 / sum(
+        v**2 / (each.size - 1) for v, each in zip(variances, (first, second), strict=True)
+    )
+    return float(stats.t.isf(stats.norm.sf(tolerance), degrees) * math.sqrt(sum(variances)))

@@ -50,6 +50,8 @@ class OpenAIES(Optimizer):
         check_count("n_delta", n_delta, 1, at_most=10**6)
         check_schedule("learning_rate", learning_rate)
         check_schedule("delta_std", delta_std)
+        if linear_schedule(delta_std, 0.0) == 0:
+            raise RefineError(f"delta_std: expected a positive start, got {delta_std}")
         if np.shape(betas) != (2,) or not all(0 <= beta < 1 for beta in betas):
             raise RefineError(f"betas: expected two numbers from 0 to below 1, got {betas}")
         if not weight_decay >= 0:

@@ -69,7 +69,8 @@ class NoisePopulation(Population):
         if self.signs[index] == 0:
             return "the unperturbed policy"
         std = f"{self.signs[index] * self.std:+g}" if np.ndim(self.std) == 0 else f"{self.signs[index]:+g} std"
-        return f"candidate {index}, the policy perturbed by {std} times direction {self.groups[index]}"
+        number = list(dict.fromkeys(self.keys)).index(self.keys[index])
+        return f"candidate {index}, the policy perturbed by {std} times direction {number}"
 
 
 def antithetic(theta: np.ndarray, std: float | np.ndarray, seed: int, update: int, n_delta: int) -> NoisePopulation:
