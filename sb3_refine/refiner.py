@@ -340,6 +340,11 @@ class Refiner:
         return self._task is None or self._task.is_seeded
 
     @property
+    def n_calibration_episodes(self) -> int:
+        """Episodes that measure the units of the noise, before the first update."""
+        return N_CALIBRATION_EPISODES if OPTIMIZERS[self.optimizer_name].in_action_units else 0
+
+    @property
     def n_held_out(self) -> int:
         """Episodes on validation and test seeds, at most, as far as is known before the search."""
         return self._n_held_out(has_baseline=False)
@@ -409,8 +414,7 @@ class Refiner:
         """Count all episodes; in a bar, the remaining time includes the held-out ones."""
         evaluator.n_episodes, evaluator.n_env_steps = search.n_episodes, search.n_env_steps
         n_updates, has_baseline = search.optimizer.n_updates, search.baseline is not None
-        n_calibration = N_CALIBRATION_EPISODES if isinstance(search.optimizer, ScaledOptimizer) else 0
-        total = n_updates * self.episodes_per_update + n_calibration + self._n_held_out(has_baseline)
+        total = n_updates * self.episodes_per_update + self.n_calibration_episodes + self._n_held_out(has_baseline)
         bar = {"total": total, "initial": search.n_episodes, "disable": not visible}
         with tqdm(unit="episode", dynamic_ncols=True, **bar) as progress:
             evaluator.on_episode = progress.update
@@ -467,13 +471,13 @@ class Refiner:
         """Measure the units of the noise, unless a resumed search has them."""
         optimizer = search.optimizer
         if isinstance(optimizer, ScaledOptimizer) and optimizer.n_updates_done == 0:
-            (seeds,) = search.take_seeds(self.seeds, [0], N_CALIBRATION_EPISODES)
+            (seeds,) = search.take_seeds(self.seeds, [0], self.n_calibration_episodes)
             optimizer.scale = calibrate_noise(self.agent, self.parameters, evaluator, seeds)
             search.count(evaluator)
 
     def _conclude(self, search: SearchState, original: Candidate, evaluator: Evaluator) -> None:
         """Choose, test, and leave the better of the two in the model."""
-        if self.acceptance and search.n_updates_done < search.optimizer.n_updates:
+        if search.n_updates_done < search.optimizer.n_updates:
             n_done, n_updates = search.n_updates_done, search.optimizer.n_updates
             logger.warning("the search ended after %d of %d updates: out of time, or by a callback", n_done, n_updates)
         if self.acceptance:

@@ -223,10 +223,10 @@ def _make_refiner(options: argparse.Namespace) -> tuple["Refiner", int]:
         **settings,
     )
     if options.budget is not None:
-        n_updates = options.budget // refiner.episodes_per_update
-        if n_updates == 0:
-            one = refiner.episodes_per_update
-            raise RefineError(f"--budget: one update takes {one} rollouts, got {options.budget}")
+        n_updates = (options.budget - refiner.n_calibration_episodes) // refiner.episodes_per_update
+        if n_updates <= 0:
+            least = refiner.n_calibration_episodes + refiner.episodes_per_update
+            raise RefineError(f"--budget: one update takes {least} rollouts, got {options.budget}")
     return refiner, n_updates
 
 

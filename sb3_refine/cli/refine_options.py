@@ -149,7 +149,9 @@ def _add_run_options(parser: Parser) -> None:
     run = parser.add_argument_group("the run")
     add_rollout_options(run)
     run.add_argument(
-        "--dry-run", action="store_true", help="load, check, run two candidates, say what would run and how long"
+        "--dry-run",
+        action="store_true",
+        help="load, check, run two episodes of the agent, say what would run and how long",
     )
     run.add_argument(
         "--time-limit",
