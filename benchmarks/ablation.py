@@ -72,12 +72,12 @@ def one_for_all(policy: Any, parameters: Any, observations: Any) -> np.ndarray:
     return np.full_like(scale, 1 / np.sqrt(np.mean(1 / np.square(tensors))))
 
 
-def run(agent: str, variant: str, seed: int, options: Any) -> dict[str, Any]:
+def run(agent: str, variant: str, seed: int, budget: int, test_episodes: int, options: Any) -> dict[str, Any]:
     """One search and its verdict."""
     loaded = load_agent(*agent.split(), options.agents)
-    refiner = Refiner(loaded, seed=seed, n_eval_episodes=options.episodes, **VARIANTS[variant])
+    refiner = Refiner(loaded, seed=seed, n_eval_episodes=test_episodes, **VARIANTS[variant])
     calibration.noise_scale = one_for_all if variant == "one std for all layers" else noise_scale
-    return search_and_test(refiner, options.rollouts // refiner.episodes_per_update)
+    return search_and_test(refiner, budget // refiner.episodes_per_update)
 
 
 def table(results: list[dict[str, Any]]) -> None:
@@ -101,7 +101,13 @@ def main() -> None:
     options = options_parser.parse_args()
     logging.getLogger("sb3_refine").setLevel(logging.ERROR)
     keys = [
-        {"agent": name, "variant": variant, "seed": seed}
+        {
+            "agent": name,
+            "variant": variant,
+            "seed": seed,
+            "budget": options.rollouts,
+            "test_episodes": options.episodes,
+        }
         for seed in options.seeds
         for name in options.only
         for variant in options.variants

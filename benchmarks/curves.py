@@ -2,10 +2,10 @@
 How much return a number of rollouts buys: the paper's algorithm (arXiv 2109.05604) and ours, at shares of the paper's
 rollouts, on two Bullet and two Box2D cells of Table I.
 
-The paper's algorithm has no schedule: its curve is that of one search, whose iterates are tested. Ours lowers its noise
-to the end of the search: each point is a search of its own, with calibration and choice within the rollouts, and is
-what the verdict tests, whether accepted or not. All points of an agent and seed have the same 100 held-out seeds.
-A curve that is in the results is not run again.
+All searches lower noise and step to their end. The curve of the paper's algorithm is that of one search of full length,
+whose iterates are tested; only its last point has the schedule to its end. Each point of the others is a search of its
+own, with calibration and choice within the rollouts, and is what the verdict tests, whether accepted or not. All points
+of an agent and seed have the same 100 held-out seeds. A curve that is in the results is not run again.
 
 python benchmarks/curves.py --json benchmarks/results/curves.json --figure docs/curves.png
 """
@@ -52,29 +52,29 @@ class Marks(BaseCallback):
         return True
 
 
-def run(agent: str, optimizer: str, seed: int, options: Any) -> dict[str, Any]:
+def run(agent: str, optimizer: str, seed: int, shares: list[float], options: Any) -> dict[str, Any]:
     """The points of one curve."""
     watch = Stopwatch()
     if optimizer == PAPER:
-        points, env_steps = curve_of_iterates(agent, seed, options)
+        points, env_steps = curve_of_iterates(agent, seed, shares, options)
     else:
-        found = [point_of_search(agent, optimizer, seed, share, options) for share in SHARES if share <= options.most]
+        found = [point_of_search(agent, optimizer, seed, share, options) for share in shares]
         points, env_steps = [each for each, _ in found], sum(n for _, n in found)
     times = {"cpu_time_s": round(watch.cpu_time_s, 1), "wall_time_s": round(watch.wall_time_s, 1)}
     return {"points": points, "env_steps": env_steps, **times}
 
 
-def curve_of_iterates(agent: str, seed: int, options: Any) -> tuple[list[dict[str, Any]], int]:
+def curve_of_iterates(agent: str, seed: int, shares: list[float], options: Any) -> tuple[list[dict[str, Any]], int]:
     """Of the paper's algorithm: the points, and environment steps."""
     refiner = refiner_of(agent, seed, PAPER, options)
     n_updates = n_updates_within(refiner, CELLS[agent].paper_rollouts)
-    updates = [max(1, round(share * n_updates)) for share in SHARES]
+    updates = [max(1, round(share * n_updates)) for share in shares]
     marks = Marks(refiner, updates)
     with refiner, refiner.evaluator() as evaluator:
         refiner.learn(n_updates, marks)
         assert refiner.search is not None and refiner.result is not None and refiner.result.baseline is not None
         points = [point(0.0, 0, refiner.result.baseline)]
-        for share, update in zip(SHARES, updates, strict=True):
+        for share, update in zip(shares, updates, strict=True):
             tested = EvaluationTarget(evaluator, marks.thetas[update]).run(refiner.result.baseline.seeds)
             points.append(point(share, update * refiner.episodes_per_update, tested))
         return points, evaluator.n_env_steps
@@ -152,7 +152,12 @@ def main() -> None:
     options = options_parser.parse_args()
     logging.getLogger("sb3_refine").setLevel(logging.ERROR)
     keys = [
-        {"agent": agent, "optimizer": optimizer, "seed": seed}
+        {
+            "agent": agent,
+            "optimizer": optimizer,
+            "seed": seed,
+            "shares": [share for share in SHARES if optimizer == PAPER or share <= options.most],
+        }
         for seed in options.seeds
         for agent in options.only
         for optimizer in options.optimizers

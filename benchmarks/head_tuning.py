@@ -22,7 +22,7 @@ import numpy as np
 import torch as th
 from common import parser, show
 from gymnasium.wrappers import GrayscaleObservation, MaxAndSkipObservation, ResizeObservation
-from searching import described, run_missing, search_and_test
+from searching import before, described, run_missing, search_and_test
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack
@@ -100,7 +100,9 @@ def _bisect(share: Callable[[float], float], level: float) -> float:
     return float(low)
 
 
-def run(agent: str, measure: str, level: float, seed: int, options: Any) -> dict[str, Any]:
+def run(
+    agent: str, measure: str, level: float, seed: int, budget: int, episodes_per_candidate: int, options: Any
+) -> dict[str, Any]:
     """One search and its verdict."""
     is_pixels = agent == PIXELS
     loaded = (
@@ -112,12 +114,11 @@ def run(agent: str, measure: str, level: float, seed: int, options: Any) -> dict
         parameters="head",
         sigma=level,
         seed=seed,
-        episodes_per_candidate=options.pixel_episodes if is_pixels else options.episodes_per_candidate,
+        episodes_per_candidate=episodes_per_candidate,
         n_eval_episodes=options.episodes,
     )
     calibration.noise_scale = noise = Noise(measure, level)
-    rollouts = options.pixel_rollouts if is_pixels else options.rollouts
-    row = search_and_test(refiner, rollouts // refiner.episodes_per_update)
+    row = search_and_test(refiner, budget // refiner.episodes_per_update)
     return {**row, "n_parameters": refiner.parameters.size, "change": noise.change, "share": noise.share}
 
 
@@ -127,9 +128,10 @@ def table(results: list[dict[str, Any]]) -> None:
     for agent, measure, level in ROWS:
         own = [row for row in results if (row["agent"], row["measure"], row["level"]) == (agent, measure, level)]
         if own:
-            before = f"{own[0]['baseline']['mean_return']:.5g} ± {own[0]['baseline']['std_return']:.3g}"
             noise = f"{level:g} {measure}"
-            rows.append([agent, noise, f"{own[0]['change']:.2g}", f"{own[0]['share']:.2g}", before, described(own)])
+            rows.append(
+                [agent, noise, f"{own[0]['change']:.2g}", f"{own[0]['share']:.2g}", before(own), described(own)]
+            )
     show(
         "mean return on held-out seeds",
         ["agent", "noise", "change of actions or values", "share of other actions", "original", "CMA-ES on the head"],
@@ -151,7 +153,14 @@ def main() -> None:
     options = options_parser.parse_args()
     logging.getLogger("sb3_refine").setLevel(logging.ERROR)
     keys = [
-        {"agent": agent, "measure": measure, "level": level, "seed": seed}
+        {
+            "agent": agent,
+            "measure": measure,
+            "level": level,
+            "seed": seed,
+            "budget": options.pixel_rollouts if agent == PIXELS else options.rollouts,
+            "episodes_per_candidate": options.pixel_episodes if agent == PIXELS else options.episodes_per_candidate,
+        }
         for seed in options.seeds
         for agent, measure, level in ROWS
         if agent in options.only

@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from common import parser, show
-from searching import described, run_missing, search_and_test
+from searching import before, described, run_missing, search_and_test
 
 from sb3_refine import Refiner, load_agent
-from sb3_refine.evaluation.calibration import N_CALIBRATION_EPISODES
 from sb3_refine.optimizers import OPTIMIZERS
 
 N_TEST_EPISODES = 100
@@ -75,9 +74,7 @@ def refiner_of(agent: str, seed: int, optimizer: str, options: Any) -> Refiner:
 def n_updates_within(refiner: Refiner, rollouts: int) -> int:
     """:return: length of the search that, with calibration and choice, takes at most so many rollouts"""
     n_other = refiner.n_held_out - 2 * N_TEST_EPISODES if refiner.judging.selection else 0
-    if OPTIMIZERS[refiner.optimizer_name].in_action_units:
-        n_other += N_CALIBRATION_EPISODES
-    return (rollouts - n_other) // refiner.episodes_per_update
+    return (rollouts - n_other - refiner.n_calibration_episodes) // refiner.episodes_per_update
 
 
 def run(agent: str, seed: int, optimizer: str, options: Any) -> dict[str, Any]:
@@ -89,23 +86,22 @@ def run(agent: str, seed: int, optimizer: str, options: Any) -> dict[str, Any]:
 
 def is_met(agent: str, rows: list[dict[str, Any]]) -> bool:
     """Whether the median of the runs is at least the paper's mean, within one standard error of 100 episodes."""
-    median = sorted(rows, key=lambda row: row["refined"]["mean_return"])[len(rows) // 2]["refined"]
+    median = sorted(rows, key=lambda row: row["refined"]["mean_return"])[(len(rows) - 1) // 2]["refined"]
     error = np.hypot(median["std_return"], CELLS[agent].std) / np.sqrt(N_TEST_EPISODES)
     return bool(median["mean_return"] >= CELLS[agent].mean - error)
 
 
-def table(results: list[dict[str, Any]]) -> None:
+def table(results: list[dict[str, Any]], optimizer: str) -> None:
     rows = []
     for agent, cell in CELLS.items():
-        ours = [each for each in results if each["agent"] == agent and each["optimizer"] != PAPER]
+        ours = [each for each in results if each["agent"] == agent and each["optimizer"] == optimizer]
         theirs = [each for each in results if each["agent"] == agent and each["optimizer"] == PAPER]
         if not ours:
             continue
-        baseline = ours[0]["baseline"]
         rows.append(
             [
                 agent,
-                f"{baseline['mean_return']:.5g} ± {baseline['std_return']:.3g}",
+                before(ours),
                 f"{cell.mean:.5g} ± {cell.std:.3g} ({cell.paper_rollouts:,})",
                 described(theirs) or "-",
                 f"{described(ours)} ({cell.rollouts:,})",
@@ -131,7 +127,8 @@ def main() -> None:
         for seed in options.seeds
         for agent in options.only
     ]
-    table(run_missing(keys, partial(run, options=options), options.json))
+    results = run_missing(keys, partial(run, options=options), options.json)
+    table(results, "backtracking-ars" if options.optimizer == PAPER else options.optimizer)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,12 @@ def described(rows: list[dict[str, Any]]) -> str:
     )
 
 
+def before(rows: list[dict[str, Any]]) -> str:
+    """:return: the original: the mean over the runs, each of which has test seeds of its own"""
+    mean, std = (sum(row["baseline"][name] for row in rows) / len(rows) for name in ("mean_return", "std_return"))
+    return f"{mean:.5g} ± {std:.3g}"
+
+
 def run_missing(
     keys: Iterable[dict[str, Any]],
     run: Callable[..., dict[str, Any]],
@@ -54,7 +60,7 @@ def run_missing(
     describe: Callable[[list[dict[str, Any]]], str] = described,
 ) -> list[dict[str, Any]]:
     """
-    :param keys: what tells a row from the others: arguments of ``run``
+    :param keys: what tells a row from the others, its settings included: arguments of ``run``
     :param run: makes a row
     :param path: of the results, written after each row; rows that are there are not run again
     :param describe: makes the text that is printed after a run
@@ -62,7 +68,7 @@ def run_missing(
     """
     results = json.loads(path.read_text()) if path is not None and path.exists() else []
     for key in keys:
-        if any(key.items() <= {name: row[name] for name in key}.items() for row in results):
+        if any(all(row[name] == value for name, value in key.items()) for row in results):
             continue
         row = {**key, **run(**key), "run": circumstances()}
         results.append(row)
