@@ -105,10 +105,11 @@ def linear_schedule(start_end: float | tuple[float, float], progress: float) -> 
     return start + (end - start) * progress
 
 
-def check_schedule(name: str, value: Any) -> None:
+def check_schedule(name: str, value: Any, allow_zero: bool = False) -> None:
     """
     :param name: of an argument of :func:`linear_schedule`
     :param value: what was given
+    :param allow_zero: whether the value may be 0 all the time
     :raises RefineError: when it is neither a positive number nor a start and an end
     """
     try:
@@ -117,5 +118,5 @@ def check_schedule(name: str, value: Any) -> None:
         numbers = np.asarray("neither")
     if numbers.dtype.kind not in "iuf" or numbers.shape not in ((), (2,)) or not np.isfinite(numbers).all():
         raise RefineError(f"{name}: expected a positive number or a start and an end, got {value!r}")
-    if numbers.min() < 0 or numbers.max() <= 0:
+    if numbers.min() < 0 or (numbers.max() == 0 and not allow_zero):
         raise RefineError(f"{name}: expected a positive number or a start and an end, got {value}")

@@ -52,8 +52,7 @@ class CEM(Optimizer):
     ):
         super().__init__(theta, seed, n_updates)
         check_count("popsize", popsize, 2, at_most=10**6)
-        if np.any(extra_std):  # 0 for none
-            check_schedule("extra_std", extra_std)
+        check_schedule("extra_std", extra_std, allow_zero=True)
         if not 0 < delta_std < np.inf:
             raise RefineError(f"delta_std: expected a positive number, got {delta_std}")
         for name, value in (("elite_share", elite_share), ("learning_rate", learning_rate)):
