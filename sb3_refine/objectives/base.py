@@ -96,7 +96,7 @@ class Objective(ABC):
         """
         :param episodes: of each candidate of one update
         :return: what the search maximises: the mean fitness of each candidate, NaN where it has an invalid episode. The
-            values of different updates must be comparable, so a candidate's must not depend on the other candidates
+            value of a candidate must not depend on the other candidates: the search compares updates
         """
         return np.array([np.mean([self.fitness(episode) for episode in own]) for own in episodes])
 

@@ -54,6 +54,12 @@ class ObjectiveContract:
         assert several.shape == (3,)
         assert np.isfinite(several).tolist() == [True, True, False]  # an invalid episode drops its candidate
 
+    def test_the_fitness_of_updates_can_be_compared(self) -> None:
+        """The fitness of a candidate does not depend on the other candidates of its update."""
+        objective, (first, *others) = self.make(), self.baseline()
+        (alone,) = objective.of_population([[first]])
+        assert objective.of_population([[first], *([other] for other in others)])[0] == alone
+
     def test_a_better_population_has_more_fitness(self) -> None:
         """Of two candidates, the one with the better episodes comes first."""
         worse, better = (self.episode(value, success=value > 50) for value in (1, 99))
