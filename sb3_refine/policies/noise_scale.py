@@ -96,10 +96,11 @@ class _Change:
 
     def _scores(self) -> np.ndarray:
         scores = action_scores(self._policy, self._batch).cpu().numpy()
-        parts = np.split(scores.reshape(len(scores), -1), self._starts_of_parts(), axis=1)
+        scores = scores.reshape(len(scores), -1)
         if isinstance(self._policy.action_space, (spaces.Box, spaces.MultiBinary)):
-            return np.concatenate(parts, axis=1)
-        # adding one number to all scores changes no action
+            return scores
+        parts = np.split(scores, self._starts_of_parts(), axis=1)
+        # adding one number to all scores of a part changes no action
         return np.concatenate([part - part.mean(axis=1, keepdims=True) for part in parts], axis=1)
 
     def _unit_of(self, scores: np.ndarray) -> np.ndarray:
