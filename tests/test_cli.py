@@ -91,7 +91,8 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(made_agents, tmp_path, run)
 
 def test_a_budget_is_a_number_of_rollouts(made_agents, run):
     arguments = ["--algo", "td3", "--env", ENV_ID, "-f", made_agents, "--dry-run"]
-    assert "8 updates of 40 rollouts" in run(*arguments, "--budget", "339").stdout
+    assert "8 updates of 40 rollouts" in run(*arguments, "--budget", "323").stdout, "3 episodes measure the noise"
+    assert "7 updates of 40 rollouts" in run(*arguments, "--budget", "322").stdout
     assert "200 updates of 128 rollouts" in run(*arguments, "--preset", "paper").stdout
 
 
