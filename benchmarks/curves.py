@@ -18,7 +18,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from common import parser, show
-from paper_table import CELLS, PAPER, n_updates_within, refiner_of
+from paper_table import CELLS, PAPER, n_updates_within, reaches_the_paper, refiner_of
 from scipy import stats
 from searching import run_missing
 from stable_baselines3.common.callbacks import BaseCallback
@@ -103,8 +103,7 @@ def last_mean(rows: list[dict[str, Any]]) -> str:
 
 def rollouts_to_reach(agent: str, points: list[dict[str, Any]]) -> int | None:
     """:return: rollouts of the first point whose mean is the paper's, within one standard error of 100 episodes"""
-    cell = CELLS[agent]
-    reached = (each for each in points if each["mean"] >= cell.mean - np.hypot(each["std"], cell.std) / 10)
+    reached = (each for each in points if reaches_the_paper(agent, each["mean"], each["std"]))
     return next((each["rollouts"] for each in reached), None)
 
 

@@ -101,7 +101,14 @@ def _bisect(share: Callable[[float], float], level: float) -> float:
 
 
 def run(
-    agent: str, measure: str, level: float, seed: int, budget: int, episodes_per_candidate: int, options: Any
+    agent: str,
+    measure: str,
+    level: float,
+    seed: int,
+    budget: int,
+    episodes_per_candidate: int,
+    test_episodes: int,
+    options: Any,
 ) -> dict[str, Any]:
     """One search and its verdict."""
     is_pixels = agent == PIXELS
@@ -115,7 +122,7 @@ def run(
         sigma=level,
         seed=seed,
         episodes_per_candidate=episodes_per_candidate,
-        n_eval_episodes=options.episodes,
+        n_eval_episodes=test_episodes,
     )
     calibration.noise_scale = noise = Noise(measure, level)
     row = search_and_test(refiner, budget // refiner.episodes_per_update)
@@ -160,6 +167,7 @@ def main() -> None:
             "seed": seed,
             "budget": options.pixel_rollouts if agent == PIXELS else options.rollouts,
             "episodes_per_candidate": options.pixel_episodes if agent == PIXELS else options.episodes_per_candidate,
+            "test_episodes": options.episodes,
         }
         for seed in options.seeds
         for agent, measure, level in ROWS

@@ -87,8 +87,13 @@ def run(agent: str, seed: int, optimizer: str, options: Any) -> dict[str, Any]:
 def is_met(agent: str, rows: list[dict[str, Any]]) -> bool:
     """Whether the median of the runs is at least the paper's mean, within one standard error of 100 episodes."""
     median = sorted(rows, key=lambda row: row["refined"]["mean_return"])[(len(rows) - 1) // 2]["refined"]
-    error = np.hypot(median["std_return"], CELLS[agent].std) / np.sqrt(N_TEST_EPISODES)
-    return bool(median["mean_return"] >= CELLS[agent].mean - error)
+    return reaches_the_paper(agent, median["mean_return"], median["std_return"])
+
+
+def reaches_the_paper(agent: str, mean: float, std: float) -> bool:
+    """Within one standard error of the difference of 100 episodes each."""
+    cell = CELLS[agent]
+    return bool(mean >= cell.mean - np.hypot(std, cell.std) / np.sqrt(N_TEST_EPISODES))
 
 
 def table(results: list[dict[str, Any]], optimizer: str) -> None:
