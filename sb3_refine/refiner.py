@@ -24,7 +24,7 @@ from sb3_refine.envs.observations import n_observed
 from sb3_refine.errors import RefineError, check_count, check_seconds
 from sb3_refine.evaluation.acceptance import ORIGINAL
 from sb3_refine.evaluation.baseline import evaluate_baseline, recheck_reproducibility, warn_if_unexpected
-from sb3_refine.evaluation.calibration import N_CALIBRATION_EPISODES, calibrate_noise
+from sb3_refine.evaluation.calibration import N_CALIBRATION_EPISODES, calibrate
 from sb3_refine.evaluation.judge import JudgeSettings
 from sb3_refine.evaluation.robustness import check_entries
 from sb3_refine.evaluation.selection import Candidate
@@ -225,7 +225,7 @@ class Refiner:
         ):
             clock.start_episodes(search.n_episodes)
             original = self._evaluate_baseline(search, evaluator)
-            self._calibrate_noise(search, evaluator)
+            self._calibrate(search, evaluator)
             optimizer, num_timesteps = search.optimizer, self.model.num_timesteps
             total_timesteps = num_timesteps + n_updates  # SB3's progress bar counts one a call
             hooks.on_training_start(locals(), globals())
@@ -467,12 +467,12 @@ class Refiner:
             warn_if_unexpected(self.agent, search.baseline)
         return original
 
-    def _calibrate_noise(self, search: SearchState, evaluator: Evaluator) -> None:
-        """Measure the units of the noise, unless a resumed search has them."""
+    def _calibrate(self, search: SearchState, evaluator: Evaluator) -> None:
+        """Measure what the optimizer has to know about the agent, unless a resumed search has that."""
         optimizer = search.optimizer
         if isinstance(optimizer, ScaledOptimizer) and optimizer.n_updates_done == 0:
             (seeds,) = search.take_seeds(self.seeds, [0], self.n_calibration_episodes)
-            optimizer.scale = calibrate_noise(self.agent, self.parameters, evaluator, seeds)
+            calibrate(optimizer, self.agent, self.parameters, evaluator, seeds)
             search.count(evaluator)
 
     def _conclude(self, search: SearchState, original: Candidate, evaluator: Evaluator) -> None:

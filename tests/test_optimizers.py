@@ -17,6 +17,7 @@ from sb3_refine.optimizers import (
     PGPE,
     BacktrackingARS,
     ExplicitPopulation,
+    GuidedES,
     NoisePopulation,
     OpenAIES,
     ScaledOptimizer,
@@ -48,6 +49,10 @@ class TestCMAES(OptimizerContract):
 class TestSeparableCMAES(OptimizerContract):
     optimizer = CMAES
     options: ClassVar = {"separable": True}
+
+
+class TestGuidedES(OptimizerContract):
+    optimizer = GuidedES
 
 
 class TestOpenAIES(OptimizerContract):
@@ -538,3 +543,79 @@ def test_options_of_cma_es_out_of_range_are_one_line(options, line):
 def test_cma_es_needs_two_parameters():
     with pytest.raises(RefineError, match="cma-es: needs at least 2 parameters, got 1"):
         CMAES(np.zeros(1), seed=0, n_updates=1)
+
+
+def guided_es(**kwargs):
+    options = {"n_delta": 3, "learning_rate": 0.5, "delta_std": 0.3, **kwargs}
+    return GuidedES(np.zeros(N_PARAMETERS), seed=2, n_updates=10, **options)
+
+
+def directions_of(population):
+    return np.array([(population.theta(i) - population.center) / population.std for i in range(0, len(population), 2)])
+
+
+def test_guided_es_has_plain_noise_while_there_is_nothing_to_be_guided_by():
+    population = guided_es().ask()
+    for number, found in enumerate(directions_of(population)):
+        assert np.allclose(found, delta(2, 0, number), atol=1e-5)
+
+
+def test_guided_es_takes_the_step_of_its_equation():
+    """theta + alpha sigma / N * sum (R+ - R-) / sigma_R * epsilon, without a pair that lost a candidate."""
+    optimizer = guided_es()
+    directions = directions_of(optimizer.ask())
+    optimizer.tell(np.array([4.0, 1.0, np.nan, 5.0, 0.0, 4.0]))
+    step = 3.0 * directions[0] - 4.0 * directions[2]
+    assert np.allclose(optimizer.theta, 0.5 * 0.3 / (3 * np.sqrt((9 + 16) / 2)) * step, rtol=1e-4, atol=1e-6)
+
+
+def test_guided_es_puts_the_share_of_its_noise_into_the_subspace():
+    """With n = 20 and a share of a quarter for plain noise: 3/4 of 20 along the gradient, and 1/4 of 1 by chance."""
+    optimizer = guided_es(n_delta=4000, noise_share=0.25)
+    optimizer.critic_gradient = np.eye(N_PARAMETERS, dtype=np.float32)[7]
+    variances = np.square(directions_of(optimizer.ask())).mean(axis=0)
+    assert variances[7] == pytest.approx(0.75 * N_PARAMETERS + 0.25, rel=0.1)
+    assert np.delete(variances, 7) == pytest.approx(0.25, rel=0.1)
+
+
+def test_guided_es_is_guided_by_its_last_updates():
+    optimizer, thetas = guided_es(n_guides=2, noise_share=0.0), []
+    for fitness in ([1, 0, 0, 0, 0, 0], [0, 0, 3, 0, 0, 2], [0, 2, 0, 1, 0, 0]):
+        optimizer.ask()
+        thetas.append(optimizer.theta.copy())
+        optimizer.tell(np.array(fitness, dtype=float))
+    thetas.append(optimizer.theta.copy())
+    last_two = np.diff(thetas, axis=0)[1:].astype(np.float64)
+    directions = directions_of(optimizer.ask()).astype(np.float64)
+    in_subspace = directions @ np.linalg.pinv(last_two) @ last_two
+    assert np.allclose(directions, in_subspace, atol=1e-3)
+    assert np.linalg.matrix_rank(directions, tol=1e-2) == 2
+
+
+def test_guided_es_finds_a_maximum_in_many_dimensions_sooner_along_its_gradient():
+    def distance_after(gradient):
+        target = np.linspace(-1, 1, 500).astype(np.float32)
+        optimizer = GuidedES(np.zeros(500), seed=0, n_updates=20, n_delta=4, n_guides=0)
+        optimizer.critic_gradient = gradient * target
+        for _ in range(20):
+            population = optimizer.ask()
+            thetas = [population.theta(i) for i in range(len(population))]
+            optimizer.tell(-np.square(thetas - target).sum(axis=1))
+        return np.linalg.norm(optimizer.theta - target)
+
+    assert distance_after(1) < 0.8 * distance_after(0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_delta": 0}, "n_delta: expected"),
+        ({"n_guides": -1}, "n_guides: expected"),
+        ({"noise_share": 1.5}, "noise_share: expected a number from 0 to 1, got 1.5"),
+        ({"learning_rate": 0.0}, "learning_rate: expected a positive number"),
+        ({"delta_std": -0.1}, "delta_std: expected a positive number"),
+    ],
+)
+def test_guided_es_names_a_bad_option(options, message):
+    with pytest.raises(RefineError, match=message):
+        guided_es(**options)

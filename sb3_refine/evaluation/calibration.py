@@ -1,4 +1,4 @@
-"""Measures how large the noise on an agent's parameters may be, on observations of its own episodes."""
+"""Measures what an optimizer has to know about an agent, on observations of the agent's own episodes."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -11,8 +11,9 @@ from gymnasium import spaces
 
 from sb3_refine.agents.agent import Agent
 from sb3_refine.evaluators import Evaluator, SerialEvaluator
-from sb3_refine.optimizers import ExplicitPopulation
+from sb3_refine.optimizers import ExplicitPopulation, ScaledOptimizer
 from sb3_refine.policies.base import DeterministicPolicy
+from sb3_refine.policies.critic_gradient import critic_gradient
 from sb3_refine.policies.noise_scale import noise_scale
 from sb3_refine.policies.parameters import PolicyParameters
 
@@ -20,17 +21,22 @@ N_CALIBRATION_EPISODES = 3
 _N_OBSERVATIONS = 100
 
 
-def calibrate_noise(
-    agent: Agent, parameters: PolicyParameters, evaluator: Evaluator, seeds: Sequence[int]
-) -> np.ndarray:
+def calibrate(
+    optimizer: ScaledOptimizer,
+    agent: Agent,
+    parameters: PolicyParameters,
+    evaluator: Evaluator,
+    seeds: Sequence[int],
+) -> None:
     """
-    Run some episodes of the agent in this process, and measure on their observations what noise does to the actions.
+    Run some episodes of the agent in this process, and measure on their observations what noise does to the actions,
+    and, for an optimizer that asks for it, the gradient of the agent's critic.
 
+    :param optimizer: before its first update; gets the units of its noise and the gradient
     :param agent: with the parameters that the search starts from
     :param parameters: those that the search moves
     :param evaluator: has the task; counts the episodes
     :param seeds: of the episodes
-    :return: see :func:`~sb3_refine.policies.noise_scale.noise_scale`
     :raises EpisodeError: when an episode fails
     """
     policy = _Observing(evaluator.task.policy)
@@ -42,7 +48,11 @@ def calibrate_noise(
     batch = _batch(policy.observations, agent.observation_space)
     if agent.statistics is not None:
         batch = agent.statistics.normalize_obs(batch)
-    return noise_scale(agent.model.policy, parameters, batch)
+    optimizer.scale = noise_scale(agent.model.policy, parameters, batch)
+    if optimizer.optimizer.uses_critic_gradient:
+        gradient = critic_gradient(agent.model.policy, parameters, batch)
+        if gradient is not None:
+            optimizer.optimizer.critic_gradient = optimizer.scale * gradient  # by the chain rule
 
 
 class _Observing(DeterministicPolicy):

@@ -9,6 +9,7 @@ from sb3_refine.optimizers.backtracking_ars import BacktrackingARS
 from sb3_refine.optimizers.base import Optimizer
 from sb3_refine.optimizers.cem import CEM
 from sb3_refine.optimizers.cma_es import CMAES
+from sb3_refine.optimizers.guided_es import GuidedES
 from sb3_refine.optimizers.openai_es import OpenAIES
 from sb3_refine.optimizers.pgpe import PGPE
 from sb3_refine.optimizers.population import ExplicitPopulation, NoisePopulation, Population
@@ -20,6 +21,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "backtracking-ars": BacktrackingARS,
     "cem": CEM,
     "cma-es": CMAES,
+    "guided-es": GuidedES,
     "openai-es": OpenAIES,
     "pgpe": PGPE,
 }
@@ -70,6 +72,7 @@ __all__ = [
     "PGPE",
     "BacktrackingARS",
     "ExplicitPopulation",
+    "GuidedES",
     "NoisePopulation",
     "OpenAIES",
     "Optimizer",

@@ -34,6 +34,13 @@ class Optimizer(ABC):
     :func:`~sb3_refine.policies.noise_scale.noise_scale`. If so, the optimizer searches the changes of the parameters,
     each divided by the standard deviation that changes the actions by one unit, and starts at zero."""
 
+    uses_critic_gradient: ClassVar[bool] = False
+    """Whether to set :attr:`critic_gradient` before the search; only with :attr:`in_action_units`."""
+
+    critic_gradient: np.ndarray = np.empty(0, dtype=np.float32)
+    """Gradient of the values of the agent's critic at the start, with respect to what the optimizer searches, see
+    :func:`~sb3_refine.policies.critic_gradient.critic_gradient`; empty for agents without one. Belongs to the state."""
+
     episodes_per_candidate: int = 1
     """Episodes that the fitness of a candidate is the mean of, each on another seed."""
 
