@@ -33,12 +33,15 @@ AGENTS = (
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "one std for all layers": {},
-    "std in units of the parameters": {"optimizer": "in-parameter-units", "delta_std": (0.05, 0.005)},
+    "layers of equal influence": {},
+    "std in units of the parameters": {"optimizer": "in-parameter-units", "delta_std": (0.05, 0.025)},
     "raw differences": {"power": 1.0},
     "ranks": {"optimizer": "by-ranks", "power": 1.0},
     "without momentum": {"momentum": 0.0},
-    "twice the step": {"learning_rate": 1.6},
-    "half of the noise": {"delta_std": (0.1, 0.01)},
+    "twice the step": {"learning_rate": (1.6, 0.4)},
+    "half of the noise": {"delta_std": (0.1, 0.05)},
+    "noise that ends at a tenth": {"delta_std": (0.2, 0.02), "learning_rate": 0.8},
+    "noise that does not decrease": {"delta_std": 0.2},
     "never goes back": {"n_center": 0, "n_delta": 20},
     "ars": {"optimizer": "ars"},
     "openai-es": {"optimizer": "openai-es"},
@@ -46,6 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cem": {"optimizer": "cem"},
     "cma-es": {"optimizer": "cma-es"},
 }
+BALANCES = {"one std for all layers": 0.0, "layers of equal influence": 1.0}  # see noise_scale
 
 
 class InParameterUnits(BacktrackingARS):
@@ -65,18 +69,11 @@ class ByRanks(BacktrackingARS):
 OPTIMIZERS["in-parameter-units"], OPTIMIZERS["by-ranks"] = InParameterUnits, ByRanks
 
 
-def one_for_all(policy: Any, parameters: Any, observations: Any) -> np.ndarray:
-    """A scale with the same change of the actions, to first order, and the same standard deviation for all tensors."""
-    scale = noise_scale(policy, parameters, observations)
-    tensors = np.array([scale[where][0] for where in parameters.slices().values()])
-    return np.full_like(scale, 1 / np.sqrt(np.mean(1 / np.square(tensors))))
-
-
 def run(agent: str, variant: str, seed: int, budget: int, test_episodes: int, options: Any) -> dict[str, Any]:
     """One search and its verdict."""
     loaded = load_agent(*agent.split(), options.agents)
     refiner = Refiner(loaded, seed=seed, n_eval_episodes=test_episodes, **VARIANTS[variant])
-    calibration.noise_scale = one_for_all if variant == "one std for all layers" else noise_scale
+    calibration.noise_scale = partial(noise_scale, balance=BALANCES.get(variant, 0.5))
     return search_and_test(refiner, budget // refiner.episodes_per_update)
 
 

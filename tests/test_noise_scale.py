@@ -59,15 +59,44 @@ def test_noise_of_a_tenth_of_a_unit_changes_the_actions_by_a_tenth(measured):
     assert change_of_actions(policy, parameters, observations, CHANGE * scale) == pytest.approx(CHANGE, rel=0.3)
 
 
-def test_each_tensor_has_one_standard_deviation_and_changes_the_actions_as_much_as_the_others(measured):
+@pytest.fixture(scope="module")
+def changes_by_tensor(measured):
+    """The standard deviation of each tensor, and the change of the actions by noise of that size on it alone."""
     policy, parameters, observations, scale = measured
-    changes = []
+    stds, changes = [], []
     for where in parameters.slices().values():
         assert (scale[where] == scale[where][0]).all()
         alone = np.zeros_like(scale)
         alone[where] = 1e-3 * scale[where]  # small enough for changes to be linear
+        stds.append(float(scale[where][0]))
+        changes.append(change_of_actions(policy, parameters, observations, alone))
+    return np.array(stds), np.array(changes)
+
+
+def test_a_tensor_has_less_noise_the_more_the_actions_depend_on_it(changes_by_tensor):
+    """By default, the change by a tensor and its standard deviation have a constant product."""
+    stds, changes = changes_by_tensor
+    product = stds * changes
+    assert stds.max() > 1.2 * stds.min()
+    assert product.max() < 3 * product.min()
+
+
+def test_a_balance_of_1_lets_all_tensors_change_the_actions_alike(measured):
+    policy, parameters, observations, _ = measured
+    scale, changes = noise_scale(policy, parameters, observations, balance=1.0), []
+    for where in parameters.slices().values():
+        alone = np.zeros_like(scale)
+        alone[where] = 1e-3 * scale[where]
         changes.append(change_of_actions(policy, parameters, observations, alone))
     assert max(changes) < 3 * min(changes)
+    assert change_of_actions(policy, parameters, observations, CHANGE * scale) == pytest.approx(CHANGE, rel=0.3)
+
+
+def test_a_balance_of_0_gives_all_tensors_one_standard_deviation(measured):
+    policy, parameters, observations, _ = measured
+    scale = noise_scale(policy, parameters, observations, balance=0.0)
+    assert scale[0] > 0
+    assert (scale == scale[0]).all()
 
 
 def test_a_tensor_that_changes_no_action_gets_no_noise():

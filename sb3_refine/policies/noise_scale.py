@@ -18,7 +18,9 @@ _REFERENCE = 0.1  # change at which the scale is measured
 _N_CORRECTIONS = 8
 
 
-def noise_scale(policy: BasePolicy, parameters: PolicyParameters, observations: Any) -> np.ndarray:
+def noise_scale(
+    policy: BasePolicy, parameters: PolicyParameters, observations: Any, balance: float = 0.5
+) -> np.ndarray:
     """
     The standard deviation of normal noise on each parameter that changes the actions by one unit, extrapolated from a
     tenth of a unit (parameter noise by its effect on the actions: https://arxiv.org/abs/1706.01905, section 3).
@@ -30,12 +32,15 @@ def noise_scale(policy: BasePolicy, parameters: PolicyParameters, observations: 
     for ``MultiBinary``, a unit is the root mean square of the logits. A recurrent policy sees the observations as one
     episode.
 
-    Each tensor of parameters has a standard deviation of its own, with which it changes the actions as much as every
-    other tensor does: layers differ in how sensitive the actions are to them (https://arxiv.org/abs/1712.06563).
+    Each tensor of parameters has a standard deviation of its own, as layers differ in how sensitive the actions are to
+    them (https://arxiv.org/abs/1712.06563): a power of the one with which the tensor alone changes the actions by one
+    unit. In our runs, the square root did well on more agents than either end of ``balance``.
 
     :param policy: policy of a Stable-Baselines3 model; its parameters are the same afterwards
     :param parameters: those of the policy that get noise
     :param observations: a batch of observations, as the policy sees them
+    :param balance: the power: 0 for one standard deviation for all tensors, 1 for tensors that each change the actions
+        as much as every other does
     :return: standard deviations, float32 of shape ``(n_parameters,)``; 0 where a tensor does not change the actions
     :raises RefineError: when none does
     """
@@ -51,6 +56,7 @@ def noise_scale(policy: BasePolicy, parameters: PolicyParameters, observations: 
                     "optimizer: no noise on the parameters changes the actions in the agent's own episodes; use "
                     "`optimizer='ars'`, whose noise is in units of the parameters, or other `parameters`"
                 )
+            scale[scale > 0] = scale[scale > 0] ** balance * scale[scale > 0].min() ** (1 - balance)
             for _ in range(_N_CORRECTIONS):  # noise on all tensors, and larger noise, add up in no simple way
                 found = change.by(scale * np.float32(_REFERENCE))
                 scale *= np.float32(np.clip(_REFERENCE / max(found, 1e-9), 0.25, 4.0))
