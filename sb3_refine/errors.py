@@ -26,6 +26,10 @@ class RefineError(ValueError):
         super().__init__(message)
 
 
+class NoEffectError(RefineError):
+    """The parameters that a search would move do not change what the agent does."""
+
+
 class EpisodeError(RuntimeError):
     """An environment or policy failed in an episode: which one, and the traceback of the process that ran it."""
 

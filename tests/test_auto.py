@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from conftest import ENV_ID
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -189,6 +190,17 @@ def test_the_command_line_says_where_the_budget_went(tmp_path):
     assert "after 25% of the budget: search" in report.replace("\n  ", " ")
     resumed = ["--resume", run_folder, "--no-report", "--backend", "serial", "--verbose", 0, "--time-limit", 0]
     assert main([str(argument) for argument in resumed]) == 0
+
+
+def test_training_goes_on_where_no_noise_changes_what_the_agent_does(made_agents, caplog):
+    agent = load_agent("td3", ENV_ID, made_agents)
+    with torch.no_grad():
+        agent.model.policy.actor.mu[-2].bias.fill_(1e6)  # the action is always the largest one
+    judgement = AutoRefiner(agent, **FAST).learn(budget=8)
+    assert "search: ends at once: optimizer: no noise on the parameters changes the actions" in caplog.text
+    names = [one["name"] for one in judgement.result.candidates]
+    assert any(name.startswith("training: ") for name in names)
+    assert not any(name.startswith("search: ") for name in names)
 
 
 def test_the_users_callback_sees_one_training(made_agents):

@@ -1,5 +1,6 @@
 """The ways to improve an agent that compete for the budget. Each advances a little at a time, and can be resumed."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from stable_baselines3.common.logger import Logger
 from sb3_refine.agents.agent import Agent
 from sb3_refine.agents.candidates import NamedAgent
 from sb3_refine.agents.copies import with_own_policy, with_theta
+from sb3_refine.errors import NoEffectError
 from sb3_refine.refiner import Refiner
 from sb3_refine.search.callbacks import as_callback
 from sb3_refine.search.checkpoint import FILE_NAME as SEARCH_STATE
@@ -20,6 +22,8 @@ from sb3_refine.training.callbacks import EndsAtRollout
 from sb3_refine.training.checkpoints import FILE_NAME as TRAINING_STATE
 from sb3_refine.training.checkpoints import Checkpoints
 from sb3_refine.training.continuation import Continuation, TrainSettings
+
+logger = logging.getLogger(__name__)
 
 N_RECENT = 2
 """Candidates of an arm that a comparison looks at."""
@@ -105,8 +109,14 @@ class SearchArm(Arm):
 
     def _learn(self, callback: Any, **kwargs: Any) -> None:
         resume = (self._folder / SEARCH_STATE).exists()
-        self._refiner.learn(self._n_updates, callback, checkpoint_folder=self._folder, resume=resume, **kwargs)
-        self._note()
+        try:
+            self._refiner.learn(self._n_updates, callback, checkpoint_folder=self._folder, resume=resume, **kwargs)
+        except NoEffectError as error:  # training on may still do something
+            logger.warning("%s: ends at once: %s", self.name, error)
+            self._note()
+            self.is_done = True
+        else:
+            self._note()
 
     def _note(self) -> None:
         search = self._refiner.search

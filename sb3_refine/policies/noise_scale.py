@@ -7,7 +7,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_refine.errors import RefineError
+from sb3_refine.errors import NoEffectError
 from sb3_refine.policies.base import one_thread
 from sb3_refine.policies.parameters import PolicyParameters, action_scores
 
@@ -42,7 +42,7 @@ def noise_scale(
     :param balance: the power: 0 for one standard deviation for all tensors, 1 for tensors that each change the actions
         as much as every other does
     :return: standard deviations, float32 of shape ``(n_parameters,)``; 0 where a tensor does not change the actions
-    :raises RefineError: when none does
+    :raises NoEffectError: when none does
     """
     theta, scale = parameters.get_theta(), np.zeros(parameters.size, dtype=np.float32)
     policy.set_training_mode(False)
@@ -52,7 +52,7 @@ def noise_scale(
             for where in parameters.slices().values():
                 scale[where] = change.std_for_one_unit(where)
             if not scale.any():
-                raise RefineError(
+                raise NoEffectError(
                     "optimizer: no noise on the parameters changes the actions in the agent's own episodes; use "
                     "`optimizer='ars'`, whose noise is in units of the parameters, or other `parameters`"
                 )
