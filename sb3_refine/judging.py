@@ -24,10 +24,9 @@ from sb3_refine.evaluation.judge import JudgeSettings, Verdict, judge_candidates
 from sb3_refine.evaluation.selection import Candidate
 from sb3_refine.evaluation.soup import greedy_soup, n_scores
 from sb3_refine.evaluation.target import EvaluationTarget, open_targets
-from sb3_refine.evaluators import EVALUATORS, n_processors
+from sb3_refine.evaluators import backend_options
 from sb3_refine.files import sha256
 from sb3_refine.objectives import Objective, make_objective
-from sb3_refine.parts import check_options, parse_part
 from sb3_refine.reporting.record import read_record, record_of, write_record
 from sb3_refine.reporting.report import report_on, write_report
 from sb3_refine.rollouts.episode import Episode, Trajectory
@@ -154,10 +153,8 @@ class Judge:
         episode_timeout: float = 600.0,
     ):
         check_count("seed", seed, 0)
-        check_count("n_workers", 1 if n_workers is None else n_workers, 1)
         check_seconds("episode_timeout", episode_timeout)
-        backend_name, backend_kwargs = parse_part("backend", backend, EVALUATORS)
-        check_options("backend", backend_name, backend_kwargs, EVALUATORS[backend_name].options())
+        backend_name, backend_kwargs = backend_options("backend", backend, n_workers)
         self.objective = make_objective(objective)
         called = objective if isinstance(objective, str) else self.objective.name
         self.settings = JudgeSettings(self.objective, called, n_eval_episodes, alpha, min_effect, max_return_loss)
@@ -165,7 +162,6 @@ class Judge:
         self.original = original if isinstance(original, Agent) else agent_from_model(original)
         self._workers: dict[str, Any] = {
             "backend": backend_name,
-            "n_workers": n_workers or n_processors(),
             "accelerator": accelerator,
             "objective": self.objective,
             "episode_timeout": episode_timeout,

@@ -29,7 +29,7 @@ from sb3_refine.evaluation.judge import JudgeSettings
 from sb3_refine.evaluation.robustness import check_entries
 from sb3_refine.evaluation.selection import Candidate
 from sb3_refine.evaluation.target import EvaluationTarget, rollout_task
-from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator, n_processors
+from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator, backend_options
 from sb3_refine.files import sha256
 from sb3_refine.objectives import OBJECTIVES, Objective, make_objective
 from sb3_refine.optimizers import (
@@ -40,7 +40,6 @@ from sb3_refine.optimizers import (
     default_n_updates,
     optimizer_options,
 )
-from sb3_refine.parts import check_options, parse_part
 from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.reporting.record import FILE_NAME, read_record, record_of, write_record
 from sb3_refine.reporting.report import report_on, write_report
@@ -74,7 +73,7 @@ class Refiner:
         ``sb3_refine.objectives.OBJECTIVES``, with options as in ``"smooth:weight=1"``; or a function of a
         :class:`~sb3_refine.rollouts.episode.Trajectory`, also as ``"module:function"``
     :param parameters: what is searched: ``"actor"``, ``"head"``, or a regular expression over parameter names
-    :param n_workers: episodes run at a time; None for as many as there are processors
+    :param n_workers: episodes run at a time; None for as many as there are processors, or as the backend has it
     :param backend: who runs the episodes, one of ``sb3_refine.evaluators.EVALUATORS``, with options as for the
         optimizer; the results are the same
     :param seed: seed of everything random
@@ -118,9 +117,7 @@ class Refiner:
         **optimizer_kwargs: Any,
     ):
         self.optimizer_name, self.optimizer_kwargs = optimizer_options(optimizer, optimizer_kwargs)
-        self.backend, self._backend_kwargs = parse_part("backend", backend, EVALUATORS)
-        check_options("backend", self.backend, self._backend_kwargs, EVALUATORS[self.backend].options())
-        check_count("n_workers", 1 if n_workers is None else n_workers, 1)
+        self.backend, self._backend_kwargs = backend_options("backend", backend, n_workers)
         check_count("episodes_per_candidate", 1 if episodes_per_candidate is None else episodes_per_candidate, 1)
         check_count("seed", seed, 0)
         check_seconds("episode_timeout", episode_timeout)
@@ -133,7 +130,7 @@ class Refiner:
         )
         self.agent = model if isinstance(model, Agent) else agent_from_model(model, env)
         self.parameters = PolicyParameters(self.model.policy, parameters)
-        self.n_workers = n_processors() if n_workers is None else n_workers
+        self.n_workers = self._backend_kwargs["n_workers"] or EVALUATORS[self.backend].default_n_workers()
         self.acceptance, self.accelerator, self.episode_timeout = acceptance, accelerator, episode_timeout
         self.tensorboard_log, self.verbose = tensorboard_log, verbose
         self.seed, self.run_seed, self.seeds = seed, seed, EpisodeSeeds(seed)
@@ -174,8 +171,8 @@ class Refiner:
                 yield evaluator
             return
         if self._evaluator is None:
-            cls = EVALUATORS[self.backend]
-            evaluator = cls(self.make_task(), self.n_workers, self.episode_timeout, **self._backend_kwargs)
+            cls, options = EVALUATORS[self.backend], self._backend_kwargs
+            evaluator = cls(self.make_task(), episode_timeout=self.episode_timeout, **options)
             self._evaluator = self._stack.enter_context(evaluator)
         yield self._evaluator
 

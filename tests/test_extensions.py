@@ -159,7 +159,7 @@ def test_presets_are_those_of_the_optimizer(parts, made_agents, capsys):
         ({"optimizer": "toy-cem:std=1,std=2"}, "optimizer: toy-cem:std=1,std=2: std is given twice"),
         ({"optimizer": "toy-cem:std=1", "std": 2}, "optimizer: std is given twice"),
         ({"backend": "threads:names=x"}, r"backend: threads has no option 'names' \(did you mean name\?\)"),
-        ({"backend": "serial:x=1"}, "backend: serial has no option 'x'; serial takes no options"),
+        ({"backend": "serial:x=1"}, "backend: serial has no option 'x'; serial takes n_workers"),
         ({"episodes_per_candidate": 0}, "episodes_per_candidate: expected a whole number of at least 1, got 0"),
     ],
 )

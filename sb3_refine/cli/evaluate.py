@@ -59,7 +59,7 @@ def make_evaluate_parser() -> Parser:
     )
     episodes.add_argument("--no-noise", action="store_true", help="only episodes without noise: a fifth of the time")
     episodes.add_argument("--n-workers", type=count, help="episodes run at a time (default: all processors)")
-    episodes.add_argument("--backend", default="process", help="process or serial (default: %(default)s)")
+    episodes.add_argument("--backend", default="process", help="process, serial or ray (default: %(default)s)")
     episodes.add_argument("--no-accelerator", action="store_true", help="use the stock step of the environment")
     output = parser.add_argument_group("the output")
     output.add_argument("--mesh-dimension", action="store_true", help="measure the mesh dimension, too; it takes time")
@@ -239,13 +239,10 @@ def _open_targets(
     options: argparse.Namespace, agents: Iterable["Agent"]
 ) -> AbstractContextManager[list["EvaluationTarget"]]:
     from sb3_refine.evaluation.target import open_targets
-    from sb3_refine.evaluators import EVALUATORS, n_processors
-    from sb3_refine.parts import check_options, parse_part
+    from sb3_refine.evaluators import backend_options
 
-    backend, backend_kwargs = parse_part("--backend", options.backend, EVALUATORS)
-    check_options("--backend", backend, backend_kwargs, EVALUATORS[backend].options())
-    n_workers = options.n_workers or n_processors()
-    return open_targets(list(agents), backend, n_workers, not options.no_accelerator, **backend_kwargs)
+    backend, backend_kwargs = backend_options("--backend", options.backend, options.n_workers)
+    return open_targets(list(agents), backend, accelerator=not options.no_accelerator, **backend_kwargs)
 
 
 def _run(

@@ -294,11 +294,12 @@ def _announce(refiner: "Refiner", n_updates: int) -> None:
     agent = refiner.agent
     normalised = "normalised observations" if agent.vec_normalize is not None else "raw observations"
     scope = refiner.parameters.scope
+    workers = "all processors of the cluster" if refiner.n_workers is None else plural(refiner.n_workers, "worker")
     say(f"{agent.algo} on {agent.env_name}: {refiner.parameters.size:,} parameters ({scope}), {normalised}")
     print(
         f"{plural(n_updates, 'update')} of {refiner.episodes_per_update} rollouts: "
         f"{plural(n_updates * refiner.episodes_per_update, 'rollout')}, "
-        f"up to {plural(refiner.n_held_out, 'held-out episode')}, {plural(refiner.n_workers, 'worker')}",
+        f"up to {plural(refiner.n_held_out, 'held-out episode')}, {workers}",
         flush=True,
     )
 
@@ -335,8 +336,9 @@ def _dry_run(refiner: "Refiner", n_updates: int) -> int:
     n_steps = sum(episode.length for episode in episodes)
     seconds /= len(episodes)
     print(f"two episodes of the agent: returns {returns}, {n_steps} steps, {seconds:.2f} s an episode")
-    total = duration(n_episodes * seconds / refiner.n_workers)
-    print(f"the whole run would take about {total} at this pace; nothing was written")
+    total = duration(n_episodes * seconds / (refiner.n_workers or 1))
+    alone = " with one worker" if refiner.n_workers is None else ""
+    print(f"the whole run would take about {total} at this pace{alone}; nothing was written")
     return 0
 
 

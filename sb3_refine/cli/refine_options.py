@@ -205,7 +205,7 @@ def add_rollout_options(group: argparse._ArgumentGroup) -> None:
         "--backend",
         default="process",
         metavar="NAME[:OPTION=VALUE,...]",
-        help="process or serial (default: %(default)s)",
+        help="process, serial or ray (default: %(default)s)",
     )
     group.add_argument(
         "--episode-timeout",

@@ -104,7 +104,7 @@ def rollout_task(
 def open_targets(
     agents: Sequence[Agent],
     backend: str = "process",
-    n_workers: int = 1,
+    n_workers: int | None = 1,
     accelerator: bool = True,
     objective: Objective | None = None,
     episode_timeout: float = 600.0,

@@ -1,5 +1,6 @@
 """The interface of every backend."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -13,6 +14,13 @@ from sb3_refine.parts import options_of
 from sb3_refine.rollouts.episode import Episode
 
 
+def n_processors() -> int:
+    """:return: processors that this process may use"""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Evaluator(ABC):
     """
     Runs episodes of candidates. A context manager: the workers live from entering to leaving it, through any number of
@@ -22,14 +30,14 @@ class Evaluator(ABC):
     job, ``__enter__`` and :meth:`close`. The arguments of its constructor, except the first three, are its options.
 
     :param task: what to roll out
-    :param n_workers: how many episodes run at a time; one where new environments replay their random numbers: several
-        workers would run the same episodes
+    :param n_workers: how many episodes run at a time, None for :meth:`default_n_workers`; one where new environments
+        replay their random numbers: several workers would run the same episodes
     :param episode_timeout: seconds after which an episode counts as hanging, where the backend can tell
     """
 
-    def __init__(self, task: RolloutTask, n_workers: int = 1, episode_timeout: float = 600.0):
+    def __init__(self, task: RolloutTask, n_workers: int | None = None, episode_timeout: float = 600.0):
         self.task = task
-        self.n_workers = 1 if task.replays else n_workers
+        self.n_workers = 1 if task.replays else n_workers or self.default_n_workers() or 1
         self.episode_timeout = episode_timeout
         self.n_episodes = 0
         self.n_env_steps = 0
@@ -38,8 +46,13 @@ class Evaluator(ABC):
 
     @classmethod
     def options(cls) -> dict[str, tuple[type, ...]]:
-        """:return: names and types of the arguments that are the backend's own"""
-        return options_of(cls, n_first=3)
+        """:return: names and types of the arguments that ``NAME:option=value`` may give"""
+        return {"n_workers": (int, type(None)), **options_of(cls, n_first=3)}
+
+    @classmethod
+    def default_n_workers(cls) -> int | None:
+        """:return: how many episodes run at a time where nothing else is said; None where that is only known later"""
+        return n_processors()
 
     def evaluate(
         self,

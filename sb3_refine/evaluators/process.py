@@ -33,13 +33,6 @@ _SECONDS_TO_CLOSE = 10.0  # for an environment to end what it has started
 _MAX_FRESH_ENVS = 500  # in one worker: simulators leak up to 1 MB each time they are made
 
 
-def n_processors() -> int:
-    """:return: processors that this process may use"""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class ProcessEvaluator(Evaluator):
     """
     A pool of worker processes, each handed one episode at a time: episodes differ in length.
@@ -49,15 +42,15 @@ class ProcessEvaluator(Evaluator):
     result.
 
     :param task: what to roll out
-    :param n_workers: number of processes
+    :param n_workers: number of processes; None for as many as there are processors
     :param episode_timeout: seconds after which an episode is given up as hanging
     """
 
-    def __init__(self, task: RolloutTask, n_workers: int = 1, episode_timeout: float = 600.0):
+    def __init__(self, task: RolloutTask, n_workers: int | None = None, episode_timeout: float = 600.0):
         super().__init__(task, n_workers, episode_timeout)
         self._context: Any = mp.get_context("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
         self._context.set_forkserver_preload([__name__, "stable_baselines3"])  # else every worker imports them
-        self._payload = _pickled(task)
+        self._payload = pickled_task(task)
         self._workers: list[_Worker] = []
         self._max_episodes = _MAX_FRESH_ENVS if task.recipe.remedy == FRESH_ENV else None
 
@@ -242,7 +235,12 @@ def _main_module_hidden() -> Iterator[None]:
         main.__dict__.update(hidden)
 
 
-def _pickled(task: RolloutTask) -> bytes:
+def pickled_task(task: RolloutTask) -> bytes:
+    """
+    :param task: what to roll out
+    :return: the task for other processes
+    :raises RefineError: where parts of it cannot be sent
+    """
     try:
         return cloudpickle.dumps(task)
     except Exception as error:  # of whatever the user's environment or objective holds
@@ -268,7 +266,7 @@ def _serve(connection: Connection, payload: bytes) -> None:
         try:
             worker = RolloutWorker(cloudpickle.loads(payload))
         except Exception as error:
-            connection.send(("error", _portable(error), time.process_time()))
+            connection.send(("error", portable_error(error), time.process_time()))
             return
         connection.send(("ready", None, time.process_time()))
         batch: Any = None
@@ -283,7 +281,7 @@ def _serve(connection: Connection, payload: bytes) -> None:
             try:
                 content: tuple[str, Any] = ("episode", worker.run(batch, job))
             except Exception as error:
-                content = ("error", _portable(error))
+                content = ("error", portable_error(error))
             connection.send((*content, time.process_time()))
 
 
@@ -294,8 +292,8 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def _portable(error: Exception) -> Exception:
-    """An exception that any process can unpickle: ours as it is, any other as text with its traceback."""
+def portable_error(error: Exception) -> Exception:
+    """:return: an exception that any process can unpickle: ours as it is, any other as text with its traceback"""
     if isinstance(error, (RefineError, EpisodeError)):
         return error
     return EpisodeError(f"a worker failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")

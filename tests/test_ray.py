@@ -1,0 +1,198 @@
+"""Episodes on a real Ray cluster of several nodes on this machine: the same bits, whatever is lost on the way."""
+
+import os
+import signal
+import threading
+import time
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from sb3_refine import RefineError, Refiner, load_agent
+from sb3_refine.envs.spec import EnvRecipe
+from sb3_refine.errors import EpisodeError
+from sb3_refine.evaluators import RayEvaluator, RolloutTask, SerialEvaluator, ray_cluster
+from sb3_refine.testing import EvaluatorContract
+from sb3_refine.testing.evaluators import population_of, small_task
+
+ray = pytest.importorskip("ray")
+cluster_utils = pytest.importorskip("ray.cluster_utils")
+
+pytestmark = pytest.mark.slow
+
+SEEDS = [list(range(1, 5))] * 5
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Three nodes with one processor each, and this process as the driver."""
+    made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    for _ in range(2):
+        made.add_node(num_cpus=1)
+    ray.init(address=made.address, log_to_driver=False)
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+class TestRayEvaluator(EvaluatorContract):
+    evaluator = RayEvaluator
+
+    @pytest.fixture(autouse=True)
+    def connected(self, cluster):
+        pass
+
+
+class Slow(gym.Wrapper):
+    """Takes 5 ms a step, and writes down who runs it."""
+
+    def __init__(self, env, folder):
+        super().__init__(env)
+        self.folder = folder
+
+    def reset(self, **kwargs):
+        (self.folder / str(os.getpid())).touch()
+        return self.env.reset(**kwargs)
+
+    def step(self, action):
+        time.sleep(0.005)
+        return self.env.step(action)
+
+
+def make_slow(folder):
+    return Slow(gym.make("Pendulum-v1", max_episode_steps=50), folder)
+
+
+@pytest.fixture
+def slow_task(tmp_path):
+    """Episodes of a quarter of a second."""
+    return RolloutTask(EnvRecipe(None, make=partial(make_slow, tmp_path)), small_task().policy)
+
+
+@pytest.fixture
+def expected(slow_task):
+    with SerialEvaluator(slow_task) as serial:
+        episodes = serial.evaluate(population_of(slow_task), SEEDS)
+    for path in slow_task.recipe.make.args[0].iterdir():
+        path.unlink()
+    return episodes
+
+
+def later(seconds, action):
+    timer = threading.Timer(seconds, action)
+    timer.start()
+    return timer
+
+
+def test_a_killed_worker_is_replaced_with_the_same_result(cluster, slow_task, expected, caplog):
+    folder = slow_task.recipe.make.args[0]
+    with RayEvaluator(slow_task, 2) as evaluator:
+        later(0.8, lambda: os.kill(int(next(folder.iterdir()).name), signal.SIGKILL))
+        assert evaluator.evaluate(population_of(slow_task), SEEDS) == expected
+    assert "replaced, and the episode run again" in caplog.text
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_nodes_may_leave_and_join_in_the_middle_of_a_run(cluster, slow_task, expected, caplog):
+    extra = cluster.add_node(num_cpus=2)
+    with RayEvaluator(slow_task) as evaluator:
+        while evaluator.n_workers < 5:  # Ray needs a moment to count the new node
+            evaluator.evaluate(population_of(slow_task), [[1], [], [], [], []])
+        leaving = later(0.7, partial(cluster.remove_node, extra))
+        assert evaluator.evaluate(population_of(slow_task), SEEDS) == expected
+        leaving.join()
+        while evaluator.n_workers > 3:
+            evaluator.evaluate(population_of(slow_task), [[1], [], [], [], []])
+        joined = cluster.add_node(num_cpus=3)
+        try:
+            while evaluator.n_workers < 6:
+                assert evaluator.evaluate(population_of(slow_task), SEEDS) == expected
+        finally:
+            cluster.remove_node(joined)
+    assert "a worker died" in caplog.text
+
+
+def test_an_episode_that_hangs_is_run_again_and_then_given_up(cluster, slow_task, caplog):
+    with (
+        RayEvaluator(slow_task, 1, episode_timeout=0.1) as evaluator,
+        pytest.raises(EpisodeError, match=r"seed 1 of candidate 0.* its worker hung .* 3 times"),
+    ):
+        evaluator.evaluate(population_of(slow_task), SEEDS)
+    assert caplog.text.count("replaced, and the episode run again") == 2
+
+
+class TellsThreads(gym.Wrapper):
+    def step(self, action):
+        observation, _, *rest = self.env.step(action)
+        return observation, float(torch.get_num_threads()), *rest
+
+
+def make_tells_threads():
+    return TellsThreads(gym.make("Pendulum-v1", max_episode_steps=1))
+
+
+def test_a_worker_uses_one_thread(cluster):
+    task = RolloutTask(EnvRecipe(None, make=make_tells_threads), small_task().policy)
+    with RayEvaluator(task, 1) as evaluator:
+        ((episode,), *_) = evaluator.evaluate(population_of(task), [[1], [], [], [], []])
+    assert episode.episode_return == 1
+
+
+def test_a_worker_occupies_its_processor_while_it_runs(cluster):
+    with RayEvaluator(small_task(), 3) as evaluator:
+        evaluator.evaluate(population_of(small_task()), [[1]] * 5)
+        assert len({actor.node["address"] for actor in evaluator._actors.values()}) == 3 - len(evaluator._starting)
+        assert ray.available_resources().get("CPU", 0) == 0
+
+
+def test_a_population_is_put_into_the_object_store_once(cluster, monkeypatch):
+    puts, put = [], ray.put
+    monkeypatch.setattr(ray, "put", lambda value: puts.append(len(value)) or put(value))
+    with RayEvaluator(small_task(), 3) as evaluator:
+        assert len(puts) == 1  # the task
+        for n_updates in range(1, 4):
+            evaluator.evaluate(population_of(small_task()), SEEDS)
+            assert len(puts) == 1 + n_updates
+
+
+def test_several_episodes_a_call_give_the_same_result(cluster, slow_task, expected):
+    with RayEvaluator(slow_task, 2, episodes_per_call=3) as evaluator:
+        assert evaluator.evaluate(population_of(slow_task), SEEDS) == expected
+
+
+def test_a_node_with_another_version_is_named(cluster, monkeypatch):
+    versions = ray_cluster._versions()
+    monkeypatch.setattr(ray_cluster, "_versions", lambda: {**versions, "gymnasium": "0.1", "panda-gym": "9.0"})
+    with (
+        pytest.raises(RefineError, match=r"node \d+\.\d+\.\d+\.\d+ of the cluster has .*gymnasium .* instead of 0.1"),
+        RayEvaluator(small_task(), 1),
+    ):
+        pass
+
+
+def test_an_address_where_no_cluster_is_gives_one_line(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with (
+        pytest.raises(RefineError, match=r"no connection to the Ray cluster 127.0.0.1:1: "),
+        RayEvaluator(small_task(), 1, address="127.0.0.1:1"),
+    ):
+        pass
+
+
+def test_without_ray_the_message_names_the_package(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(RefineError, match=r"ray is not installed; run: pip install 'sb3-refine\[ray\]'"):
+        RayEvaluator(small_task())
+
+
+def test_a_search_on_a_cluster_finds_what_a_search_in_one_process_finds(cluster, made_agents):
+    thetas = []
+    for backend in ("serial", "ray", "ray:n_workers=2"):
+        agent = load_agent("ppo", "Pendulum-v1", made_agents)
+        refiner = Refiner(agent, n_delta=4, n_eval_episodes=4, seed=0, backend=backend).learn(2)
+        thetas.append(refiner.search.optimizer.theta)
+    assert np.array_equal(thetas[0], thetas[1])
+    assert np.array_equal(thetas[0], thetas[2])
