@@ -32,8 +32,8 @@ class BacktrackingARS(Optimizer):
     :param seed: seed of every direction drawn
     :param n_updates: length of the search, for the schedule
     :param n_delta: number of directions an update; each costs two episodes
-    :param n_center: episodes of the iterate itself in each update; None for a quarter of ``n_delta``. With less than
-        2, the search never goes back
+    :param n_center: episodes of the iterate itself in each update; None for half of ``n_delta``. With less than 2, the
+        search never goes back
     :param learning_rate: step size :math:`\alpha`, in units of the noise, or its start and end over the search
     :param delta_std: change of the actions by the noise, see :func:`~sb3_refine.policies.noise_scale.noise_scale`, or
         its start and end over the search
@@ -45,7 +45,7 @@ class BacktrackingARS(Optimizer):
     """
 
     in_action_units: ClassVar = True
-    presets: ClassVar = {"default": {"n_updates": 71}}
+    presets: ClassVar = {"default": {"n_updates": 64}}
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class BacktrackingARS(Optimizer):
     ):
         super().__init__(theta, seed, n_updates)
         check_count("n_delta", n_delta, 1, at_most=10**6)
-        n_center = n_delta // 4 if n_center is None else n_center
+        n_center = n_delta // 2 if n_center is None else n_center
         check_count("n_center", n_center, 0)
         if n_center > n_delta:
             raise RefineError(f"n_center: expected 0 to n_delta={n_delta}, got {n_center}")
