@@ -107,7 +107,8 @@ def test_search_and_training_are_judged_together(made_agents, tmp_path):
     assert judgement.method == "auto"
     arms, rounds = judgement.settings["arms"], judgement.settings["rounds"]
     assert arms["search"][1] == 200 * arms["search"][0]
-    assert judgement.result.env_steps > sum(n_steps for _, n_steps, _ in arms.values()) >= 40 * 200
+    update = 5  # rollouts: what is left may be too little for another one
+    assert judgement.result.env_steps > sum(n_steps for _, n_steps, _ in arms.values()) > (40 - update) * 200
     assert rounds[0].startswith("after 25% of the budget: search ")
     ended = next(text.split()[-2] for text in rounds if text.endswith(" ends"))
     assert sum(name.startswith(f"{ended}: ") for name in names) <= 2, "of an arm that ended, the last candidates alone"
