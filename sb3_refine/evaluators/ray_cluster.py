@@ -81,7 +81,7 @@ class RayEvaluator(Evaluator):
 
     def __enter__(self) -> Self:
         try:
-            self._has_started_ray = _connect(self._ray, self._address)
+            self._has_started_ray |= _connect(self._ray, self._address)  # after an error, Ray is still there
             self._task_ref = self._ray.put(self._payload)
             self._adjust_to_cluster()
             deadline = time.monotonic() + _SECONDS_TO_START
