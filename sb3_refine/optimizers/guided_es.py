@@ -139,7 +139,7 @@ class GuidedPopulation(Population):
         noise = direction(self.seed, self.keys[number], n)
         if k == 0:
             return noise
-        weights = np.random.default_rng(self.keys[number]).standard_normal((k, 1), dtype=np.float32)
+        weights = np.random.default_rng([self.seed, self.keys[number]]).standard_normal((k, 1), dtype=np.float32)
         guided = np.float32(math.sqrt((1 - self.noise_share) * n / k)) * (weights * self.basis).sum(axis=0)
         return np.float32(math.sqrt(self.noise_share)) * noise + guided
 
