@@ -144,7 +144,6 @@ def test_a_worker_uses_one_thread(cluster):
 def test_a_worker_occupies_its_processor_while_it_runs(cluster):
     with RayEvaluator(small_task(), 3) as evaluator:
         evaluator.evaluate(population_of(small_task()), [[1]] * 5)
-        assert len({actor.node["address"] for actor in evaluator._actors.values()}) == 3 - len(evaluator._starting)
         assert ray.available_resources().get("CPU", 0) == 0
 
 
@@ -161,6 +160,62 @@ def test_a_population_is_put_into_the_object_store_once(cluster, monkeypatch):
 def test_several_episodes_a_call_give_the_same_result(cluster, slow_task, expected):
     with RayEvaluator(slow_task, 2, episodes_per_call=3) as evaluator:
         assert evaluator.evaluate(population_of(slow_task), SEEDS) == expected
+
+
+LACKS_THE_PACKAGE = """
+import sys
+
+class Lacks:
+    def find_spec(self, name, path=None, target=None):
+        if name == "sb3_refine":
+            raise ModuleNotFoundError("No module named 'sb3_refine'", name=name)
+
+sys.meta_path.insert(0, Lacks())
+"""
+
+LACKS_AN_EXTRA = """
+import importlib.metadata
+
+version = importlib.metadata.version
+
+def lacking(name):
+    if name == "gymnasium":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return version(name)
+
+importlib.metadata.version = lacking
+"""
+
+
+@pytest.fixture
+def odd_node(cluster, tmp_path):
+    """Make a node that runs a script at the start of each of its Python processes."""
+    nodes = []
+
+    def make(script):
+        (tmp_path / "sitecustomize.py").write_text(script)
+        nodes.append(cluster.add_node(num_cpus=2, env_vars={"PYTHONPATH": str(tmp_path)}))
+
+    yield make
+    for node in nodes:
+        cluster.remove_node(node)
+
+
+def test_a_node_without_the_package_is_named(odd_node, caplog):
+    odd_node(LACKS_THE_PACKAGE)
+    message = r"a worker died \(node \d+\.\d+\.\d+\.\d+: .*No module named 'sb3_refine'\) while it started, 3 times"
+    with pytest.raises(EpisodeError, match=message), RayEvaluator(small_task()) as evaluator:
+        while True:
+            evaluator.evaluate(population_of(small_task()), SEEDS)
+    assert caplog.text.count("another is started") == 2
+
+
+def test_a_node_without_an_extra_is_named(odd_node):
+    odd_node(LACKS_AN_EXTRA)
+    message = r"node \d+\.\d+\.\d+\.\d+ of the cluster has no gymnasium, here it is"
+    with pytest.raises(RefineError, match=message), RayEvaluator(small_task()) as evaluator:
+        while True:
+            evaluator.evaluate(population_of(small_task()), SEEDS)
 
 
 def test_a_node_with_another_version_is_named(cluster, monkeypatch):

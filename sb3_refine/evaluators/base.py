@@ -1,8 +1,10 @@
 """The interface of every backend."""
 
 import os
+import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 
 from typing_extensions import Self
@@ -19,6 +21,15 @@ def n_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """:return: model of this machine's processor, where the system says so"""
+    with suppress(OSError), open("/proc/cpuinfo") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 class Evaluator(ABC):
@@ -41,6 +52,8 @@ class Evaluator(ABC):
         self.episode_timeout = episode_timeout
         self.n_episodes = 0
         self.n_env_steps = 0
+        self.processors = {processor()}
+        """Models of the processors that run episodes: between different ones, these may differ in their last bits."""
         self.on_episode: Callable[[], object] = lambda: None
         """Called after each episode, for a progress bar."""
 

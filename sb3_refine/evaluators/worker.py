@@ -1,14 +1,17 @@
 """What every backend runs: a task, and the worker that rolls out candidates of a population."""
 
+import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import cloudpickle
 import torch as th
 
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.envs.wrappers import Noise, Noisy
-from sb3_refine.errors import reraise_as_episode_error
+from sb3_refine.errors import EpisodeError, RefineError, reraise_as_episode_error
 from sb3_refine.optimizers.population import Population
 from sb3_refine.policies.base import DeterministicPolicy
 from sb3_refine.rollouts.episode import Episode
@@ -57,6 +60,9 @@ class Batch(NamedTuple):
 Job = tuple[int, int]
 """An episode to run: index of the candidate in the population, episode seed."""
 
+Answer = tuple[str, Any, float]
+"""Of a worker in another process: a word for the kind, the content, and the CPU time of the process in seconds."""
+
 
 class RolloutWorker:
     """
@@ -89,9 +95,43 @@ class RolloutWorker:
                     return rollout(policy, env, seed)
                 return rollout_with_metrics(policy, env, seed, self._metrics(batch.metrics))
 
+    def answer(self, batch: Batch, jobs: Sequence[Job]) -> Answer:
+        """
+        :param batch: has the candidates
+        :param jobs: the episodes
+        :return: "episodes" with a list of them, or "error" with one that any process can unpickle
+        """
+        try:
+            return "episodes", [self.run(batch, job) for job in jobs], time.process_time()
+        except Exception as error:
+            return error_answer(error)
+
     def _metrics(self, names: Sequence[str]) -> dict[str, Metric]:
         return {name: self._task.metrics[name] if name in self._task.metrics else METRICS[name] for name in names}
 
     def close(self) -> None:
         """Close the environment."""
         self._episodes.close()
+
+
+def pickled_task(task: RolloutTask) -> bytes:
+    """
+    :param task: what to roll out
+    :return: the task for other processes
+    :raises RefineError: where parts of it cannot be sent
+    """
+    try:
+        return cloudpickle.dumps(task)
+    except Exception as error:  # of whatever the user's environment or objective holds
+        raise RefineError(
+            f"the environment or the objective cannot be sent to worker processes ({type(error).__name__}: {error}); "
+            "make locks, files and the like in the function that uses them, or stay in this process, with "
+            "`backend='serial'`"
+        ) from error
+
+
+def error_answer(error: Exception) -> Answer:
+    """:return: the answer with an exception: ours as it is, any other as text with its traceback"""
+    if not isinstance(error, (RefineError, EpisodeError)):
+        error = EpisodeError(f"a worker failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")
+    return "error", error, time.process_time()
