@@ -24,7 +24,7 @@ from sb3_refine.evaluation.judge import JudgeSettings, Verdict, judge_candidates
 from sb3_refine.evaluation.selection import Candidate
 from sb3_refine.evaluation.soup import greedy_soup, n_scores
 from sb3_refine.evaluation.target import EvaluationTarget, open_targets
-from sb3_refine.evaluators import backend_options
+from sb3_refine.evaluators import Backend, backend_options
 from sb3_refine.files import sha256
 from sb3_refine.objectives import Objective, make_objective
 from sb3_refine.reporting.record import read_record, record_of, write_record
@@ -132,7 +132,7 @@ class Judge:
     :param min_effect: the difference to resolve
     :param max_return_loss: share of the original's mean return that may be lost
     :param n_workers: episodes run at a time; None for the number of processors
-    :param backend: who runs the episodes, see :data:`~sb3_refine.evaluators.EVALUATORS`
+    :param backend: who runs the episodes, see :class:`~sb3_refine.refiner.Refiner`
     :param accelerator: whether to use a faster, bit-identical ``step`` where there is one
     :param episode_timeout: seconds after which an episode counts as hanging
     :raises RefineError: when an argument is wrong
@@ -148,7 +148,7 @@ class Judge:
         min_effect: float | None = None,
         max_return_loss: float = 0.05,
         n_workers: int | None = None,
-        backend: str = "process",
+        backend: Backend = "process",
         accelerator: bool = True,
         episode_timeout: float = 600.0,
     ):
@@ -375,6 +375,7 @@ def _result_of(verdict: Verdict) -> Result:
         paired_difference=verdict.paired_difference,
         objective_difference=verdict.decision.difference,
         candidates=verdict.candidates,
+        processors=tuple(sorted(verdict.chosen.target.processors)),
     )
 
 

@@ -29,7 +29,7 @@ from sb3_refine.evaluation.judge import JudgeSettings
 from sb3_refine.evaluation.robustness import check_entries
 from sb3_refine.evaluation.selection import Candidate
 from sb3_refine.evaluation.target import EvaluationTarget, rollout_task
-from sb3_refine.evaluators import EVALUATORS, Evaluator, RolloutTask, SerialEvaluator, backend_options
+from sb3_refine.evaluators import EVALUATORS, Backend, Evaluator, RolloutTask, SerialEvaluator, backend_options
 from sb3_refine.files import sha256
 from sb3_refine.objectives import OBJECTIVES, Objective, make_objective
 from sb3_refine.optimizers import (
@@ -74,8 +74,8 @@ class Refiner:
         :class:`~sb3_refine.rollouts.episode.Trajectory`, also as ``"module:function"``
     :param parameters: what is searched: ``"actor"``, ``"head"``, or a regular expression over parameter names
     :param n_workers: episodes run at a time; None for as many as there are processors, or as the backend has it
-    :param backend: who runs the episodes, one of ``sb3_refine.evaluators.EVALUATORS``, with options as for the
-        optimizer; the results are the same
+    :param backend: who runs the episodes: one of ``sb3_refine.evaluators.EVALUATORS``, with options as for the
+        optimizer, or an executor as for :class:`~sb3_refine.evaluators.ExecutorEvaluator`; the results are the same
     :param seed: seed of everything random
     :param episodes_per_candidate: episodes that a candidate's fitness is the mean of; None for the optimizer's choice
     :param n_eval_episodes: see :class:`~sb3_refine.evaluation.judge.JudgeSettings`, as for the next four
@@ -101,7 +101,7 @@ class Refiner:
         objective: str | Objective | Callable[[Trajectory], float] = "return",
         parameters: str = "actor",
         n_workers: int | None = None,
-        backend: str = "process",
+        backend: Backend = "process",
         seed: int = 0,
         episodes_per_candidate: int | None = None,
         n_eval_episodes: int | str = 100,

@@ -36,6 +36,10 @@ class Target(Protocol):
     def is_seeded(self) -> bool:
         """Whether the seed decides the episode; if not, episodes cannot be paired by their seeds."""
 
+    @property
+    def processors(self) -> set[str]:
+        """Models of the processors that have run episodes on its workers."""
+
     def run(self, seeds: Sequence[int], metrics: Sequence[str] = (), noise: Noise | None = None) -> Evaluation:
         """
         :param seeds: one for each episode
@@ -66,6 +70,11 @@ class EvaluationTarget:
     def is_seeded(self) -> bool:
         """Whether the seed decides the episode; if not, episodes cannot be paired by their seeds."""
         return self.task.is_seeded
+
+    @property
+    def processors(self) -> set[str]:
+        """Models of the processors that have run episodes on its workers."""
+        return self.evaluator.processors
 
     def run(self, seeds: Sequence[int], metrics: Sequence[str] = (), noise: Noise | None = None) -> Evaluation:
         """See :meth:`Target.run`."""

@@ -302,7 +302,7 @@ def record_of(
         wall_time_s=round(result.wall_time_s, 3),
         cpu_time_s=round(result.cpu_time_s, 3),
         invalid_episodes=result.n_invalid,
-        settings=settings,
+        settings={**settings, "processors": list(result.processors)},
         seeds=seeds,
         versions=versions(),
         source=source,

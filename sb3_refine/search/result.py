@@ -28,6 +28,7 @@ class Result:
     :param objective_difference: the same of what is maximised
     :param candidates: what was chosen from on validation seeds: the original, then the iterates
     :param history: the result of each update
+    :param processors: models of the processors that ran the episodes
     :param rollouts: episodes run, validation and test included
     :param env_steps: environment steps of those episodes
     :param n_invalid: episodes of candidates that were dropped for a NaN or an infinity
@@ -52,6 +53,7 @@ class Result:
     objective_difference: PairedDifference | None = None
     candidates: tuple[dict[str, Any], ...] = ()
     history: tuple[Update, ...] = field(default=(), repr=False)
+    processors: tuple[str, ...] = ()
 
 
 def tested_result(
@@ -115,6 +117,7 @@ def _result_of(search: SearchState, decision: Decision, verdict: Verdict | None 
         objective_difference=decision.difference,
         candidates=verdict.candidates if verdict else (),
         history=tuple(search.history),
+        processors=tuple(sorted(verdict.chosen.target.processors)) if verdict else (),
     )
 
 
