@@ -9,6 +9,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import logging
 import signal
 import subprocess
+import sys
+import time
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -142,3 +145,41 @@ class BrokenEnv(gym.Wrapper):
         if self.n_steps == 3:
             raise ArithmeticError("the pendulum fell off")
         return self.env.step(action)
+
+
+@contextmanager
+def running_search(agents, folder, *arguments):
+    """A run of the command line that is busy searching, in a process group of its own; and its run folder."""
+    script = (  # a job in the background starts with SIGINT ignored
+        "import signal, sys; from sb3_refine.cli.main import main; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main())"
+    )
+    command = [sys.executable, "-c", script, "--algo", "ppo", "--env", ENV_ID, "-f", str(agents)]
+    command += ["-o", str(folder), "--n-updates", "100000", "--n-eval-episodes", "5", "--log-interval", "1", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process, run_folder = subprocess.Popen(command, start_new_session=True, **pipes), folder / "ppo" / f"{ENV_ID}_1"
+    progress, deadline = run_folder / "progress.csv", time.time() + 300
+    try:
+        while not (progress.exists() and progress.read_text().count("\n") >= 3):
+            assert process.poll() is None and time.time() < deadline, process.communicate()
+            time.sleep(0.05)
+        yield process, run_folder
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def children_of(pid):
+    """Process ids of the children of a process, and theirs."""
+    listing = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
+    parents = dict(map(int, line.split()) for line in listing.splitlines()[1:])
+    found = {child for child, parent in parents.items() if parent == pid}
+    return found.union(*(children_of(child) for child in found))
+
+
+def left_after(seconds, processes):
+    """Those of the processes that have not ended by then."""
+    deadline = time.time() + seconds
+    while any(os.path.exists(f"/proc/{each}") for each in processes) and time.time() < deadline:
+        time.sleep(0.1)
+    return [each for each in processes if os.path.exists(f"/proc/{each}")]

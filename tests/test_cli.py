@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ENV_ID
+from conftest import ENV_ID, children_of, left_after, running_search
 from fresh import COMMAND_LINE, run_command, run_script
 
 from sb3_refine import RefineError, Refiner
@@ -235,29 +235,8 @@ def test_tables_and_progress_go_to_the_same_streams_as_sb3s(made_agents, tmp_pat
 
 @pytest.fixture
 def long_run(made_agents, tmp_path):
-    """A run that is busy searching."""
-    script = (  # a job in the background starts with SIGINT ignored
-        "import signal, sys; from sb3_refine.cli.main import main; "
-        "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main())"
-    )
-    command = [sys.executable, "-c", script, "--algo", "ppo", "--env", ENV_ID, "-f", str(made_agents)]
-    command += ["-o", str(tmp_path), "--n-updates", "100000", "--n-eval-episodes", "5", "--log-interval", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    progress = tmp_path / "ppo" / f"{ENV_ID}_1" / "progress.csv"
-    deadline = time.time() + 300
-    while not (progress.exists() and progress.read_text().count("\n") >= 3):
-        assert process.poll() is None and time.time() < deadline, process.communicate()
-        time.sleep(0.05)
-    yield process, tmp_path / "ppo" / f"{ENV_ID}_1"
-    process.kill()
-    process.communicate()
-
-
-def children_of(pid):
-    listing = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
-    parents = dict(map(int, line.split()) for line in listing.splitlines()[1:])
-    found = {child for child, parent in parents.items() if parent == pid}
-    return found.union(*(children_of(child) for child in found))
+    with running_search(made_agents, tmp_path) as running:
+        yield running
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
@@ -276,10 +255,7 @@ def test_ctrl_c_leaves_the_best_so_far_and_no_process(long_run, run, number):
     assert json.loads((run_folder / "refinement.json").read_text())["baseline"]["n_episodes"] == 5
     assert f"decision: {decision} (interrupted after" in shown
     assert (run_folder / f"{ENV_ID}.zip").exists()
-    deadline = time.time() + 60
-    while any(os.path.exists(f"/proc/{child}") for child in children) and time.time() < deadline:
-        time.sleep(0.1)
-    assert not [child for child in children if os.path.exists(f"/proc/{child}")]
+    assert not left_after(60, children)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from functools import partial
@@ -10,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from conftest import children_of, left_after, running_search
 
 from sb3_refine import RefineError, Refiner, load_agent
 from sb3_refine.envs.spec import EnvRecipe
@@ -251,3 +255,84 @@ def test_a_search_on_a_cluster_finds_what_a_search_in_one_process_finds(cluster,
         thetas.append(refiner.search.optimizer.theta)
     assert np.array_equal(thetas[0], thetas[1])
     assert np.array_equal(thetas[0], thetas[2])
+
+
+@pytest.fixture
+def apart(monkeypatch):
+    """Processes that do not find the cluster of the other tests. Ray allows short paths only."""
+    with tempfile.TemporaryDirectory(prefix="r") as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        yield
+
+
+def interrupt_at_the_second_update(local_variables, _):
+    if local_variables["search"].n_updates_done == 2:
+        raise KeyboardInterrupt
+    return True
+
+
+def test_a_search_resumed_on_another_number_of_nodes_has_the_same_bits(cluster, made_agents, tmp_path):
+    def refiner(backend):
+        agent = load_agent("ppo", "Pendulum-v1", made_agents)
+        return Refiner(agent, n_delta=4, n_eval_episodes=4, seed=0, backend=backend)
+
+    whole = refiner("serial").learn(4)
+    with pytest.raises(KeyboardInterrupt):
+        refiner("ray").learn(4, interrupt_at_the_second_update, checkpoint_folder=tmp_path, checkpoint_interval=1)
+    node = cluster.add_node(num_cpus=2)
+    try:
+        resumed = refiner("ray").learn(4, checkpoint_folder=tmp_path, resume=True)
+    finally:
+        cluster.remove_node(node)
+    assert np.array_equal(resumed.search.optimizer.theta, whole.search.optimizer.theta)
+    assert resumed.result.baseline == whole.result.baseline
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("apart")
+def test_ctrl_c_leaves_the_best_so_far_and_no_process(made_agents, tmp_path, number):
+    """On a Ray that the command has started. Ctrl-C reaches all processes of the group, SIGTERM usually one."""
+    with running_search(made_agents, tmp_path, "--backend", "ray:n_workers=2") as (process, run_folder):
+        children = children_of(process.pid)
+        assert len(children) > 4
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    resume = f"sb3-refine --resume {run_folder} --backend ray:n_workers=2"
+    assert errors.endswith(f"to go on from here: {resume}\nsb3-refine: interrupted\n")
+    assert (run_folder / "Pendulum-v1.zip").exists()
+    assert not left_after(60, children)
+
+
+def test_an_interrupted_driver_leaves_no_worker_on_the_cluster(cluster, made_agents, tmp_path):
+    backend = f"ray:address={cluster.address}"
+    with running_search(made_agents, tmp_path, "--backend", backend) as (process, run_folder):
+        assert ray.available_resources().get("CPU", 0) == 0
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert (run_folder / "Pendulum-v1.zip").exists()
+    deadline = time.time() + 60
+    while ray.available_resources().get("CPU", 0) < 3 and time.time() < deadline:
+        time.sleep(0.2)
+    assert ray.available_resources()["CPU"] == 3
+
+
+@pytest.mark.usefixtures("apart")
+def test_a_ray_that_was_started_here_ends_also_after_an_error():
+    code = """
+import ray
+from sb3_refine.errors import EpisodeError
+from sb3_refine.evaluators import RayEvaluator
+from sb3_refine.testing.evaluators import population_of, small_task
+with RayEvaluator(small_task(), 1, episode_timeout=0.001) as evaluator:
+    for timeout in (0.001, 600.0):
+        evaluator.episode_timeout = timeout
+        try:
+            print(len(evaluator.evaluate(population_of(small_task()), [[1]] * 5)))
+        except EpisodeError as error:
+            print(type(error).__name__, ray.is_initialized())
+print(ray.is_initialized())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.split("\n")[:3] == ["EpisodeError True", "5", "False"], done.stderr

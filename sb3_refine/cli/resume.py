@@ -96,6 +96,8 @@ def resume_command(run_folder: Path, options: argparse.Namespace) -> str:
     for flag in ("trust_remote_code", "no_report"):
         if getattr(options, flag):
             command += [f"--{flag.replace('_', '-')}"]
+    if "backend" in options.given:
+        command += ["--backend", options.backend]
     if "verbose" in options.given:
         command += ["--verbose", str(options.verbose)]
     return shlex.join(command)

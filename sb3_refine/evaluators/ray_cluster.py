@@ -6,7 +6,9 @@ import math
 import os
 import platform
 import re
+import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -37,7 +39,7 @@ class RayEvaluator(PoolEvaluator["_Actor"]):
     restarts and retries nothing.
 
     Without an address, the cluster that this process is connected to is used, else the one named by ``RAY_ADDRESS``,
-    else a Ray is started on this machine and stopped in the end.
+    else one that runs on this machine, else a Ray is started here and stopped in the end.
 
     :param task: what to roll out
     :param n_workers: number of actors; None for one on each processor of the cluster, also of nodes that join later
@@ -275,8 +277,16 @@ def _connect(ray: Any, address: str | None) -> bool:
     """
     if ray.is_initialized():
         return False
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, include_dashboard=None if address else False, log_to_driver=False)
+        ray.init(
+            address=address,
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's handler ends the process
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = address or os.environ.get("RAY_ADDRESS", "on this machine")
         raise RefineError(f"backend: no connection to the Ray cluster {where}: {error}") from error
