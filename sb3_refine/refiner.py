@@ -1,7 +1,7 @@
 """The refiner: a trained agent in, a better one of the same kind out."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,7 @@ class Refiner:
         checkpoint_folder: str | Path | None = None,
         checkpoint_interval: int = 5,
         resume: bool = False,
+        may_change: Collection[str] = (),
     ) -> Self:
         """
         Search from the model's parameters, test the result on held-out seeds, and leave the better of the two in
@@ -204,6 +205,8 @@ class Refiner:
         :param checkpoint_folder: where to keep the state of the search, or None
         :param checkpoint_interval: updates between two checkpoints: the most that a kill can lose
         :param resume: go on from the checkpoint, to the bits that the uninterrupted search would have given
+        :param may_change: settings that may be other ones than those of the search to resume, such as
+            ``("learning_rate",)``
         :return: self
         :raises RefineError: when the settings are not those of the search to resume
         :raises EpisodeError: when an episode fails, or too many return NaN
@@ -211,7 +214,9 @@ class Refiner:
         clock = Clock(time_limit)
         check_count("log_interval", log_interval, 1)
         n_updates = default_n_updates(self.optimizer_name) if n_updates is None else n_updates
-        checkpoint = Checkpoint(checkpoint_folder, {**self.settings, "n_updates": n_updates}, checkpoint_interval)
+        checkpoint = Checkpoint(
+            checkpoint_folder, {**self.settings, "n_updates": n_updates}, checkpoint_interval, may_change
+        )
         search = self._begin(n_updates, checkpoint, resume)
         log = self._logger or configure_logger(self.verbose, self.tensorboard_log, tb_log_name, True)
         with (

@@ -54,6 +54,19 @@ def test_resumes_to_the_same_bits(made_agents, tmp_path, n_calls):
     assert (resumed.result.rollouts, resumed.result.env_steps) == (whole.result.rollouts, whole.result.env_steps)
 
 
+def test_only_settings_that_are_named_may_change(made_agents, tmp_path):
+    ars = {"optimizer": "ars", "acceptance": False}
+    with pytest.raises(KeyboardInterrupt):
+        refiner_of(made_agents, learning_rate=0.01, **ars).learn(4, stop_after(2), checkpoint_folder=tmp_path)
+    changed = refiner_of(made_agents, learning_rate=0.02, **ars)
+    with pytest.raises(RefineError, match=r"other settings .*: learning_rate was 0.01, is 0.02"):
+        changed.learn(4, checkpoint_folder=tmp_path, resume=True, may_change=("delta_std",))
+    changed.learn(4, checkpoint_folder=tmp_path, resume=True, may_change=("learning_rate",))
+    whole = refiner_of(made_agents, learning_rate=0.02, **ars).learn(4)
+    assert changed.result.n_updates_done == 4
+    assert not np.array_equal(changed.parameters.get_theta(), whole.parameters.get_theta())
+
+
 def test_ctrl_c_during_a_write_takes_effect_afterwards(made_agents, tmp_path, monkeypatch):
     save, calls = checkpoint.th.save, []
 

@@ -1,5 +1,6 @@
 """The state of a search in a file: written completely or not at all, resumed to the same bits."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,17 @@ class Checkpoint:
     :param folder: where to; None keeps nothing
     :param settings: a resumed search must have the same
     :param interval: updates between two writes: the most that a kill can lose
+    :param may_change: names of settings in which a resumed search may differ
     """
 
-    def __init__(self, folder: str | Path | None, settings: dict[str, Any], interval: int):
+    def __init__(
+        self, folder: str | Path | None, settings: dict[str, Any], interval: int, may_change: Collection[str] = ()
+    ):
         if interval < 1:
             raise RefineError(f"checkpoint_interval: expected at least 1, got {interval}")
         self.folder = None if folder is None else Path(folder)
         self.settings = {name: _plain(value) for name, value in settings.items()}
-        self.interval = interval
+        self.interval, self._may_change = interval, may_change
         self._state: dict[str, Any] | None = None
 
     def take(self, search: SearchState) -> None:
@@ -90,7 +94,7 @@ class Checkpoint:
         differences = [
             f"{name} was {settings.get(name)!r}, is {self.settings.get(name)!r}"
             for name in {**settings, **self.settings}
-            if settings.get(name) != self.settings.get(name)
+            if settings.get(name) != self.settings.get(name) and name not in self._may_change
         ]
         if differences:
             raise RefineError(f"resume: other settings than those of the interrupted run: {'; '.join(differences)}")

@@ -1,0 +1,96 @@
+"""
+Four searches of one agent with population-based training, and the original tested against the four.
+
+From time to time, the worst search goes on from the best one with other settings. The original is compared with the
+last iterates on validation seeds, and with the best of these on test seeds.
+
+python benchmarks/population_based.py --agents FOLDER --json benchmarks/results/population_based.json
+"""
+
+import tempfile
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import ray
+from common import circumstances, parser, show, write
+from ray import tune
+
+from sb3_refine import judge, load_agent
+from sb3_refine.tuning import AGENT_FOLDER, trainable
+
+ALGO, ENV = "ppo", "LunarLanderContinuous-v2"
+SETTINGS = {"delta_std": tune.uniform(0.05, 0.3), "learning_rate": tune.uniform(0.2, 1.0)}
+
+
+def search(options, storage: str) -> tune.ResultGrid:
+    scheduler = tune.schedulers.PopulationBasedTraining(
+        perturbation_interval=1, hyperparam_mutations=SETTINGS, quantile_fraction=0.25
+    )
+    make_agent = partial(load_agent, ALGO, ENV, options.agents.resolve())
+    return tune.Tuner(
+        trainable(make_agent, n_updates=options.n_updates),
+        param_space={**SETTINGS, "seed": tune.grid_search(list(range(options.n_members)))},
+        tune_config=tune.TuneConfig(metric="mean_return", mode="max", scheduler=scheduler),
+        run_config=tune.RunConfig(storage_path=storage, name="population", verbose=0),
+    ).fit()
+
+
+def main() -> None:
+    options = parser(__doc__.splitlines()[1])
+    options.add_argument("--n-updates", type=int, default=30, help="updates of each search")
+    options.add_argument("--n-members", type=int, default=4, help="searches at a time")
+    options = options.parse_args()
+    run, started = circumstances(), time.monotonic()
+    ray.init("local", num_cpus=options.n_members, include_dashboard=False, log_to_driver=False)
+    with tempfile.TemporaryDirectory() as storage:
+        results = search(options, storage)
+        n_changes = sum(len(path.read_text().splitlines()) for path in Path(storage).glob("*/pbt_policy_*.txt"))
+        paths = [next((Path(result.checkpoint.path) / AGENT_FOLDER).glob("*.zip")) for result in results]
+        wall_time_s = time.monotonic() - started
+        ray.shutdown()
+        found = judge(load_agent(ALGO, ENV, options.agents), paths).result
+    members = [
+        {
+            **result.config,
+            **{name: result.metrics[name] for name in ("mean_return", "n_updates", "rollouts", "env_steps")},
+        }
+        for result in results
+    ]
+    show(
+        f"{ALGO} {ENV}: {found.decision}; {n_changes} times, a search went on from another one",
+        ["seed", "delta_std", "learning_rate", "mean return on 20 validation seeds", "rollouts"],
+        [
+            [each[name] for name in ("seed", "delta_std", "learning_rate", "mean_return", "rollouts")]
+            for each in members
+        ],
+    )
+    difference = found.paired_difference
+    show(
+        "100 test seeds",
+        ["original", "best of the four", "difference"],
+        [
+            [
+                found.baseline.mean_return,
+                found.refined.mean_return,
+                f"{difference.mean:+.4g} ({difference.ci_low:.4g}, {difference.ci_high:.4g})",
+            ]
+        ],
+    )
+    verdict = {
+        "decision": found.decision,
+        "baseline": found.baseline.summary(),
+        "refined": found.refined.summary(),
+        "paired_difference": asdict(difference),
+        "rollouts": found.rollouts,
+        "env_steps": found.env_steps,
+    }
+    write(
+        options.json,
+        {"run": run, "members": members, "n_changes": n_changes, "wall_time_s": wall_time_s, "judge": verdict},
+    )
+
+
+if __name__ == "__main__":
+    main()
