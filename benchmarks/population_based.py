@@ -12,27 +12,32 @@ import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ray
-from common import circumstances, parser, show, write
+from common import parser, show, write
 from ray import tune
 
 from sb3_refine import judge, load_agent
 from sb3_refine.tuning import AGENT_FOLDER, trainable
 
 ALGO, ENV = "ppo", "LunarLanderContinuous-v2"
-SETTINGS = {"delta_std": tune.uniform(0.05, 0.3), "learning_rate": tune.uniform(0.2, 1.0)}
+SETTINGS = {
+    "seed": tune.randint(1, 10_000),
+    "delta_std": tune.uniform(0.05, 0.3),
+    "learning_rate": tune.uniform(0.2, 1.0),
+}
 
 
-def search(options, storage: str) -> tune.ResultGrid:
+def search(options: Any, storage: str) -> tune.ResultGrid:
     scheduler = tune.schedulers.PopulationBasedTraining(
         perturbation_interval=1, hyperparam_mutations=SETTINGS, quantile_fraction=0.25
     )
     make_agent = partial(load_agent, ALGO, ENV, options.agents.resolve())
     return tune.Tuner(
         trainable(make_agent, n_updates=options.n_updates),
-        param_space={**SETTINGS, "seed": tune.grid_search(list(range(options.n_members)))},
-        tune_config=tune.TuneConfig(metric="mean_return", mode="max", scheduler=scheduler),
+        param_space=SETTINGS,
+        tune_config=tune.TuneConfig("mean_return", "max", num_samples=options.n_members, scheduler=scheduler),
         run_config=tune.RunConfig(storage_path=storage, name="population", verbose=0),
     ).fit()
 
@@ -42,7 +47,7 @@ def main() -> None:
     options.add_argument("--n-updates", type=int, default=30, help="updates of each search")
     options.add_argument("--n-members", type=int, default=4, help="searches at a time")
     options = options.parse_args()
-    run, started = circumstances(), time.monotonic()
+    started = time.monotonic()
     ray.init("local", num_cpus=options.n_members, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as storage:
         results = search(options, storage)
@@ -51,45 +56,36 @@ def main() -> None:
         wall_time_s = time.monotonic() - started
         ray.shutdown()
         found = judge(load_agent(ALGO, ENV, options.agents), paths).result
-    members = [
-        {
-            **result.config,
-            **{name: result.metrics[name] for name in ("mean_return", "n_updates", "rollouts", "env_steps")},
-        }
-        for result in results
-    ]
-    show(
-        f"{ALGO} {ENV}: {found.decision}; {n_changes} times, a search went on from another one",
-        ["seed", "delta_std", "learning_rate", "mean return on 20 validation seeds", "rollouts"],
-        [
-            [each[name] for name in ("seed", "delta_std", "learning_rate", "mean_return", "rollouts")]
-            for each in members
-        ],
-    )
+    names = ("mean_return", "n_updates", "rollouts", "env_steps")
+    members = [{**result.config, **{name: result.metrics[name] for name in names}} for result in results]
+    before, after = (figures.summary() for figures in (found.baseline, found.refined))
     difference = found.paired_difference
     show(
-        "100 test seeds",
+        f"{ALGO} {ENV}: {n_changes} times, a search went on from another one",
+        ["seed", "delta_std", "learning_rate", "mean return on 20 validation seeds", "rollouts"],
+        [[each[name] for name in (*SETTINGS, "mean_return", "rollouts")] for each in members],
+    )
+    show(
+        f"100 test seeds: {found.decision}",
         ["original", "best of the four", "difference"],
         [
             [
-                found.baseline.mean_return,
-                found.refined.mean_return,
+                f"{before['mean_return']:.5g} ± {before['std_return']:.3g}",
+                f"{after['mean_return']:.5g} ± {after['std_return']:.3g}",
                 f"{difference.mean:+.4g} ({difference.ci_low:.4g}, {difference.ci_high:.4g})",
             ]
         ],
     )
     verdict = {
         "decision": found.decision,
-        "baseline": found.baseline.summary(),
-        "refined": found.refined.summary(),
+        "baseline": before,
+        "refined": after,
         "paired_difference": asdict(difference),
         "rollouts": found.rollouts,
         "env_steps": found.env_steps,
     }
-    write(
-        options.json,
-        {"run": run, "members": members, "n_changes": n_changes, "wall_time_s": wall_time_s, "judge": verdict},
-    )
+    result = {"members": members, "n_changes": n_changes, "wall_time_s": round(wall_time_s), "judge": verdict}
+    write(options.json, [result])
 
 
 if __name__ == "__main__":
