@@ -37,7 +37,9 @@ def search(options: Any, storage: str) -> tune.ResultGrid:
     return tune.Tuner(
         trainable(make_agent, n_updates=options.n_updates),
         param_space=SETTINGS,
-        tune_config=tune.TuneConfig("mean_return", "max", num_samples=options.n_members, scheduler=scheduler),
+        tune_config=tune.TuneConfig(
+            metric="mean_return", mode="max", num_samples=options.n_members, scheduler=scheduler
+        ),
         run_config=tune.RunConfig(storage_path=storage, name="population", verbose=0),
     ).fit()
 
