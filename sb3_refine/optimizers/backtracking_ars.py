@@ -9,7 +9,7 @@ from scipy import stats
 from sb3_refine.errors import RefineError, check_count
 from sb3_refine.optimizers.base import Optimizer, check_schedule, linear_schedule
 from sb3_refine.optimizers.noise_table import noise_keys, weighted_sum
-from sb3_refine.optimizers.population import NoisePopulation, Population
+from sb3_refine.optimizers.population import NoisePopulation, Population, pair_weights
 
 
 class BacktrackingARS(Optimizer):
@@ -121,20 +121,13 @@ class BacktrackingARS(Optimizer):
 
     def _step(self, fitness: np.ndarray) -> None:
         keys = noise_keys(self.seed, self.n_updates_done, self.n_delta)
-        gradient = weighted_sum(self.seed, keys, self._weights(fitness), self.theta.size)
+        gradient = weighted_sum(self.seed, keys, pair_weights(fitness, self.power), self.theta.size)
         self._velocity = np.float32(self.momentum) * self._velocity + np.float32(1 - self.momentum) * gradient
         learning_rate = linear_schedule(self.learning_rate, self.n_updates_done / self.n_updates)
         step = learning_rate * self._std / math.sqrt(1 - self.momentum)
         with np.errstate(over="ignore", invalid="ignore"):  # the search checks its iterates
             self.theta = self.theta + np.float32(step) * self._velocity
         self._is_at_best = False
-
-    def _weights(self, fitness: np.ndarray) -> np.ndarray:
-        """Of the directions; 0 for a pair that lost a candidate."""
-        differences = fitness[0::2] - fitness[1::2]
-        differences = np.sign(differences) * np.abs(differences) ** self.power
-        size = math.sqrt(np.nanmean(np.square(differences))) if np.isfinite(differences).any() else 0.0
-        return np.nan_to_num(differences) / (self.n_delta * size) if size > 0 else np.zeros(self.n_delta)
 
     def state_dict(self) -> dict[str, Any]:
         """:return: see :meth:`Optimizer.state_dict`"""

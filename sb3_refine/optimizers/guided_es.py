@@ -10,7 +10,7 @@ import numpy as np
 from sb3_refine.errors import RefineError, check_count
 from sb3_refine.optimizers.base import Optimizer, check_schedule, linear_schedule
 from sb3_refine.optimizers.noise_table import direction, noise_keys
-from sb3_refine.optimizers.population import Population
+from sb3_refine.optimizers.population import Population, pair_weights
 
 
 class GuidedES(Optimizer):
@@ -76,12 +76,11 @@ class GuidedES(Optimizer):
 
     def _tell(self, population: Population, fitness: np.ndarray) -> None:
         assert isinstance(population, GuidedPopulation)
-        differences = fitness[0::2] - fitness[1::2]  # NaN where a pair lost a candidate
-        size = math.sqrt(np.nanmean(np.square(differences))) if np.isfinite(differences).any() else 0.0
-        if size == 0:
+        weights = pair_weights(fitness)
+        if not weights.any():
             return
         step = np.zeros_like(self.theta)
-        for number, weight in enumerate(np.nan_to_num(differences) / (self.n_delta * size)):
+        for number, weight in enumerate(weights):
             step += np.float32(weight) * population.direction(number)
         learning_rate = linear_schedule(self.learning_rate, self.n_updates_done / self.n_updates)
         with np.errstate(over="ignore", invalid="ignore"):  # the search checks its iterates

@@ -1,5 +1,6 @@
 """The candidates of one update, in a form that is small enough to be sent to every worker."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -114,3 +115,18 @@ class ExplicitPopulation(Population):
 
     def describe(self, index: int) -> str:
         return super().describe(index) if self.names is None else self.names[index]
+
+
+def pair_weights(fitness: np.ndarray, power: float = 1.0) -> np.ndarray:
+    """
+    Weights of antithetic pairs in a step whose size does not depend on the scale of the fitness: their differences,
+    divided by the root mean square of these and by the number of pairs.
+
+    :param fitness: of the candidates, shape ``(2 * n_pairs,)``: plus and minus of each pair; NaN for lost ones
+    :param power: of the differences; below 1, rare large ones count less
+    :return: shape ``(n_pairs,)``; 0 for a pair that lost a candidate
+    """
+    differences = fitness[0::2] - fitness[1::2]
+    differences = np.sign(differences) * np.abs(differences) ** power
+    size = math.sqrt(np.nanmean(np.square(differences))) if np.isfinite(differences).any() else 0.0
+    return np.nan_to_num(differences) / (len(differences) * size) if size > 0 else np.zeros(len(differences))

@@ -7,7 +7,7 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_refine.policies.base import one_thread
-from sb3_refine.policies.parameters import PolicyParameters, action_scores
+from sb3_refine.policies.parameters import PolicyParameters, action_scores, differentiable
 
 
 def critic_gradient(policy: BasePolicy, parameters: PolicyParameters, observations: Any) -> np.ndarray | None:
@@ -27,15 +27,8 @@ def critic_gradient(policy: BasePolicy, parameters: PolicyParameters, observatio
     batch, _ = policy.obs_to_tensor(observations)
     named = dict(policy.named_parameters())
     chosen = [named[name] for name in parameters.names]
-    frozen = [parameter for parameter in chosen if not parameter.requires_grad]
-    try:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        with th.enable_grad(), one_thread():
-            values = critic(batch, action_scores(policy, batch))
-            mean = th.stack([each.mean() for each in values]).mean()
-            gradients = th.autograd.grad(mean, chosen)
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+    with differentiable(chosen), one_thread():
+        values = critic(batch, action_scores(policy, batch))
+        mean = th.stack([each.mean() for each in values]).mean()
+        gradients = th.autograd.grad(mean, chosen)
     return np.concatenate([gradient.detach().cpu().numpy().ravel() for gradient in gradients], dtype=np.float32)

@@ -1,6 +1,8 @@
 """Which numbers of a policy the search may move, as one flat vector."""
 
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -121,22 +123,33 @@ def _scores(distribution: Any, action_space: spaces.Space) -> th.Tensor:
     return th.cat([part.logits for part in (inner if isinstance(inner, list) else [inner])], dim=-1)
 
 
-def _influential_parameters(policy: BasePolicy) -> dict[str, nn.Parameter]:
-    """Parameters that the deterministic action has a gradient path to, in registration order."""
-    named = dict(policy.named_parameters())
-    frozen = [p for p in named.values() if not p.requires_grad]
-    policy.set_training_mode(False)
-    zeros: Any = create_empty_array(policy.observation_space, n=1, fn=np.zeros)
-    observation, _ = policy.obs_to_tensor(zeros)
+@contextmanager
+def differentiable(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """
+    Allow gradients with respect to parameters, also to those that the agent has frozen.
+
+    :param parameters: left as they were
+    """
+    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
     try:
         for parameter in frozen:
             parameter.requires_grad_(True)
         with th.enable_grad():
-            score = action_scores(policy, observation).sum()
-        gradients = th.autograd.grad(score, list(named.values()), allow_unused=True)
+            yield
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
+
+
+def _influential_parameters(policy: BasePolicy) -> dict[str, nn.Parameter]:
+    """Parameters that the deterministic action has a gradient path to, in registration order."""
+    named = dict(policy.named_parameters())
+    policy.set_training_mode(False)
+    zeros: Any = create_empty_array(policy.observation_space, n=1, fn=np.zeros)
+    observation, _ = policy.obs_to_tensor(zeros)
+    with differentiable(named.values()):
+        score = action_scores(policy, observation).sum()
+        gradients = th.autograd.grad(score, list(named.values()), allow_unused=True)
     return {name: p for (name, p), gradient in zip(named.items(), gradients, strict=True) if gradient is not None}
 
 
