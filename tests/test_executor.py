@@ -176,11 +176,18 @@ def test_the_number_of_workers_is_that_of_the_executor(pool):
         ("concurrent.futures.NoSuchPool", "cannot import 'concurrent.futures.NoSuchPool'"),
         ("pool", "cannot import 'pool'"),
         (lambda: 3, "returned 3, which has no `submit`"),
+        (lambda: 1 / 0, "failed .*division by zero"),
     ],
 )
 def test_what_is_no_executor_is_named(make, message):
     with pytest.raises(RefineError, match=message), ExecutorEvaluator(small_task(), make=make):
         pass
+
+
+def test_a_class_makes_an_executor():
+    with ExecutorEvaluator(small_task(), 1, make=ThreadPoolExecutor) as evaluator:
+        assert evaluator.is_ours
+        assert isinstance(evaluator.executor, ThreadPoolExecutor)
 
 
 def test_threads_leave_the_callers_generators_alone(expected):

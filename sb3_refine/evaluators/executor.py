@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import cloudpickle
 
-from sb3_refine.errors import EpisodeError, RefineError, check_count
+from sb3_refine.errors import EpisodeError, RefineError, check_count, one_line
 from sb3_refine.evaluators.base import n_processors, processor
 from sb3_refine.evaluators.pool import PoolEvaluator, PoolWorker, WorkerLostError
 from sb3_refine.evaluators.worker import Answer, Job, RolloutTask, RolloutWorker, error_answer
@@ -61,8 +61,8 @@ class ExecutorEvaluator(PoolEvaluator["_Slot"]):
         super().__init__(task, n_workers, episode_timeout)
         self.episodes_per_call, self._n_workers_asked = episodes_per_call, 1 if task.replays else n_workers
         self._make: Any = _imported(make) if isinstance(make, str) else make
-        self.is_ours = not hasattr(make, "submit")
-        if not (callable(self._make) or hasattr(self._make, "submit")):
+        self.is_ours = not _is_executor(self._make)
+        if self.is_ours and not callable(self._make):
             raise RefineError(f"backend: executor: make: expected an executor or what makes one, got {make!r}")
         self.executor: Any = None
         self._name, self._n_batches = uuid.uuid4().hex, 0
@@ -83,8 +83,12 @@ class ExecutorEvaluator(PoolEvaluator["_Slot"]):
         self._workers = [_Slot(self) for _ in range(self.n_workers)]
 
     def _made(self) -> Any:
-        executor = self._make() if self._n_workers_asked is None else self._make(self._n_workers_asked)
-        if not hasattr(executor, "submit"):
+        arguments = () if self._n_workers_asked is None else (self._n_workers_asked,)
+        try:
+            executor = self._make(*arguments)
+        except Exception as error:
+            raise RefineError(f"backend: executor: make: {self._make!r} failed ({one_line(error)})") from error
+        if not _is_executor(executor):
             raise RefineError(f"backend: executor: make: {self._make!r} returned {executor!r}, which has no `submit`")
         return executor
 
@@ -188,6 +192,10 @@ class _Slot(PoolWorker):
         self._cpu_time_s = pool.cpu_times.get(sender.process, 0.0)
         pool.cpu_times[sender.process] = answer[2]
         return list(self.unpacked(answer))
+
+
+def _is_executor(value: Any) -> bool:
+    return hasattr(value, "submit") and not isinstance(value, type)
 
 
 def _imported(name: str) -> Any:
