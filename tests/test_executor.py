@@ -4,10 +4,12 @@ import json
 import multiprocessing as mp
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
@@ -114,7 +116,7 @@ def test_an_executor_whose_worker_is_lost_is_replaced_with_the_same_result(fault
 
 def test_an_episode_that_always_ends_its_worker_is_given_up(faulty):
     with (
-        pytest.raises(EpisodeError, match=r"the episode with seed \d of .*: its worker died \(.*\) 3 times"),
+        pytest.raises(EpisodeError, match=r"the episode with seed 3 of .*: its worker died \(.*\) 3 times"),
         ExecutorEvaluator(faulty(dies), 2, make=process_pool) as evaluator,
     ):
         evaluator.evaluate(population_of(small_task()), SEEDS)
@@ -127,6 +129,49 @@ def test_a_lost_worker_of_an_executor_that_cannot_be_replaced_is_an_error(faulty
         ExecutorEvaluator(faulty(dies_once), make=given) as evaluator,
     ):
         evaluator.evaluate(population_of(small_task()), SEEDS)
+
+
+def make_exiting():
+    raise SystemExit("no display")
+
+
+def test_an_environment_that_exits_while_it_is_built_is_an_error(pool):
+    task = RolloutTask(EnvRecipe(None, make=make_exiting), small_task().policy)
+    with (
+        pytest.raises(EpisodeError, match="SystemExit: no display"),
+        ExecutorEvaluator(task, make=pool) as evaluator,
+    ):
+        evaluator.evaluate(population_of(small_task()), SEEDS)
+
+
+def test_workers_that_are_forked_from_a_process_with_handlers_are_ended_without_them(faulty, expected):
+    """As the command line has them: workers would answer with KeyboardInterrupt."""
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with ExecutorEvaluator(faulty(hangs_once), 3, 10.0, make=ProcessPoolExecutor) as evaluator:
+            assert evaluator.evaluate(population_of(small_task()), SEEDS) == expected
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def test_an_executor_whose_processes_cannot_be_ended_is_not_replaced(faulty):
+    def hangs_for_a_while(folder):
+        time.sleep(3)
+
+    made = []
+    with (
+        pytest.raises(EpisodeError, match="cannot be replaced"),
+        ExecutorEvaluator(
+            faulty(hangs_for_a_while), 1, 1.0, make=lambda n: made.append(ThreadPoolExecutor(n)) or made[0]
+        ) as evaluator,
+    ):
+        evaluator.evaluate(population_of(small_task()), SEEDS)
+    made[0].shutdown()  # waits for the thread, which changes generators of this process
+
+
+def test_an_environment_that_replays_its_random_numbers_is_refused():
+    with pytest.raises(RefineError, match="each process would run the same episodes"):
+        ExecutorEvaluator(replace(small_task(), replays=True), make=process_pool)
 
 
 def test_an_executor_of_the_caller_is_left_open_and_serves_several_tasks(pool, faulty, expected):

@@ -1,5 +1,6 @@
 """Episodes on any executor: concurrent.futures, loky, mpi4py and others."""
 
+import logging
 import os
 import platform
 import queue
@@ -9,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, CancelledError, Future
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
@@ -22,6 +24,8 @@ from sb3_refine.policies.base import one_thread
 from sb3_refine.rollouts.episode import Episode
 from sb3_refine.seeding import globals_restored
 
+logger = logging.getLogger(__name__)
+
 _MAX_TASKS = 4  # that a worker keeps at a time: executors may serve several searches
 
 
@@ -29,7 +33,7 @@ class Executor(Protocol):
     """What runs functions elsewhere, as in ``concurrent.futures``."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any:
-        """:return: a future with ``add_done_callback`` and ``result``"""
+        """:return: a future with the methods of ``concurrent.futures.Future``"""
 
 
 class ExecutorEvaluator(PoolEvaluator["_Slot"]):
@@ -38,15 +42,17 @@ class ExecutorEvaluator(PoolEvaluator["_Slot"]):
     they get, and keep them.
 
     An executor is used as it is, and left open. A function that makes one is called when it is needed: the executor is
-    shut down in the end, and replaced where a worker dies or hangs.
+    shut down in the end. Where a worker dies or hangs, it is replaced, if it shows its processes, as those of
+    ``concurrent.futures`` and loky do.
 
     :param task: what to roll out
     :param n_workers: episodes submitted at a time; None for as many as the executor has workers, as far as it tells
-    :param episode_timeout: seconds after which an episode is given up as hanging
+    :param episode_timeout: seconds after which an episode is given up as hanging, from when it is submitted
     :param make: an executor; or a function that makes one, with the number of workers as its argument where that is
         given; or the name of such a function, such as ``"mpi4py.futures.MPIPoolExecutor"``
     :param episodes_per_call: episodes that are submitted as one call; more than one saves time where episodes are short
-    :raises RefineError: where there is no such function, or what it returns has no ``submit``
+    :raises RefineError: where there is no such function, what it returns has no ``submit``, or new environments replay
+        their random numbers: an executor may have several processes
     """
 
     def __init__(
@@ -58,16 +64,20 @@ class ExecutorEvaluator(PoolEvaluator["_Slot"]):
         episodes_per_call: int = 1,
     ):
         check_count("episodes_per_call", episodes_per_call, 1)
+        if task.replays:
+            raise RefineError(
+                "backend: executor: each process would run the same episodes, as new environments replay their random "
+                "numbers; use `backend='serial'`"
+            )
         super().__init__(task, n_workers, episode_timeout)
-        self.episodes_per_call, self._n_workers_asked = episodes_per_call, 1 if task.replays else n_workers
+        self.episodes_per_call, self._n_workers_asked = episodes_per_call, n_workers
         self._make: Any = _imported(make) if isinstance(make, str) else make
         self.is_ours = not _is_executor(self._make)
         if self.is_ours and not callable(self._make):
             raise RefineError(f"backend: executor: make: expected an executor or what makes one, got {make!r}")
         self.executor: Any = None
         self._name, self._n_batches = uuid.uuid4().hex, 0
-        self.cpu_times: dict[str, float] = {}
-        """Seconds of CPU time, by process."""
+        self._n_suspects = 0  # calls that were lost together with others: each of them is run alone
         self.processors = set()
 
     @classmethod
@@ -96,7 +106,17 @@ class ExecutorEvaluator(PoolEvaluator["_Slot"]):
         self._n_batches += 1
         return Shared(f"{self._name}-{self._n_batches}", batch, self.n_workers)
 
+    def _idle(self, running: Mapping["_Slot", range]) -> list["_Slot"]:
+        idle = super()._idle(running)
+        if not self._n_suspects:
+            return idle
+        if running:
+            return []
+        self._n_suspects -= 1
+        return idle[:1]
+
     def _wait(self, running: Mapping["_Slot", range], deadline: float) -> list["_Slot"]:
+        self._n_running = len(running)
         while True:
             try:
                 slot, future = self.ended.get(timeout=max(0.0, deadline - time.monotonic()))
@@ -110,14 +130,25 @@ class ExecutorEvaluator(PoolEvaluator["_Slot"]):
             return [slot]
 
     def _replace(self, worker: "_Slot") -> None:
-        if not self.is_ours:
+        if worker.executor is not self.executor:  # replaced already
+            return
+        if not self.is_ours or not hasattr(self.executor, "_processes"):
             raise EpisodeError(
-                "the executor lost a worker, or one hangs; pass a function that makes an executor, so that another can "
-                "replace it"
+                "the executor lost a worker, or one hangs, and cannot be replaced; pass a function that makes an "
+                "executor with processes of its own, or use another backend"
             )
-        if worker.executor is self.executor:  # not another one already
-            self._discard()
-            self.executor = self._made()
+        self._discard()
+        self.executor = self._made()
+
+    def lost(self, slot: "_Slot", how: str) -> WorkerLostError:
+        """
+        :param slot: whose call has no answer
+        :param how: why
+        :return: the error; an executor that breaks loses all calls, of which one is the cause
+        """
+        is_cause = slot.executor is self.executor and self._n_running == 1
+        self._n_suspects += not is_cause
+        return WorkerLostError(how, is_cause)
 
     def _retire(self, worker: "_Slot") -> None:
         """Only an executor ends its workers."""
@@ -131,7 +162,7 @@ class ExecutorEvaluator(PoolEvaluator["_Slot"]):
     def _kill(self) -> None:
         for slot in self._workers:
             slot.future.cancel()
-        self._workers = []
+        self._workers, self._n_suspects = [], 0
         if self.executor is not None and self.is_ours:
             self._discard()
         self.executor = None
@@ -139,7 +170,8 @@ class ExecutorEvaluator(PoolEvaluator["_Slot"]):
     def _discard(self) -> None:
         """Shut the executor down without waiting for episodes that may hang."""
         for process in list((getattr(self.executor, "_processes", None) or {}).values()):
-            process.terminate()
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
         self.executor.shutdown(wait=False)
 
 
@@ -164,7 +196,7 @@ class _Slot(PoolWorker):
     def _submit(self, task: "Parcel", batch: "Parcel") -> None:
         self.executor = self._pool.executor
         try:
-            future = self.executor.submit(run_jobs, task, batch, self._jobs, self._pool.is_ours)
+            future = self.executor.submit(run_jobs, task, batch, self._jobs, _process(), self._pool.is_ours)
         except RuntimeError as error:  # the executor is broken, or shut down
             future = Future()
             future.set_exception(error)
@@ -175,22 +207,20 @@ class _Slot(PoolWorker):
     def lacks_content(self) -> bool:
         """Whether the worker that got the call had not got the task or the batch."""
         future = self.future
-        return not future.cancelled() and future.exception() is None and future.result()[1] == _LACKS_CONTENT
+        return not future.cancelled() and future.exception() is None and future.result()[1][0] == _LACKS_CONTENT[0]
 
     def receive(self) -> list[Episode]:
         """Return the episodes, or raise what the worker raised."""
         if not self.future.done():
             raise WorkerLostError("hung (longer than episode_timeout)")
-        try:
-            sender, answer = self.future.result()
-        except (BrokenExecutor, CancelledError) as error:
-            raise WorkerLostError(f"died ({str(error).splitlines()[0] if str(error) else 'no reason given'})") from None
-        except Exception as error:
+        error = CancelledError() if self.future.cancelled() else self.future.exception()
+        if isinstance(error, (BrokenExecutor, CancelledError, KeyboardInterrupt, SystemExit)):
+            raise self._pool.lost(self, f"died ({one_line(error)})")
+        if error is not None:
             raise EpisodeError(f"the executor failed: {type(error).__name__}: {error}") from error
-        pool = self._pool
-        pool.processors.add(sender.processor)
-        self._cpu_time_s = pool.cpu_times.get(sender.process, 0.0)
-        pool.cpu_times[sender.process] = answer[2]
+        model, answer = self.future.result()
+        self._pool.processors.add(model)
+        self._cpu_time_s = 0.0  # the answer has that of this call
         return list(self.unpacked(answer))
 
 
@@ -208,7 +238,14 @@ def _imported(name: str) -> Any:
 
 def _n_workers_of(executor: Any) -> int:
     """:return: as far as the executor tells; else the number of processors of this machine"""
-    return getattr(executor, "num_workers", None) or getattr(executor, "_max_workers", None) or n_processors()
+    known: int | None = getattr(executor, "num_workers", None) or getattr(executor, "_max_workers", None)
+    if known is None:
+        logger.warning(
+            "backend: the executor does not tell how many workers it has: %d episodes run at a time, as many as this "
+            "machine has processors; n_workers sets another number",
+            n_processors(),
+        )
+    return known or n_processors()
 
 
 class Parcel(NamedTuple):
@@ -242,18 +279,6 @@ class Shared:
         return self.full if self._n_left >= 0 else Parcel(self.full.name, None)
 
 
-class Sender(NamedTuple):
-    """
-    Who ran a call.
-
-    :param process: name of the process
-    :param processor: its model
-    """
-
-    process: str
-    processor: str
-
-
 _LACKS_CONTENT: Answer = ("lacks content", None, 0.0)
 
 
@@ -278,21 +303,33 @@ class _Worker:
 
 
 _here = threading.local()
+_lock = threading.Lock()  # threads of one process share generators of random numbers, and torch's number of threads
 
 
-def run_jobs(task: Parcel, batch: Parcel, jobs: list[Job], ignores_ctrl_c: bool) -> tuple[Sender, Answer]:
+def _process() -> str:
+    """:return: a name for this process that no other one has"""
+    return f"{platform.node()} {os.getpid()}"
+
+
+def run_jobs(task: Parcel, batch: Parcel, jobs: list[Job], caller: str, ignores_ctrl_c: bool) -> tuple[str, Answer]:
     """
     What the executor runs, in a worker.
 
     :param task: what to roll out
     :param batch: has the candidates
     :param jobs: the episodes
-    :param ignores_ctrl_c: whether the process leaves Ctrl-C to the caller from now on
-    :return: who ran this, and the answer
+    :param caller: name of the caller's process
+    :param ignores_ctrl_c: whether a process other than the caller's leaves Ctrl-C to the caller from now on
+    :return: model of the processor; and the answer, with the CPU time of this call
     """
-    if ignores_ctrl_c and threading.current_thread() is threading.main_thread():
+    is_elsewhere = _process() != caller
+    if ignores_ctrl_c and is_elsewhere and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return Sender(f"{platform.node()} {os.getpid()}", processor()), _answer(task, batch, jobs)
+    with _lock:
+        started = time.process_time()
+        kind, content, _ = _answer(task, batch, jobs)
+        spent = time.process_time() - started
+    return processor(), (kind, content, spent if is_elsewhere else 0.0)
 
 
 def _answer(task: Parcel, batch: Parcel, jobs: list[Job]) -> Answer:
@@ -302,11 +339,12 @@ def _answer(task: Parcel, batch: Parcel, jobs: list[Job]) -> Answer:
         if task.content is None:
             return _LACKS_CONTENT
         while len(workers) >= _MAX_TASKS:
-            workers.pop(next(iter(workers))).close()
+            with suppress(Exception):  # whose error is not that of this task
+                workers.pop(next(iter(workers))).close()
         try:
             with globals_restored():
                 worker = _Worker(task.content)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return error_answer(error)
     workers[task.name] = worker  # the one that was used last
     return worker.answer(batch, jobs)

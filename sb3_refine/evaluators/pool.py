@@ -1,6 +1,7 @@
 """The loop of every pool of workers: hand out episodes, and run those again whose worker is lost."""
 
 import logging
+import math
 import time
 from abc import abstractmethod
 from collections import deque
@@ -24,7 +25,16 @@ _MAX_FRESH_ENVS = 500  # in one worker: simulators leak up to 1 MB each time the
 
 
 class WorkerLostError(Exception):
-    """A worker died or hung; the message says which."""
+    """
+    A worker died or hung.
+
+    :param how: ``"died (...)"`` or ``"hung (...)"``
+    :param is_cause: whether its own episodes may be the reason; not where another worker may have taken it along
+    """
+
+    def __init__(self, how: str, is_cause: bool = True):
+        super().__init__(how)
+        self.is_cause = is_cause
 
 
 class PoolWorker:
@@ -93,6 +103,7 @@ class PoolEvaluator(Evaluator, Generic[W]):
             self._start()
         except BaseException:
             self._kill()
+            self.close()
             raise
         return self
 
@@ -133,7 +144,6 @@ class PoolEvaluator(Evaluator, Generic[W]):
             while waiting or running:
                 for worker in self._idle(running)[: len(waiting)]:
                     running[worker] = numbers = waiting.popleft()
-                    tries[numbers] += 1
                     worker.busy_since = time.monotonic()
                     worker.send(shipped, [jobs[number] for number in numbers])
                 for worker in self._ended(running):
@@ -141,12 +151,13 @@ class PoolEvaluator(Evaluator, Generic[W]):
                     try:
                         episodes = worker.receive()
                     except WorkerLostError as lost:
+                        tries[numbers] += lost.is_cause
                         what = batch.describe(*jobs[numbers[0]])
                         if tries[numbers] >= MAX_TRIES:
                             raise EpisodeError(f"{what}: its worker {lost} {MAX_TRIES} times") from None
+                        self._replace(worker)
                         logger.warning("a worker %s in %s: replaced, and the episode run again", lost, what)
                         waiting.appendleft(numbers)
-                        self._replace(worker)
                     else:
                         self._retire_if_worn(worker, len(numbers))
                         yield from zip(numbers, episodes, strict=True)
@@ -157,7 +168,7 @@ class PoolEvaluator(Evaluator, Generic[W]):
     def _ended(self, running: Mapping[W, range]) -> list[W]:
         """Wait for workers that have answered, died, or had their time."""
         ends = {worker: worker.busy_since + self.episode_timeout * len(own) for worker, own in running.items()}
-        ended = self._wait(running, min(ends.values(), default=time.monotonic()))
+        ended = self._wait(running, min(ends.values(), default=math.inf))
         return ended or [worker for worker, end in ends.items() if time.monotonic() >= end]
 
     def _retire_if_worn(self, worker: W, n_episodes: int) -> None:

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -65,7 +66,8 @@ class RayEvaluator(PoolEvaluator["_Actor"]):
         self.processors = set()
         self._task_ref: Any = None
         self._starting: list[_Actor] = []
-        self._n_failed_starts = 0  # since the last that succeeded
+        self._n_failed_starts = 0  # one after the other; actors that were started together count once
+        self._failed_at = self._had_worker_at = -math.inf
         self._has_started_ray = False
         self._looked_at = -math.inf
         self._n_batches = 0
@@ -78,11 +80,12 @@ class RayEvaluator(PoolEvaluator["_Actor"]):
     def _start(self) -> None:
         self._has_started_ray |= _connect(self._ray, self._address)  # after an error, Ray is still there
         self._task_ref = self._ray.put(self._payload)
-        deadline = time.monotonic() + _SECONDS_TO_START
+        self._n_failed_starts, self._failed_at, self._had_worker_at = 0, -math.inf, time.monotonic()
         while not self._workers:
             self._adjust_to_cluster()
-            self._wait({}, deadline)
-            if not self._workers and time.monotonic() >= deadline:
+            self._wait({}, math.inf)
+            is_late = time.monotonic() >= self._had_worker_at + _SECONDS_TO_START
+            if is_late and not self._workers and not any(actor.placed_at for actor in self._starting):
                 raise RefineError(
                     f"backend: no node of the Ray cluster had a free processor within {_SECONDS_TO_START:.0f} "
                     "seconds; add nodes, or end other jobs"
@@ -100,6 +103,7 @@ class RayEvaluator(PoolEvaluator["_Actor"]):
     def _wait(self, running: Mapping["_Actor", range], deadline: float) -> list["_Actor"]:
         """Returns early from time to time, to look at the cluster."""
         by_ref = {actor.answer: actor for actor in [*running, *self._starting]}
+        by_ref |= {actor.placed: actor for actor in self._starting if not actor.placed_at}
         seconds = min(_SECONDS_BETWEEN_LOOKS, max(0.0, deadline - time.monotonic()))
         if not by_ref:
             time.sleep(seconds)
@@ -108,9 +112,11 @@ class RayEvaluator(PoolEvaluator["_Actor"]):
         if done:
             done, _ = self._ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0, fetch_local=False)
         for ref in done:
-            by_ref[ref].has_answered = True
-        for actor in [each for each in self._starting if each.has_answered]:
+            by_ref[ref].note(ref)
+        seconds_to_start = max(_SECONDS_TO_START, self.episode_timeout)
+        for actor in [each for each in self._starting if each.has_answered or each.is_overdue(seconds_to_start)]:
             self._admit(actor)
+        self._warn_without_workers()
         return [actor for actor in running if actor.has_answered]
 
     def _adjust_to_cluster(self) -> None:
@@ -132,7 +138,9 @@ class RayEvaluator(PoolEvaluator["_Actor"]):
         try:
             node = actor.started()
         except WorkerLostError as lost:
-            self._n_failed_starts += 1
+            actor.kill()
+            if actor.busy_since > self._failed_at:
+                self._n_failed_starts, self._failed_at = self._n_failed_starts + 1, time.monotonic()
             if self._n_failed_starts >= MAX_TRIES:
                 raise EpisodeError(f"a worker {lost} while it started, {MAX_TRIES} times") from None
             logger.warning("a worker %s while it started: another is started", lost)
@@ -147,6 +155,14 @@ class RayEvaluator(PoolEvaluator["_Actor"]):
                 *(address, processor, " and a ".join(sorted(self.processors))),
             )
         self.processors.add(processor)
+
+    def _warn_without_workers(self) -> None:
+        now = time.monotonic()
+        if self._workers:
+            self._had_worker_at = now
+        elif now >= self._had_worker_at + _SECONDS_TO_START:
+            logger.warning("no worker for %.0f seconds: waiting for a node with a free processor", _SECONDS_TO_START)
+            self._had_worker_at = now
 
     def _replace(self, worker: "_Actor") -> None:
         worker.kill()
@@ -178,11 +194,27 @@ class _Actor(PoolWorker):
         # num_cpus also for the running actor, which would count as 0; lost episodes are ours to run again
         actor_class = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(RolloutActor)
         self._handle = actor_class.remote()
+        self.busy_since = time.monotonic()
+        self.placed = self._handle.place.remote()
+        self.placed_at = 0.0  # when a processor was found for the actor
         self.answer = self._handle.start.remote([task_ref], _versions(), sys.path)
         self.has_answered = False
 
+    def note(self, ref: Any) -> None:
+        """
+        :param ref: that is ready: of the answer, or of the message that the actor has its processor
+        """
+        self.placed_at = self.placed_at or time.monotonic()
+        self.has_answered |= ref == self.answer
+
+    def is_overdue(self, seconds: float) -> bool:
+        """:return: whether the actor has had its processor for that long"""
+        return bool(self.placed_at) and time.monotonic() >= self.placed_at + seconds
+
     def started(self) -> dict[str, str]:
         """:return: facts about the node of an actor that has answered for the first time"""
+        if not self.has_answered:
+            raise WorkerLostError("hung")
         kind, content, cpu_time_s, node = self._get()
         if kind == "misfit":
             raise RefineError(
@@ -220,6 +252,9 @@ class RolloutActor:
         th.set_num_threads(1)  # Ray limits the threads of tasks, not of actors
         self._batch: tuple[int, Any] = (0, None)  # number, content
         self._worker: Any = None
+
+    def place(self) -> None:
+        """Answers as soon as the actor has its processor."""
 
     def start(self, task: list[Any], versions: dict[str, str], paths: list[str]) -> tuple[Any, ...]:
         """
@@ -276,6 +311,7 @@ def _connect(ray: Any, address: str | None) -> bool:
     :raises RefineError: where the cluster cannot be reached, or does not fit
     """
     if ray.is_initialized():
+        _check_address(ray.get_runtime_context().gcs_address, address)
         return False
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
@@ -291,6 +327,20 @@ def _connect(ray: Any, address: str | None) -> bool:
         where = address or os.environ.get("RAY_ADDRESS", "on this machine")
         raise RefineError(f"backend: no connection to the Ray cluster {where}: {error}") from error
     return True
+
+
+def _check_address(connected: str, address: str | None) -> None:
+    """:raises RefineError: where another cluster is asked for than the one that this process is connected to"""
+    if address in (None, "auto", connected):
+        return
+    host, _, port = address.rpartition(":")
+    with suppress(OSError):
+        if f"{socket.gethostbyname(host)}:{port}" == connected:
+            return
+    raise RefineError(
+        f"backend: this process is connected to the Ray cluster {connected} already, not to {address}; call "
+        "`ray.shutdown()` first, or leave the address out"
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -130,7 +130,7 @@ def pickled_task(task: RolloutTask) -> bytes:
         ) from error
 
 
-def error_answer(error: Exception) -> Answer:
+def error_answer(error: BaseException) -> Answer:
     """:return: the answer with an exception: ours as it is, any other as text with its traceback"""
     if not isinstance(error, (RefineError, EpisodeError)):
         error = EpisodeError(f"a worker failed: {type(error).__name__}: {error}\n{traceback.format_exc()}")
