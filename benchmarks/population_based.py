@@ -1,8 +1,9 @@
 """
 Four searches of one agent with population-based training, and the original tested against the four.
 
-From time to time, the worst search goes on from the best one with other settings. The original is compared with the
-last iterates on validation seeds, and with the best of these on test seeds.
+From time to time, the worst search goes on from the best one with other settings, and its own rollouts are lost: the
+rollouts of a member are those that led to its last iterate. The original is compared with the last iterates on
+validation seeds, and with the best of these on test seeds.
 
 python benchmarks/population_based.py --agents FOLDER --json benchmarks/results/population_based.json
 """
@@ -23,7 +24,6 @@ from sb3_refine.tuning import AGENT_FOLDER, trainable
 
 ALGO, ENV = "ppo", "LunarLanderContinuous-v2"
 SETTINGS = {
-    "seed": tune.randint(1, 10_000),
     "delta_std": tune.uniform(0.05, 0.3),
     "learning_rate": tune.uniform(0.2, 1.0),
 }
@@ -31,15 +31,13 @@ SETTINGS = {
 
 def search(options: Any, storage: str) -> tune.ResultGrid:
     scheduler = tune.schedulers.PopulationBasedTraining(
-        perturbation_interval=1, hyperparam_mutations=SETTINGS, quantile_fraction=0.25
+        time_attr="training_iteration", perturbation_interval=1, hyperparam_mutations=SETTINGS, quantile_fraction=0.25
     )
     make_agent = partial(load_agent, ALGO, ENV, options.agents.resolve())
     return tune.Tuner(
         trainable(make_agent, n_updates=options.n_updates),
-        param_space=SETTINGS,
-        tune_config=tune.TuneConfig(
-            metric="mean_return", mode="max", num_samples=options.n_members, scheduler=scheduler
-        ),
+        param_space={**SETTINGS, "seed": tune.grid_search(list(range(options.n_members)))},
+        tune_config=tune.TuneConfig(metric="mean_return", mode="max", scheduler=scheduler),
         run_config=tune.RunConfig(storage_path=storage, name="population", verbose=0),
     ).fit()
 
@@ -64,8 +62,8 @@ def main() -> None:
     difference = found.paired_difference
     show(
         f"{ALGO} {ENV}: {n_changes} times, a search went on from another one",
-        ["seed", "delta_std", "learning_rate", "mean return on 20 validation seeds", "rollouts"],
-        [[each[name] for name in (*SETTINGS, "mean_return", "rollouts")] for each in members],
+        ["seed", "delta_std", "learning_rate", "mean return on 20 validation seeds", "rollouts that led there"],
+        [[each[name] for name in ("seed", *SETTINGS, "mean_return", "rollouts")] for each in members],
     )
     show(
         f"100 test seeds: {found.decision}",

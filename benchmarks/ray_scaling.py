@@ -3,24 +3,26 @@ What a Ray cluster survives, what it costs, and how far it scales.
 
 - faults: a cluster of three nodes on this machine; actors are killed or stopped, and nodes removed and added, at random
   moments. "same" counts results that equal those of one process bit for bit.
-- overhead: wall time of an update with 128k parameters on two workers, of processes and of Ray in turn; each episode
-  uses the processor for a given time. The overhead of an episode is what its worker spends on anything else.
+- overhead: wall time of an update with 128k parameters on two workers, of processes and of Ray in turn, while Ray's
+  own processes run; each episode uses the processor for a given time. The overhead of an episode is what its worker
+  spends on anything else.
 - scaling: costs of Ray measured with up to 32 actors whose episodes only wait, and a model of the loop that hands out
-  episodes, with these costs and a virtual clock, for up to 1,000 workers. The model is compared with the measurement
-  where both exist.
+  episodes, with these costs and a virtual clock, for up to 1,000 workers. The costs come from two measurements; two
+  others, which the model does not know, are compared with the model.
 
 python benchmarks/ray_scaling.py --agents FOLDER --json benchmarks/results/ray_scaling.json --figure docs/scaling.png
 """
 
 import heapq
+import logging
 import os
 import random
 import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,17 @@ def actors() -> list[int]:
     return found
 
 
+class Lost(logging.Handler):
+    """Counts the warnings about workers that were lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.n += "replaced" in record.getMessage()
+
+
 class Faults:
     """A search's population on a cluster of three nodes, again and again."""
 
@@ -128,13 +141,14 @@ class Faults:
             "node removed": self.node_removed,
             "node added": self.node_added,
         }
+        results = []
         with self.evaluator:
-            results = [
-                {"fault": what, "injections": n, "same": sum(fault() for _ in track(range(n), description=what))}
-                for what, fault in faults.items()
-            ]
+            for what, fault in faults.items():
+                logging.getLogger("sb3_refine").addHandler(lost := Lost())
+                same = sum(fault() for _ in track(range(n), description=what))
+                results.append({"fault": what, "injections": n, "calls lost": lost.n, "same": same})
         time.sleep(2)
-        return [{**result, "actors_left": len(actors())} for result in results]
+        return [{**result, "actors left": len(actors())} for result in results]
 
 
 # --- overhead and costs
@@ -179,29 +193,28 @@ def seconds_of_update(evaluator: Evaluator, theta: np.ndarray, size: int, update
 
 
 def overhead(seconds: float, size: int, rounds: int) -> Result:
-    """Of an episode, on two workers."""
+    """What an episode costs beside its own time, on two workers; with ten episodes a call where they are short."""
     task, theta = task_of(seconds, waits=False)
-    with (
-        ProcessEvaluator(task, 2) as process,
-        RayEvaluator(task, 2) as one_by_one,
-        RayEvaluator(task, 2, episodes_per_call=10) as by_ten,
-    ):
-        backends = {"process": process, "ray": one_by_one, "ray, 10 a call": by_ten}
+    with ProcessEvaluator(task, 2) as process, RayEvaluator(task, 2) as one, RayEvaluator(task, 2) as ten:
+        ten.episodes_per_call = 10
+        backends = {"process": process, "ray": one} | ({"ray, ten a call": ten} if seconds < 1 else {})
+        for evaluator in backends.values():
+            while len(evaluator._workers) < 2:
+                seconds_of_update(evaluator, theta, 20, 0)
         times: dict[str, list[float]] = {name: [] for name in backends}
-        for update in range(rounds + 1):
+        for update in range(1, rounds + 1):
             for name, evaluator in backends.items():
-                spent = 2 * seconds_of_update(evaluator, theta, size, update) / size
-                times[name] += [spent] if update else []  # the first one starts the workers
-    medians = {name: statistics.median(spent) for name, spent in times.items()}
+                times[name].append(2 * seconds_of_update(evaluator, theta, size, update) / size - seconds)
     return {
         "seconds": seconds,
         "episodes": size,
         "rounds": rounds,
-        "seconds_per_episode": medians,
-        "ray_over_process": statistics.median(r / p for r, p in zip(times["ray"], times["process"], strict=True)),
-        "ray_by_ten_over_process": statistics.median(
-            r / p for r, p in zip(times["ray, 10 a call"], times["process"], strict=True)
-        ),
+        "overhead_ms": {name: 1000 * statistics.median(spent) for name, spent in times.items()},
+        "over_process": {
+            name: statistics.median((seconds + x) / (seconds + p) for x, p in zip(spent, times["process"], strict=True))
+            for name, spent in times.items()
+            if name != "process"
+        },
     }
 
 
@@ -214,9 +227,9 @@ class Costs:
     Measured, in seconds.
 
     :param put: to put a population into the object store
-    :param call: of the driver, to send a call and to receive its answer
+    :param call: of the driver's own thread, to send a call and to receive its answer
     :param turn: of the driver, for each worker in each turn of its loop
-    :param latency: between two episodes of a worker whose driver is idle
+    :param latency: between two episodes of a worker whose driver is idle; on one machine, so without a network
     :param update: to ask for a population of 40 and to tell its fitness
     :param n_bytes: of a population that is sent to each node
     """
@@ -253,38 +266,50 @@ class Update:
 
 
 def measured(n_workers: int, seconds: float, size: int, rounds: int) -> tuple[Update, float, int]:
-    """An update with actors whose episodes only wait; seconds to put its population, and its bytes."""
+    """The loop of an update, with actors whose episodes only wait; seconds to put a population, and its bytes."""
     task, theta = task_of(seconds, waits=True)
     updates, puts = [], []
     with RayEvaluator(task, n_workers) as evaluator:
         while len(evaluator._workers) < n_workers:
             seconds_of_update(evaluator, theta, n_workers, 0)
         for update in range(1, rounds + 1):
-            candidates, busy, started = population(theta, size, update), time.thread_time(), time.perf_counter()
-            evaluator.evaluate(candidates, [[n] for n in range(size)])
-            wall, busy = time.perf_counter() - started, time.thread_time() - busy
-            updates.append(Update(wall, busy, float(durations(seconds, size).sum())))
+            candidates = population(theta, size, update)
             started, content = time.perf_counter(), cloudpickle.dumps(candidates)
             ray.put(content)
             puts.append(time.perf_counter() - started)
+            busy, started = time.thread_time(), time.perf_counter()
+            evaluator.evaluate(candidates, [[n] for n in range(size)])
+            wall, busy = time.perf_counter() - started, time.thread_time() - busy
+            updates.append(Update(wall - puts[-1], busy - puts[-1], float(durations(seconds, size).sum())))
     return sorted(updates, key=lambda one: one.wall)[rounds // 2], statistics.median(puts), len(content)
 
 
-def measure(worker_counts: Sequence[int], seconds: float, rounds: int) -> tuple[Costs, list[Result]]:
-    found, rows = [], []
-    for n_workers in worker_counts:
-        size = max(40, 4 * n_workers)
-        update, put, n_bytes = measured(n_workers, seconds, size, rounds)
-        found.append((n_workers, size, update))
-        rows.append({"workers": n_workers, "episodes": size, "seconds": seconds, "measured_s": update.wall})
-    turn, call = np.polyfit([n for n, _, _ in found], [update.driver / size for _, size, update in found], 1)
-    n_workers, size, update = found[0]
-    latency = update.wall * n_workers / size - update.episodes / size - update.driver / size
-    costs = Costs(put, max(0.0, call), max(0.0, turn), max(0.0, latency), seconds_of_optimizer(n_bytes // 4), n_bytes)
-    for row, (n_workers, size, update) in zip(rows, found, strict=True):
-        row["model_s"] = model(costs, durations(seconds, size), n_workers, n_nodes=1).wall - costs.update
-        row["efficiency"] = update.efficiency(n_workers)
-        row["driver_s_per_episode"] = update.driver / size
+def measure(max_workers: int, rounds: int) -> tuple[Costs, list[Result]]:
+    """Fit the costs to the fewest and the most workers; the other measurements tell whether the model holds."""
+    few, most = (2, 0.3, 40), (max_workers, 0.3, 4 * max_workers)
+    found = {
+        case: measured(*case, rounds)
+        for case in (few, most, (max_workers // 4, 0.3, max_workers), (max_workers // 2, 1.0, 2 * max_workers))
+    }
+    (first, put, n_bytes), (last, _, _) = found[few], found[most]
+    turn = max(0.0, (last.driver / most[2] - first.driver / few[2]) / (most[0] - few[0]))
+    call = max(0.0, first.driver / few[2] - turn * few[0])
+    costs = Costs(put, call, turn, 0.0, seconds_of_optimizer(n_bytes // 4), n_bytes)
+    latencies = np.linspace(0, 0.1, 1001)
+    walls = [loop(replace(costs, latency=each), durations(few[1], few[2]), few[0], 1, 1).wall for each in latencies]
+    costs = replace(costs, latency=float(latencies[np.argmin(np.abs(np.array(walls) - first.wall))]))
+    rows = [
+        {
+            "workers": n_workers,
+            "mean seconds": seconds,
+            "episodes": size,
+            "measured_s": update.wall,
+            "model_s": loop(costs, durations(seconds, size), n_workers, 1, 1).wall,
+            "used for the fit": (n_workers, seconds, size) in (few, most),
+            "driver_ms_per_episode": 1000 * update.driver / size,
+        }
+        for (n_workers, seconds, size), (update, _, _) in found.items()
+    ]
     return costs, rows
 
 
@@ -298,13 +323,12 @@ def seconds_of_optimizer(n_parameters: int) -> float:
     return statistics.median(spent)
 
 
-def model(costs: Costs, seconds: np.ndarray, n_workers: int, per_call: int = 1, n_nodes: int | None = None) -> Update:
+def loop(costs: Costs, seconds: np.ndarray, n_workers: int, per_call: int, n_nodes: int) -> Update:
     """The loop of a pool, in virtual time: the driver does one thing at a time, workers run side by side."""
-    n_nodes = n_nodes or -(-n_workers // WORKERS_OF_NODE)
     fetch = 0.0 if n_nodes == 1 else n_nodes * costs.n_bytes / NETWORK
     calls = [float(seconds[start : start + per_call].sum()) for start in range(0, len(seconds), per_call)][::-1]
-    now, idle, n_sent = costs.put, n_workers, 0
-    driver, running = now, list[float]()
+    now, driver, idle, n_sent = 0.0, 0.0, n_workers, 0
+    running = list[float]()
     while calls or running:
         busy = costs.turn * n_workers
         while calls and idle:
@@ -320,47 +344,49 @@ def model(costs: Costs, seconds: np.ndarray, n_workers: int, per_call: int = 1, 
         idle += n_answers
         now += n_answers * costs.call / 2
         driver += busy + n_answers * costs.call / 2
-    update = costs.update * len(seconds) / 40
-    return Update(now + update, driver + update, float(seconds.sum()))
+    return Update(now, driver, float(seconds.sum()))
+
+
+def update_of(costs: Costs, seconds: np.ndarray, n_workers: int, per_call: int) -> Update:
+    """A whole update in the model: the optimizer, the population put into the object store, and the loop."""
+    inner = loop(costs, seconds, n_workers, per_call, -(-n_workers // WORKERS_OF_NODE))
+    alone = costs.put + costs.update * len(seconds) / 40
+    return Update(inner.wall + alone, inner.driver + alone, inner.episodes)
 
 
 def scaling(costs: Costs) -> list[Result]:
     rows = []
     for seconds in (0.02, 0.3, 2.0):
         for n_workers in (10, 100, 1000):
-            for size in sorted({40, 4 * n_workers}):
-                for per_call in (1, 10) if size > 10 * n_workers or seconds < 0.1 else (1,):
-                    update = model(costs, durations(seconds, size), n_workers, per_call)
-                    rows.append(
-                        {
-                            "seconds": seconds,
-                            "workers": n_workers,
-                            "population": size,
-                            "episodes_per_call": per_call,
-                            "updates_per_minute": 60 / update.wall,
-                            "episodes_per_minute": 60 * size / update.wall,
-                            "efficiency": update.efficiency(n_workers),
-                            "driver_busy": update.driver / update.wall,
-                        }
-                    )
+            for size, per_call in ((40, 1), (4 * n_workers, 1), (40 * n_workers, 1), (40 * n_workers, 10)):
+                update = update_of(costs, durations(seconds, size), n_workers, per_call)
+                rows.append(
+                    {
+                        "mean seconds": seconds,
+                        "workers": n_workers,
+                        "population": size,
+                        "episodes a call": per_call,
+                        "updates a minute": 60 / update.wall,
+                        "episodes a minute": 60 * size / update.wall,
+                        "efficiency": update.efficiency(n_workers),
+                        "driver busy": update.driver / update.wall,
+                    }
+                )
     return rows
 
 
 def draw(path: Path, costs: Costs) -> None:
-    """Episodes a minute by the number of workers, with populations of four times as many."""
+    """Episodes a minute by the number of workers, with forty episodes a worker."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     counts = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
     for seconds, colour in ((0.02, "tab:red"), (0.3, "tab:blue"), (2.0, "tab:green")):
         for per_call, style in ((1, "-"), (10, "--")):
-            rates = []
-            for n_workers in counts:
-                size = 4 * n_workers * per_call
-                rates.append(60 * size / model(costs, durations(seconds, size), n_workers, per_call).wall)
+            rates = [60 * 40 * n / update_of(costs, durations(seconds, 40 * n), n, per_call).wall for n in counts]
             axes.plot(counts, rates, style, color=colour, label=f"{seconds} s, {per_call} a call")
         axes.plot(counts, [60 * n / seconds for n in counts], ":", color=colour, linewidth=1)
     axes.set(xscale="log", yscale="log", xlabel="workers", ylabel="episodes a minute")
-    axes.set_title("Model of a search on Ray: mean duration of an episode; dotted: without any cost", fontsize=10)
+    axes.set_title("Model of an update on Ray, by the mean duration of an episode; dotted: without costs", fontsize=10)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=150)
 
@@ -382,16 +408,24 @@ def main() -> None:
         results.append({"part": "faults", "rows": faults})
     if "overhead" in options.only:
         with cluster(3, 2):
-            rows = [overhead(seconds, 40 if seconds < 1 else 16, options.rounds) for seconds in (0.02, 0.1, 0.3, 1, 2)]
+            rows = [overhead(seconds, 40 if seconds < 1 else 20, options.rounds) for seconds in (0.02, 0.1, 0.3, 1, 2)]
+        names = ("process", "ray", "ray, ten a call")
         show(
-            "Ray over processes, wall time on two workers",
-            ["seconds of an episode", "one a call", "ten a call"],
-            [[row["seconds"], row["ray_over_process"], row["ray_by_ten_over_process"]] for row in rows],
+            "overhead of an episode in ms on two workers; and wall time of Ray over that of processes",
+            ["seconds of an episode", *names, *(f"{name}, over processes" for name in names[1:])],
+            [
+                [
+                    row["seconds"],
+                    *(row["overhead_ms"].get(name, "") for name in names),
+                    *(row["over_process"].get(name, "") for name in names[1:]),
+                ]
+                for row in rows
+            ],
         )
         results.append({"part": "overhead", "rows": rows})
     if "scaling" in options.only:
         with cluster(1, options.max_workers):
-            costs, measurements = measure([2, 8, options.max_workers], 0.3, options.rounds)
+            costs, measurements = measure(options.max_workers, options.rounds)
         rows = scaling(costs)
         show("the model and what was measured", list(measurements[0]), [list(each.values()) for each in measurements])
         show(f"model: {costs}", list(rows[0]), [list(each.values()) for each in rows])

@@ -40,6 +40,7 @@ from sb3_refine.optimizers import (
     default_n_updates,
     optimizer_options,
 )
+from sb3_refine.parts import check_choice
 from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.reporting.record import FILE_NAME, read_record, record_of, write_record
 from sb3_refine.reporting.report import report_on, write_report
@@ -205,8 +206,8 @@ class Refiner:
         :param checkpoint_folder: where to keep the state of the search, or None
         :param checkpoint_interval: updates between two checkpoints: the most that a kill can lose
         :param resume: go on from the checkpoint, to the bits that the uninterrupted search would have given
-        :param may_change: settings that may be other ones than those of the search to resume, such as
-            ``("learning_rate",)``
+        :param may_change: options of the optimizer that may be other ones than those of the search to resume, such as
+            ``["learning_rate"]``
         :return: self
         :raises RefineError: when the settings are not those of the search to resume
         :raises EpisodeError: when an episode fails, or too many return NaN
@@ -214,6 +215,8 @@ class Refiner:
         clock = Clock(time_limit)
         check_count("log_interval", log_interval, 1)
         n_updates = default_n_updates(self.optimizer_name) if n_updates is None else n_updates
+        for name in may_change:
+            check_choice("may_change", name, OPTIMIZERS[self.optimizer_name].options())
         checkpoint = Checkpoint(
             checkpoint_folder, {**self.settings, "n_updates": n_updates}, checkpoint_interval, may_change
         )

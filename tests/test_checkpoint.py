@@ -59,6 +59,8 @@ def test_only_settings_that_are_named_may_change(made_agents, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         refiner_of(made_agents, learning_rate=0.01, **ars).learn(4, stop_after(2), checkpoint_folder=tmp_path)
     changed = refiner_of(made_agents, learning_rate=0.02, **ars)
+    with pytest.raises(RefineError, match="may_change: unknown 'seed'"):
+        changed.learn(4, checkpoint_folder=tmp_path, resume=True, may_change=["seed"])
     with pytest.raises(RefineError, match=r"other settings .*: learning_rate was 0.01, is 0.02"):
         changed.learn(4, checkpoint_folder=tmp_path, resume=True, may_change=("delta_std",))
     changed.learn(4, checkpoint_folder=tmp_path, resume=True, may_change=("learning_rate",))

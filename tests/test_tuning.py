@@ -27,7 +27,10 @@ def local_ray():
 def test_population_based_training_changes_searches_and_judge_tests_their_agents(made_agents, tmp_path):
     make_agent = partial(load_agent, "ppo", "Pendulum-v1", made_agents)
     scheduler = tune.schedulers.PopulationBasedTraining(
-        perturbation_interval=3, quantile_fraction=0.5, hyperparam_mutations={"learning_rate": [0.01, 0.02]}
+        time_attr="training_iteration",
+        perturbation_interval=3,
+        quantile_fraction=0.5,
+        hyperparam_mutations={"learning_rate": [0.01, 0.02]},
     )
     results = tune.Tuner(
         trainable(make_agent, n_updates=24, eval_freq=1, n_eval_episodes=20, optimizer="ars", n_delta=2),
@@ -37,6 +40,7 @@ def test_population_based_training_changes_searches_and_judge_tests_their_agents
     ).fit()
     assert not results.errors
     assert [result.metrics["n_updates"] for result in results] == [24, 24]
+    assert {result.metrics["rollouts"] for result in results} == {24 * (4 + 20)}
     assert results[0].config["learning_rate"] in (0.01, 0.02)  # the search went on from the other one
     agents = [Path(result.checkpoint.path) / AGENT_FOLDER / "Pendulum-v1.zip" for result in results]
     judgement = judge(make_agent(), agents, n_eval_episodes=10)

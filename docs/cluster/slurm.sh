@@ -1,5 +1,5 @@
 #!/bin/bash
-# One refinement on four nodes of Slurm: sbatch docs/cluster/slurm.sh
+# One refinement on four nodes of Slurm: sbatch docs/cluster/slurm.sh (needs ray 2.49 or newer)
 #SBATCH --job-name=sb3-refine
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
