@@ -146,6 +146,9 @@ class RayEvaluator(PoolEvaluator["_Actor"]):
             logger.warning("a worker %s while it started: another is started", lost)
             self._looked_at = -math.inf
             return
+        except BaseException:
+            actor.kill()  # it is in no list
+            raise
         self._n_failed_starts = 0
         self._workers.append(actor)
         address, processor = node["address"], node["processor"]
