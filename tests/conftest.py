@@ -32,6 +32,12 @@ from sb3_refine.policies.parameters import PolicyParameters
 ZOO_AGENTS = Path(os.environ.get("SB3_REFINE_AGENTS", Path(__file__).parents[2] / "shared" / "agents"))
 
 ENV_ID = "Pendulum-v1"
+BACKENDS = [
+    "executor:make=concurrent.futures.ThreadPoolExecutor",
+    "process",
+    pytest.param("ray", marks=pytest.mark.slow),
+    "serial",
+]
 SMALL = {"policy_kwargs": {"net_arch": [16, 16]}, "seed": 0, "device": "cpu"}
 ON_POLICY = {**SMALL, "n_steps": 32}
 OFF_POLICY = {**SMALL, "learning_starts": 20, "buffer_size": 500, "batch_size": 16}

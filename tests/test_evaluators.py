@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import BrokenEnv, train
+from conftest import BACKENDS, BrokenEnv, train
 from fresh import run_script
 
 from sb3_refine import Refiner, load_agent
@@ -26,6 +26,7 @@ from sb3_refine.evaluators import (
     RayEvaluator,
     RolloutTask,
     SerialEvaluator,
+    backend_options,
     process,
 )
 from sb3_refine.optimizers import ExplicitPopulation, NoisePopulation
@@ -61,7 +62,8 @@ def population_of(task):
 
 
 def episodes_of(task, kind, n_workers=1):
-    with EVALUATORS[kind](task, n_workers) as evaluator:
+    name, options = backend_options("backend", kind, n_workers)
+    with EVALUATORS[name](task, **options) as evaluator:
         return evaluator.evaluate(population_of(task), SEEDS)
 
 
@@ -105,14 +107,13 @@ def broken_env():
     return BrokenEnv(gym.make("Pendulum-v1"))
 
 
-def test_an_exception_in_the_env_arrives_with_its_seed_and_traceback(task):
+@pytest.mark.parametrize("kind", BACKENDS)
+def test_an_exception_in_the_env_arrives_with_its_seed_and_traceback(task, kind):
     broken = RolloutTask(EnvRecipe(None, make=broken_env), task.policy)
-    for kind in EVALUATORS:
-        with pytest.raises(
-            EpisodeError, match=r"seed 3 of candidate 0, the policy perturbed by .*ArithmeticError: the pend"
-        ) as error:
-            episodes_of(broken, kind)
-        assert "in step" in str(error.value)
+    message = r"seed 3 of candidate 0, the policy perturbed by .*ArithmeticError: the pend"
+    with pytest.raises(EpisodeError, match=message) as error:
+        episodes_of(broken, kind)
+    assert "in step" in str(error.value)
 
 
 def test_an_env_that_cannot_be_built_in_a_worker_is_an_error(task):
@@ -240,7 +241,7 @@ def test_a_worker_that_is_lost_while_it_starts_is_replaced(task, tmp_path, fault
     assert timeouts == [600.0, 600.0]  # as long as an episode may take
 
 
-@pytest.mark.parametrize("kind", EVALUATORS)
+@pytest.mark.parametrize("kind", BACKENDS)
 def test_an_env_that_exits_is_an_error(task, kind):
     class Exits(gym.Wrapper):
         def step(self, action):

@@ -11,7 +11,7 @@ from functools import partial
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import ENV_ID, target_of, train
+from conftest import BACKENDS, ENV_ID, target_of, train
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
@@ -20,7 +20,6 @@ from sb3_refine.envs.observations import Normalisation
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.envs.wrappers import IgnoreSuccessTermination, TrueReturn
 from sb3_refine.errors import EpisodeError
-from sb3_refine.evaluators import EVALUATORS
 from sb3_refine.objectives import OBJECTIVE_METRIC, OBJECTIVES, Objective, make_objective
 from sb3_refine.objectives.mesh_dimension import MeshDimensionShaped, parse_entries
 from sb3_refine.objectives.smooth import Smooth
@@ -451,7 +450,7 @@ def test_a_candidate_that_would_be_vetoed_is_tested_only_if_there_is_no_other():
     assert best["mean_return"] < limit
 
 
-@pytest.mark.parametrize("backend", EVALUATORS)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_same_on_every_backend(backend):
     refiner = Refiner(train("ppo"), objective="smooth", backend=backend, n_workers=2, **SHORT).learn(2)
     reference = Refiner(train("ppo"), objective="smooth", backend="serial", **SHORT).learn(2)
