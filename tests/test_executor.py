@@ -41,11 +41,13 @@ class TestExecutorOfConcurrentFutures(EvaluatorContract):
 @pytest.mark.slow
 class TestExecutorOfLoky(EvaluatorContract):
     evaluator = ExecutorEvaluator
-    options: ClassVar = {"make": "loky.get_reusable_executor"}
 
     @pytest.fixture(autouse=True)
-    def needs_loky(self):
-        pytest.importorskip("loky")
+    def pool(self):
+        self.executor = pytest.importorskip("loky").get_reusable_executor(2)  # the same in all tests
+
+    def make(self, task, n_workers=2, episode_timeout=600.0):
+        return ExecutorEvaluator(task, n_workers, episode_timeout, make=self.executor)
 
 
 @pytest.fixture(scope="module")
