@@ -138,6 +138,18 @@ def make_tells_threads():
     return TellsThreads(gym.make("Pendulum-v1", max_episode_steps=1))
 
 
+def test_a_cluster_without_a_free_processor_is_an_error(cluster, monkeypatch):
+    with RayEvaluator(small_task(), 3) as occupying:
+        while len(occupying._workers) < 3:
+            occupying.evaluate(population_of(small_task()), SEEDS)
+        monkeypatch.setattr(ray_cluster, "_SECONDS_TO_START", 3.0)
+        with (
+            pytest.raises(RefineError, match="no node of the Ray cluster had a free processor within 3 seconds"),
+            RayEvaluator(small_task(), 1),
+        ):
+            pass
+
+
 def test_a_worker_uses_one_thread(cluster):
     task = RolloutTask(EnvRecipe(None, make=make_tells_threads), small_task().policy)
     with RayEvaluator(task, 1) as evaluator:

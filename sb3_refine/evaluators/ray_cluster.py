@@ -81,11 +81,12 @@ class RayEvaluator(PoolEvaluator["_Actor"]):
         self._has_started_ray |= _connect(self._ray, self._address)  # after an error, Ray is still there
         self._task_ref = self._ray.put(self._payload)
         self._n_failed_starts, self._failed_at, self._had_worker_at = 0, -math.inf, time.monotonic()
+        deadline = time.monotonic() + _SECONDS_TO_START
         while not self._workers:
             self._adjust_to_cluster()
             self._wait({}, math.inf)
-            is_late = time.monotonic() >= self._had_worker_at + _SECONDS_TO_START
-            if is_late and not self._workers and not any(actor.placed_at for actor in self._starting):
+            has_processor = bool(self._workers) or any(actor.placed_at for actor in self._starting)
+            if time.monotonic() >= deadline and not has_processor:
                 raise RefineError(
                     f"backend: no node of the Ray cluster had a free processor within {_SECONDS_TO_START:.0f} "
                     "seconds; add nodes, or end other jobs"
