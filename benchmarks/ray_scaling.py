@@ -8,13 +8,15 @@ What a Ray cluster survives, what it costs, and how far it scales.
   spends on anything else.
 - scaling: costs of Ray measured with up to 32 actors whose episodes only wait, and a model of the loop that hands out
   episodes, with these costs and a virtual clock, for up to 1,000 workers. The costs come from two measurements; two
-  others, which the model does not know, are compared with the model.
+  others, which the model does not know, are compared with the model. The model's workers have a processor each; those
+  of the measurements share the processors of this machine, and "processors busy" shows by how much.
 
 python benchmarks/ray_scaling.py --agents FOLDER --json benchmarks/results/ray_scaling.json --figure docs/scaling.png
 """
 
 import heapq
 import logging
+import math
 import os
 import random
 import signal
@@ -255,11 +257,13 @@ class Update:
     :param wall: its seconds
     :param driver: seconds in which the driver was busy
     :param episodes: seconds of all episodes
+    :param processors_busy: share of the time of all processors of this machine that was used; where measured
     """
 
     wall: float
     driver: float
     episodes: float
+    processors_busy: float = math.nan
 
     def efficiency(self, n_workers: int) -> float:
         return self.episodes / (n_workers * self.wall)
@@ -277,11 +281,18 @@ def measured(n_workers: int, seconds: float, size: int, rounds: int) -> tuple[Up
             started, content = time.perf_counter(), cloudpickle.dumps(candidates)
             ray.put(content)
             puts.append(time.perf_counter() - started)
-            busy, started = time.thread_time(), time.perf_counter()
+            used, busy, started = processor_seconds(), time.thread_time(), time.perf_counter()
             evaluator.evaluate(candidates, [[n] for n in range(size)])
             wall, busy = time.perf_counter() - started, time.thread_time() - busy
-            updates.append(Update(wall - puts[-1], busy - puts[-1], float(durations(seconds, size).sum())))
+            share = (processor_seconds() - used) / (wall * (os.cpu_count() or 1))
+            updates.append(Update(wall - puts[-1], busy - puts[-1], float(durations(seconds, size).sum()), share))
     return sorted(updates, key=lambda one: one.wall)[rounds // 2], statistics.median(puts), len(content)
+
+
+def processor_seconds() -> float:
+    """:return: of all processors and all processes of this machine, since it started"""
+    user, nice, system = Path("/proc/stat").read_text().split()[1:4]
+    return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(max_workers: int, rounds: int) -> tuple[Costs, list[Result]]:
@@ -307,6 +318,7 @@ def measure(max_workers: int, rounds: int) -> tuple[Costs, list[Result]]:
             "model_s": loop(costs, durations(seconds, size), n_workers, 1, 1).wall,
             "used for the fit": (n_workers, seconds, size) in (few, most),
             "driver_ms_per_episode": 1000 * update.driver / size,
+            "processors busy": update.processors_busy,
         }
         for (n_workers, seconds, size), (update, _, _) in found.items()
     ]
@@ -358,7 +370,8 @@ def scaling(costs: Costs) -> list[Result]:
     rows = []
     for seconds in (0.02, 0.3, 2.0):
         for n_workers in (10, 100, 1000):
-            for size, per_call in ((40, 1), (4 * n_workers, 1), (40 * n_workers, 1), (40 * n_workers, 10)):
+            cases = ((40, 1), (4 * n_workers, 1), (40 * n_workers, 1), (40 * n_workers, 10))
+            for size, per_call in dict.fromkeys(cases):
                 update = update_of(costs, durations(seconds, size), n_workers, per_call)
                 rows.append(
                     {
