@@ -232,7 +232,7 @@ class Costs:
     :param call: of the driver's own thread, to send a call and to receive its answer
     :param turn: of the driver, for each worker in each turn of its loop
     :param latency: between two episodes of a worker whose driver is idle; on one machine, so without a network
-    :param update: to ask for a population of 40 and to tell its fitness
+    :param update: to ask for a population and to tell its fitness, for each candidate of a large population
     :param n_bytes: of a population that is sent to each node
     """
 
@@ -325,14 +325,15 @@ def measure(max_workers: int, rounds: int) -> tuple[Costs, list[Result]]:
     return costs, rows
 
 
-def seconds_of_optimizer(n_parameters: int) -> float:
-    optimizer = ARS(np.zeros(n_parameters, dtype=np.float32), seed=0, n_updates=100, n_delta=20)
+def seconds_of_optimizer(n_parameters: int, n_delta: int = 1000) -> float:
+    """For each candidate."""
+    optimizer = ARS(np.zeros(n_parameters, dtype=np.float32), seed=0, n_updates=100, n_delta=n_delta)
     spent = []
     for _ in range(5):
         started = time.perf_counter()
         optimizer.tell(np.arange(len(optimizer.ask()), dtype=np.float64))
         spent.append(time.perf_counter() - started)
-    return statistics.median(spent)
+    return statistics.median(spent) / (2 * n_delta)
 
 
 def loop(costs: Costs, seconds: np.ndarray, n_workers: int, per_call: int, n_nodes: int) -> Update:
@@ -362,7 +363,7 @@ def loop(costs: Costs, seconds: np.ndarray, n_workers: int, per_call: int, n_nod
 def update_of(costs: Costs, seconds: np.ndarray, n_workers: int, per_call: int) -> Update:
     """A whole update in the model: the optimizer, the population put into the object store, and the loop."""
     inner = loop(costs, seconds, n_workers, per_call, -(-n_workers // WORKERS_OF_NODE))
-    alone = costs.put + costs.update * len(seconds) / 40
+    alone = costs.put + costs.update * len(seconds)
     return Update(inner.wall + alone, inner.driver + alone, inner.episodes)
 
 
