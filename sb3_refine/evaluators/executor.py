@@ -2,31 +2,24 @@
 
 import logging
 import os
-import platform
 import queue
 import signal
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, NamedTuple, Protocol
-
-import cloudpickle
+from typing import Any, Protocol
 
 from sb3_refine.errors import EpisodeError, RefineError, check_count, one_line
-from sb3_refine.evaluators.base import n_processors, processor
+from sb3_refine.evaluators.base import n_processors
+from sb3_refine.evaluators.executor_worker import LACKS_CONTENT, Parcel, process_name, run_jobs
 from sb3_refine.evaluators.pool import PoolEvaluator, PoolWorker, WorkerLostError
-from sb3_refine.evaluators.worker import Answer, Job, RolloutTask, RolloutWorker, error_answer
-from sb3_refine.policies.base import one_thread
+from sb3_refine.evaluators.worker import Job, RolloutTask
 from sb3_refine.rollouts.episode import Episode
-from sb3_refine.seeding import globals_restored
 
 logger = logging.getLogger(__name__)
-
-_MAX_TASKS = 4  # that a worker keeps at a time: executors may serve several searches
 
 
 class Executor(Protocol):
@@ -196,7 +189,7 @@ class _Slot(PoolWorker):
     def _submit(self, task: "Parcel", batch: "Parcel") -> None:
         self.executor = self._pool.executor
         try:
-            future = self.executor.submit(run_jobs, task, batch, self._jobs, _process(), self._pool.is_ours)
+            future = self.executor.submit(run_jobs, task, batch, self._jobs, process_name(), self._pool.is_ours)
         except RuntimeError as error:  # the executor is broken, or shut down
             future = Future()
             future.set_exception(error)
@@ -207,7 +200,7 @@ class _Slot(PoolWorker):
     def lacks_content(self) -> bool:
         """Whether the worker that got the call had not got the task or the batch."""
         future = self.future
-        return not future.cancelled() and future.exception() is None and future.result()[1][0] == _LACKS_CONTENT[0]
+        return not future.cancelled() and future.exception() is None and future.result()[1][0] == LACKS_CONTENT[0]
 
     def receive(self) -> list[Episode]:
         """Return the episodes, or raise what the worker raised."""
@@ -248,18 +241,6 @@ def _n_workers_of(executor: Any) -> int:
     return known or n_processors()
 
 
-class Parcel(NamedTuple):
-    """
-    What a worker keeps under a name.
-
-    :param name: tells it from others
-    :param content: None where the worker should have it
-    """
-
-    name: str
-    content: bytes | None
-
-
 class Shared:
     """
     What all workers need: sent with the first calls, then only named.
@@ -277,74 +258,3 @@ class Shared:
         """:return: for the next call"""
         self._n_left -= 1
         return self.full if self._n_left >= 0 else Parcel(self.full.name, None)
-
-
-_LACKS_CONTENT: Answer = ("lacks content", None, 0.0)
-
-
-class _Worker:
-    """What a process, or a thread, keeps between calls."""
-
-    def __init__(self, task: bytes):
-        self._worker = RolloutWorker(cloudpickle.loads(task))
-        self._batch_name = ""
-        self._batch: Any = None
-
-    def answer(self, batch: Parcel, jobs: list[Job]) -> Answer:
-        if self._batch_name != batch.name:
-            if batch.content is None:
-                return _LACKS_CONTENT
-            self._batch_name, self._batch = batch.name, cloudpickle.loads(batch.content)
-        with one_thread(), globals_restored():
-            return self._worker.answer(self._batch, jobs)
-
-    def close(self) -> None:
-        self._worker.close()
-
-
-_here = threading.local()
-_lock = threading.Lock()  # threads of one process share generators of random numbers, and torch's number of threads
-
-
-def _process() -> str:
-    """:return: a name for this process that no other one has"""
-    return f"{platform.node()} {os.getpid()}"
-
-
-def run_jobs(task: Parcel, batch: Parcel, jobs: list[Job], caller: str, ignores_ctrl_c: bool) -> tuple[str, Answer]:
-    """
-    What the executor runs, in a worker.
-
-    :param task: what to roll out
-    :param batch: has the candidates
-    :param jobs: the episodes
-    :param caller: name of the caller's process
-    :param ignores_ctrl_c: whether a process other than the caller's leaves Ctrl-C to the caller from now on
-    :return: model of the processor; and the answer, with the CPU time of this call
-    """
-    is_elsewhere = _process() != caller
-    if ignores_ctrl_c and is_elsewhere and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with _lock:
-        started = time.process_time()
-        kind, content, _ = _answer(task, batch, jobs)
-        spent = time.process_time() - started
-    return processor(), (kind, content, spent if is_elsewhere else 0.0)
-
-
-def _answer(task: Parcel, batch: Parcel, jobs: list[Job]) -> Answer:
-    workers: dict[str, _Worker] = _here.__dict__.setdefault("workers", {})
-    worker = workers.pop(task.name, None)
-    if worker is None:
-        if task.content is None:
-            return _LACKS_CONTENT
-        while len(workers) >= _MAX_TASKS:
-            with suppress(Exception):  # whose error is not that of this task
-                workers.pop(next(iter(workers))).close()
-        try:
-            with globals_restored():
-                worker = _Worker(task.content)
-        except (Exception, SystemExit) as error:
-            return error_answer(error)
-    workers[task.name] = worker  # the one that was used last
-    return worker.answer(batch, jobs)

@@ -1,6 +1,5 @@
 """Episodes on a Ray cluster: on this machine, or on many."""
 
-import importlib.metadata
 import logging
 import math
 import os
@@ -23,15 +22,12 @@ from sb3_refine.evaluators.base import processor
 from sb3_refine.evaluators.pool import MAX_TRIES, PoolEvaluator, PoolWorker, WorkerLostError
 from sb3_refine.evaluators.worker import Answer, Job, RolloutTask, RolloutWorker, error_answer
 from sb3_refine.rollouts.episode import Episode
+from sb3_refine.versions import package_versions
 
 logger = logging.getLogger(__name__)
 
 _SECONDS_TO_START = 120.0  # until a node has a processor for the first worker
 _SECONDS_BETWEEN_LOOKS = 1.0  # at how many processors the cluster has
-_PACKAGES = (
-    "sb3-refine", "stable-baselines3", "sb3-contrib", "torch", "numpy", "gymnasium", "pybullet", "panda-gym", "mujoco",
-    "box2d", "ale-py", "pybullet_envs_gymnasium", "gymnasium-robotics",
-)  # fmt: skip
 
 
 class RayEvaluator(PoolEvaluator["_Actor"]):
@@ -349,8 +345,4 @@ def _check_address(connected: str, address: str | None) -> None:
 
 def _versions() -> dict[str, str]:
     """:return: of Python and of the packages that decide episodes, as far as they are installed"""
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
-    for name in _PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    return {"python": ".".join(platform.python_version_tuple()[:2])} | package_versions()

@@ -3,7 +3,6 @@
 import platform
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,9 @@ from sb3_refine.objectives import Objective
 from sb3_refine.reporting.wording import WORDING
 from sb3_refine.rollouts.metrics import SMOOTHNESS
 from sb3_refine.search.result import Result
+from sb3_refine.versions import package_versions
 
 FILE_NAME = "refinement.json"
-
-_PACKAGES = (
-    "sb3-refine", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy", "torch",
-    "pybullet", "pybullet-envs-gymnasium", "panda-gym", "mujoco", "box2d",
-)  # fmt: skip
 
 Number = float | None
 """A figure; None stands for NaN in JSON."""
@@ -344,13 +339,7 @@ def read_record(run_folder: Path) -> RunRecord:
 
 def versions() -> dict[str, str]:
     """:return: versions of Python and of the installed packages that a result depends on"""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version()} | package_versions()
 
 
 # ---------------------------------------------------------------- checks of files that somebody else may have written
