@@ -67,7 +67,7 @@ class Refiner:
 
     :param model: a Stable-Baselines3 model, or an :class:`~sb3_refine.agents.agent.Agent` from ``load_agent``. Like
         SB3's ``learn``, the refiner changes the model in place: the parameters behind the action, nothing else
-    :param env: id of the environment, a callable that makes the raw environment, a ``VecEnv`` (its ``VecNormalize``
+    :param env: id of the environment, a callable that makes it with its wrappers, a ``VecEnv`` (its ``VecNormalize``
         statistics are kept, frozen), or None for the model's own
     :param optimizer: search method, one of ``sb3_refine.optimizers.OPTIMIZERS``, with options as in ``"ars:n_delta=8"``
     :param objective: what is maximised: ``"return"``, the undiscounted sum of the true rewards, or another of

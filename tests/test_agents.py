@@ -312,9 +312,19 @@ def test_wrappers_of_gymnasium_are_kept():
 @pytest.mark.parametrize(
     ("make_env", "line"),
     [
-        (lambda: SubprocVecEnv([lambda: Own(gym.make(ENV_ID))]), "the wrapper .*Own cannot be built again in a worker"),
-        (lambda: DummyVecEnv([lambda: Own(gym.make(ENV_ID))]), "the wrapper .*Own cannot be built again in a worker"),
-        (gym.envs.classic_control.PendulumEnv, "PendulumEnv was not made by gymnasium.make"),
+        (
+            lambda: SubprocVecEnv([lambda: Scaled(gym.make(ENV_ID), 2)]),
+            "arguments of the wrapper .*Scaled are not known",
+        ),
+        (lambda: DummyVecEnv([lambda: Scaled(gym.make(ENV_ID), 2)]), "arguments of the wrapper .*Scaled are not known"),
+        (
+            lambda: gym.envs.classic_control.PendulumEnv(g=5.0),
+            "PendulumEnv was not made by gymnasium.make, and its arg",
+        ),
+        (
+            lambda: make_vec_env(Own, 2, vec_env_cls=SubprocVecEnv),
+            "environments <Monitor<Own instance>> of the SubprocV",
+        ),
         (lambda: 5, "expected an id, a callable, a VecEnv or an environment, got int"),
     ],
 )
@@ -328,8 +338,67 @@ def test_an_environment_that_cannot_be_rebuilt_is_refused_with_a_remedy(make_env
             env.close()
 
 
-class Own(gym.Wrapper):
-    pass
+class Own(gym.envs.classic_control.PendulumEnv):
+    def __init__(self):
+        super().__init__(g=5.0)
+
+
+class Halved(gym.RewardWrapper):
+    def reward(self, reward):
+        return reward / 2
+
+
+class Scaled(gym.RewardWrapper):
+    def __init__(self, env, by):
+        super().__init__(env)
+        self.by = by
+
+    def reward(self, reward):
+        return reward * self.by
+
+
+def first_reward(agent):
+    env = cloudpickle.loads(cloudpickle.dumps(agent.recipe)).build()
+    env.reset(seed=1)
+    return env.step(np.zeros(1, np.float32))[1]
+
+
+def model_of(env):
+    return PPO("MlpPolicy", env, n_steps=8, batch_size=8, device="cpu", seed=0)
+
+
+def test_a_wrapper_without_arguments_is_built_again():
+    plain, halved = (agent_from_model(model_of(env)) for env in (gym.make(ENV_ID), Halved(gym.make(ENV_ID))))
+    assert first_reward(halved) == first_reward(plain) / 2
+
+
+def test_rewards_are_counted_where_the_monitor_is():
+    plain, inside = (
+        agent_from_model(model_of(env)) for env in (gym.make(ENV_ID), make_vec_env(ENV_ID, wrapper_class=Halved))
+    )
+    baselines = [
+        Refiner(agent, backend="serial", n_delta=1, n_eval_episodes=2).learn(1).result.baseline
+        for agent in (plain, inside)
+    ]
+    assert baselines[0].returns.tolist() == baselines[1].returns.tolist()
+
+
+@pytest.mark.parametrize("make_env", [Own, lambda: make_vec_env(Own, 2), lambda: Halved(Own())])
+def test_an_environment_whose_class_takes_no_arguments_is_built_again(make_env):
+    agent = agent_from_model(model_of(make_env()))
+    assert (agent.env_name, agent.recipe.build().unwrapped.g) == ("Own", 5.0)
+
+
+def test_wrappers_that_the_given_environment_lacks_are_warned_about(caplog):
+    model = model_of(Halved(gym.make(ENV_ID)))
+    agent_from_model(model, lambda: Halved(gym.make(ENV_ID)))
+    assert not caplog.records
+    agent_from_model(model, ENV_ID)
+    assert "the model's own environment has Halved, which `env` has not" in caplog.text
+
+
+def test_the_saved_files_name_wrappers_without_arguments():
+    assert agent_from_model(model_of(Halved(gym.make(ENV_ID)))).config["env_wrapper"] == [{f"{__name__}.Halved": {}}]
 
 
 def test_a_model_without_an_environment_asks_for_one(made_agents):

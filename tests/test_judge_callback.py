@@ -67,7 +67,7 @@ def test_a_training_that_makes_an_agent_better_is_accepted_and_a_worse_one_is_no
 
 
 def test_an_environment_that_cannot_be_built_again_is_known_at_the_start(tmp_path):
-    model = stable_baselines3.PPO("MlpPolicy", type(make_vec_env(ENV_ID).envs[0].unwrapped)(), device="cpu")
+    model = stable_baselines3.PPO("MlpPolicy", type(make_vec_env(ENV_ID).envs[0].unwrapped)(g=5.0), device="cpu")
     with pytest.raises(RefineError, match=r"PendulumEnv was not made by gymnasium.make"):
         model.learn(32, JudgeCallback(tmp_path / "run", **FAST))
 

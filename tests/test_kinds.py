@@ -295,7 +295,7 @@ def test_rewards_are_counted_at_the_position_of_the_monitor():
 
 def test_environments_that_differ_are_refused():
     env = DummyVecEnv([lambda: gym.make("Pendulum-v1", g=9.0), lambda: gym.make("Pendulum-v1", g=2.0)])
-    with pytest.raises(RefineError, match="its 2 environments differ; pass a callable"):
+    with pytest.raises(RefineError, match="its 2 environments differ; pass `env=`: a callable"):
         Refiner(stable_baselines3.PPO("MlpPolicy", env, **PPO))
 
 
@@ -414,11 +414,8 @@ def test_images_in_memory():
 
 
 def test_an_environment_that_cannot_be_built_again_is_refused_with_a_remedy():
-    model = stable_baselines3.PPO("MlpPolicy", make_vec_env("Pendulum-v1", wrapper_class=toy_envs.Lives), **PPO)
-    with pytest.raises(RefineError, match="toy_envs.Lives cannot be built again in a worker; pass a callable"):
-        Refiner(model)
     model = stable_baselines3.PPO("MlpPolicy", toy_envs.Halved(make_vec_env("Pendulum-v1")), **PPO)
-    with pytest.raises(RefineError, match="a Halved cannot be built again in a worker; pass a callable"):
+    with pytest.raises(RefineError, match="a Halved cannot be built again in a worker; pass `env=`: a callable"):
         Refiner(model)
     make_env = partial(gym.make, "Pendulum-v1")
     assert Refiner(model, make_env).agent.env_name == "Pendulum-v1"
