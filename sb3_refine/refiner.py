@@ -45,10 +45,10 @@ from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.reporting.record import FILE_NAME, read_record, record_of, write_record
 from sb3_refine.reporting.report import report_on, write_report
 from sb3_refine.rollouts.episode import Episode, Trajectory
-from sb3_refine.search.callbacks import callback_context
+from sb3_refine.search.callbacks import callback_context, episodes_as_steps
 from sb3_refine.search.checkpoint import Checkpoint
 from sb3_refine.search.clock import Clock
-from sb3_refine.search.log import log_update
+from sb3_refine.search.log import log_update, log_verdict, own_tensorboard_log
 from sb3_refine.search.result import Result, interrupted_result, tested_result, untested_result
 from sb3_refine.search.state import N_ITERATES, SearchState
 from sb3_refine.seeding import EpisodeSeeds, derived_seed
@@ -88,7 +88,7 @@ class Refiner:
     :param acceptance: whether to test at all; without, ``learn()`` leaves the last iterate, unchecked
     :param accelerator: whether to use a faster, bit-identical ``step`` where there is one for the environment
     :param episode_timeout: seconds after which an episode counts as hanging
-    :param tensorboard_log: folder for TensorBoard, or None
+    :param tensorboard_log: folder for TensorBoard; None for that of a model in memory, if it has one
     :param verbose: 0: silent, 1: a table every ``log_interval`` updates
     :param optimizer_kwargs: options of the search method, such as ``n_delta``, ``learning_rate`` and ``delta_std``
     :raises RefineError: when an argument is wrong, or the environment does not fit the model
@@ -133,7 +133,7 @@ class Refiner:
         self.parameters = PolicyParameters(self.model.policy, parameters)
         self.n_workers = self._backend_kwargs["n_workers"] or EVALUATORS[self.backend].default_n_workers()
         self.acceptance, self.accelerator, self.episode_timeout = acceptance, accelerator, episode_timeout
-        self.tensorboard_log, self.verbose = tensorboard_log, verbose
+        self.tensorboard_log, self.verbose = tensorboard_log or own_tensorboard_log(model), verbose
         self.seed, self.run_seed, self.seeds = seed, seed, EpisodeSeeds(seed)
         self.result: Result | None = None
         self.tested: tuple[np.ndarray, np.ndarray] | None = None
@@ -247,13 +247,15 @@ class Refiner:
                 self.model.num_timesteps = num_timesteps + search.n_env_steps
                 checkpoint.take(search)
                 if search.n_updates_done % log_interval == 0 or search.n_updates_done == n_updates:
-                    log_update(log, search, episodes)
-                hooks.update_locals(locals())
+                    log_update(log, search, episodes, self.model.num_timesteps)
+                hooks.update_locals({**locals(), **episodes_as_steps(episodes, search.stopwatch.wall_time_s)})
                 hooks.on_rollout_end()
                 if not hooks.on_step():
                     break
             hooks.on_training_end()
             self._conclude(search, original, evaluator)
+            assert self.result is not None
+            log_verdict(log, self.result, self.model.num_timesteps)
         return self
 
     def save(self, folder: str | Path = "refined-agents", run_folder: str | Path | None = None) -> Path:

@@ -135,4 +135,46 @@ def test_tensorboard_has_sb3s_keys_and_ours(demo, tmp_path):
     keys = set(events.Tags()["scalars"])
     assert {"rollout/ep_rew_mean", "rollout/ep_len_mean", "time/fps"} <= keys
     assert {"refine/ep_rew_std", "refine/ep_rew_max", "refine/failure_rate"} <= keys
-    assert [event.step for event in events.Scalars("rollout/ep_rew_mean")] == [800, 1600, 2400]
+    steps = [event.step - demo.model.num_timesteps for event in events.Scalars("rollout/ep_rew_mean")]
+    assert steps == [800, 1600, 2400]  # the x-axis of callbacks
+
+
+def test_tensorboard_has_the_verdict(demo, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    refiner = Refiner(demo, **{**FAST, "acceptance": True}, tensorboard_log=str(tmp_path)).learn(n_updates=2)
+    events = EventAccumulator(str(tmp_path / "refine_1")).Reload()
+    assert events.Scalars("refine/candidate_return")[0].value == pytest.approx(refiner.result.refined.returns.mean())
+    (low,) = events.Scalars("refine/difference_ci_low")
+    assert low.value == pytest.approx(refiner.result.paired_difference.ci_low)
+    (verdict,) = events.Tensors("refine/verdict/text_summary")
+    assert verdict.tensor_proto.string_val[0].decode().startswith(f"{refiner.result.decision}: ")
+
+
+def test_a_models_own_tensorboard_folder_is_used(tmp_path):
+    pytest.importorskip("tensorboard")
+    model = PPO("MlpPolicy", ENV_ID, n_steps=8, batch_size=8, tensorboard_log=str(tmp_path), device="cpu")
+    Refiner(model, **FAST).learn(n_updates=1)
+    assert [run.name for run in tmp_path.iterdir()] == ["refine_1"]
+
+
+class Monitored(BaseCallback):
+    """Looks for ended episodes as callbacks in tutorials do."""
+
+    def __init__(self):
+        super().__init__()
+        self.returns = []
+
+    def _on_step(self):
+        self.returns += [info["episode"]["r"] for info in self.locals["infos"] if "episode" in info]
+        assert self.locals["dones"].all()
+        assert self.locals["rewards"].tolist() == self.returns[-4:]
+        return True
+
+
+def test_callbacks_find_the_entries_of_a_monitor(demo):
+    monitored, spy = Monitored(), Spy()
+    Refiner(demo, **FAST).learn(n_updates=2, callback=[monitored, spy])
+    episodes = [episode for update in spy.seen for (episode,) in update["episodes"]]
+    assert monitored.returns == [episode.episode_return for episode in episodes]

@@ -39,6 +39,7 @@ from sb3_refine.files import atomic_path
 from sb3_refine.judging import Judge, Judgement, Origin
 from sb3_refine.optimizers import default_n_updates
 from sb3_refine.refiner import Refiner
+from sb3_refine.search.log import log_verdict, own_tensorboard_log
 from sb3_refine.stopwatch import Stopwatch
 from sb3_refine.training.callbacks import TrainingCallback
 from sb3_refine.training.checkpoints import check_same_settings, read_state
@@ -65,7 +66,7 @@ class AutoRefiner:
     :param settings: how to train, see :class:`~sb3_refine.training.continuation.TrainSettings`
     :param replay_buffer: see :class:`~sb3_refine.training.trainer.Trainer`
     :param trust_remote_code: see :class:`~sb3_refine.training.trainer.Trainer`
-    :param tensorboard_log: folder for TensorBoard, or None
+    :param tensorboard_log: folder for TensorBoard; None for that of a model in memory, if it has one
     :param verbose: 0: silent, 1: the tables of search and training
     :param search: arguments of :class:`~sb3_refine.refiner.Refiner` that are of the search alone
     :param kwargs: any other argument of :class:`~sb3_refine.judging.Judge`
@@ -87,7 +88,7 @@ class AutoRefiner:
     ):
         self.agent = model if isinstance(model, Agent) else agent_from_model(model, env)
         self.seed, self.settings = seed, settings or TrainSettings()
-        self.tensorboard_log, self.verbose = tensorboard_log, verbose
+        self.tensorboard_log, self.verbose = tensorboard_log or own_tensorboard_log(model), verbose
         self.judge = Judge(self.agent, seed=seed, **kwargs)
         self.judgement: Judgement | None = None
         self._trust = trust_remote_code or not isinstance(model, Agent)
@@ -153,6 +154,8 @@ class AutoRefiner:
             if not candidates:
                 raise RefineError("time_limit: too short to search, to train and to judge the result")
             self.judgement = self.judge.judge(candidates, progress_bar, self._origin(race))
+        n_env_steps = int(_sum(race.arms, STEPS))
+        log_verdict(log, self.judgement.result, self.agent.model.num_timesteps + n_env_steps)
         return self.judgement
 
     def set_logger(self, logger: Logger) -> None:

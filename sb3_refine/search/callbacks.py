@@ -1,8 +1,10 @@
 """Stable-Baselines3's callbacks in a search."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.logger import Logger
@@ -11,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_nor
 
 from sb3_refine.agents.agent import Agent
 from sb3_refine.envs.normalisation import Normalised
+from sb3_refine.rollouts.episode import Episode
 
 
 def as_callback(callback: MaybeCallback) -> BaseCallback:
@@ -50,6 +53,24 @@ def callback_context(agent: Agent, logger: Logger, callback: MaybeCallback) -> I
         for name in names:
             vars(model).pop(name, None)
         vars(model).update(own)
+
+
+def episodes_as_steps(episodes: Sequence[Sequence[Episode]], seconds: float) -> dict[str, Any]:
+    """
+    The local variables that callbacks look for in a training step. Each episode of an update counts as an environment
+    that ends in this step.
+
+    :param episodes: of each candidate of the update
+    :param seconds: since the search began
+    :return: ``infos`` with Monitor's entry, ``rewards`` with the returns, ``dones``
+    """
+    flat = [episode for own in episodes for episode in own]
+    entries = [{"r": each.episode_return, "l": each.length, "t": round(seconds, 6)} for each in flat]
+    return {
+        "infos": [{"episode": entry} for entry in entries],
+        "rewards": np.array([each.episode_return for each in flat]),
+        "dones": np.ones(len(flat), dtype=bool),
+    }
 
 
 def _training_env(agent: Agent) -> VecEnv:

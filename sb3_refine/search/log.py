@@ -1,20 +1,32 @@
-"""What a search logs of an update, under the names that Stable-Baselines3 uses where it has them."""
+"""What a search logs, under the names that Stable-Baselines3 uses where it has them."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.utils import safe_mean
 
+from sb3_refine.agents.agent import Agent
 from sb3_refine.rollouts.episode import Episode
+from sb3_refine.search.result import Result
 from sb3_refine.search.state import SearchState
 
 
-def log_update(logger: Logger, search: SearchState, episodes: Sequence[Sequence[Episode]]) -> None:
+def own_tensorboard_log(model: BaseAlgorithm | Agent) -> str | None:
+    """
+    :param model: that the user gave
+    :return: the folder that the model would log to; None for an agent from a file, which does not say where to write
+    """
+    return None if isinstance(model, Agent) else model.tensorboard_log
+
+
+def log_update(logger: Logger, search: SearchState, episodes: Sequence[Sequence[Episode]], num_timesteps: int) -> None:
     """
     :param logger: of Stable-Baselines3
     :param search: after the update
     :param episodes: of each candidate of the update
+    :param num_timesteps: of the model, those of the search included: the x-axis, as callbacks have it
     """
     flat = [episode for own in episodes for episode in own]
     returns = np.array([episode.episode_return for episode in flat])
@@ -29,5 +41,25 @@ def log_update(logger: Logger, search: SearchState, episodes: Sequence[Sequence[
     logger.record("refine/invalid_episodes", search.n_invalid, exclude="tensorboard")
     logger.record("time/fps", int(search.n_env_steps / search.stopwatch.wall_time_s))
     logger.record("time/time_elapsed", int(search.stopwatch.wall_time_s), exclude="tensorboard")
-    logger.record("time/total_timesteps", search.n_env_steps, exclude="tensorboard")
-    logger.dump(step=search.n_env_steps)
+    logger.record("time/total_timesteps", num_timesteps, exclude="tensorboard")
+    logger.dump(step=num_timesteps)
+
+
+def log_verdict(logger: Logger, result: Result, num_timesteps: int) -> None:
+    """
+    Write the verdict to TensorBoard. The terminal and ``refinement.json`` have it anyway.
+
+    :param logger: of Stable-Baselines3
+    :param result: with a test or without
+    :param num_timesteps: of the model, those of the search included
+    """
+    values: dict[str, float | str] = {"refine/verdict": f"{result.decision}: {result.reason}"}
+    for name, evaluation in (("original", result.baseline), ("candidate", result.refined)):
+        if evaluation is not None:
+            values[f"refine/{name}_return"] = float(evaluation.returns.mean())
+    if result.paired_difference is not None:
+        difference = result.paired_difference
+        values |= {f"refine/difference_{name}": getattr(difference, name) for name in ("mean", "ci_low", "ci_high")}
+    for output in logger.output_formats:
+        if isinstance(output, TensorBoardOutputFormat):
+            output.write(values, dict.fromkeys(values, ()), num_timesteps)
