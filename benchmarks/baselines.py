@@ -180,7 +180,7 @@ def figures(result: Result, name: str) -> dict[str, Any]:
         "chosen": name,
         "n_candidates": len(result.candidates) - 1,
         "baseline": result.baseline.summary() if result.baseline else None,
-        "refined": result.refined.summary() if result.refined else None,
+        "refined": result.candidate.summary() if result.candidate else None,
         "paired_difference": asdict(result.paired_difference) if result.paired_difference else None,
         "rollouts": result.rollouts,
         "env_steps": result.env_steps,

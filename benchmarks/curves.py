@@ -85,8 +85,8 @@ def point_of_search(agent: str, optimizer: str, seed: int, share: float, options
     refiner = refiner_of(agent, seed, optimizer, options)
     rollouts = round(share * CELLS[agent].paper_rollouts)
     result = refiner.learn(n_updates_within(refiner, rollouts)).result
-    assert result is not None and result.refined is not None
-    return {**point(share, rollouts, result.refined), "decision": result.decision}, result.env_steps
+    assert result is not None and result.candidate is not None
+    return {**point(share, rollouts, result.candidate), "decision": result.decision}, result.env_steps
 
 
 def point(share: float, rollouts: int, tested: Evaluation) -> dict[str, Any]:

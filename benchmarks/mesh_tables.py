@@ -194,7 +194,7 @@ def run(row: Row, options: Any) -> dict[str, Any]:
         before, after = (target.run(seeds, (*SMOOTHNESS, *metrics)) for target in targets)
         if row.group == "panda" and options.figure:
             draw(targets, before, after, options.figure)
-    n_judged = len(found.baseline.episodes) + (len(found.refined.episodes) if found.refined else 0)
+    n_judged = len(found.baseline.episodes) + (len(found.candidate.episodes) if found.candidate else 0)
     result: dict[str, Any] = {
         "group": row.group,
         "algo": row.algo,

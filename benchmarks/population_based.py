@@ -58,7 +58,7 @@ def main() -> None:
         found = judge(load_agent(ALGO, ENV, options.agents), paths).result
     names = ("mean_return", "n_updates", "rollouts", "env_steps")
     members = [{**result.config, **{name: result.metrics[name] for name in names}} for result in results]
-    before, after = (figures.summary() for figures in (found.baseline, found.refined))
+    before, after = (figures.summary() for figures in (found.baseline, found.candidate))
     difference = found.paired_difference
     show(
         f"{ALGO} {ENV}: {n_changes} times, a search went on from another one",

@@ -63,7 +63,7 @@ def refine(algo: str, env: str, exp_id: int, options: Any) -> dict[str, Any]:
         cpu_time_s=round(found.cpu_time_s),
         wall_time_s=round(found.wall_time_s),
         baseline=found.baseline.summary(),
-        refined=found.refined.summary() if found.refined else None,
+        refined=found.candidate.summary() if found.candidate else None,
         paired_difference=asdict(found.paired_difference) if found.paired_difference else None,
         fresh=confirm(refiner, options) if found.decision == "refined" else None,
     )

@@ -28,7 +28,7 @@ def search_and_test(refiner: Refiner, n_updates: int) -> dict[str, Any]:
         "decision": result.decision,
         "chosen": next(one["name"] for one in result.candidates if one["chosen"]),
         "baseline": result.baseline.summary() if result.baseline else None,
-        "refined": result.refined.summary() if result.refined else None,
+        "refined": result.candidate.summary() if result.candidate else None,
         "paired_difference": asdict(result.paired_difference) if result.paired_difference else None,
         "rollouts_of_search": search.history[-1].rollouts,
         "population_means": [round(update.mean_return, 2) for update in search.history],

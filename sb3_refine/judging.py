@@ -113,10 +113,10 @@ class Judgement:
         :raises RefineError: when nothing was saved there, there are no such observations, or no video can be made
         :raises EpisodeError: when an episode fails; the report is written without it
         """
-        if self.result.refined is None:
+        if self.result.candidate is None:
             return write_report(Path(run_folder), read_record(Path(run_folder)))
         with self.open_targets(self.agents) as (original, refined):
-            return report_on(original, refined, self.result.refined.seeds, Path(run_folder), video, phase_portrait)
+            return report_on(original, refined, self.result.candidate.seeds, Path(run_folder), video, phase_portrait)
 
 
 class Judge:
@@ -359,7 +359,7 @@ def _named(candidates: Sequence[Agent | BaseAlgorithm | NamedAgent | str | Path]
 
 
 def _result_of(verdict: Verdict) -> Result:
-    tested = [verdict.baseline, *([verdict.refined] if verdict.refined else [])]
+    tested = [verdict.baseline, *([verdict.candidate] if verdict.candidate else [])]
     return Result(
         decision=verdict.decision.decision,
         reason=verdict.decision.reason,
@@ -371,7 +371,7 @@ def _result_of(verdict: Verdict) -> Result:
         n_updates=0,
         n_updates_done=0,
         baseline=verdict.baseline,
-        refined=verdict.refined,
+        candidate=verdict.candidate,
         paired_difference=verdict.paired_difference,
         objective_difference=verdict.decision.difference,
         candidates=verdict.candidates,

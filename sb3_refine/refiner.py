@@ -11,7 +11,6 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
-from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 from typing_extensions import Self
@@ -48,7 +47,7 @@ from sb3_refine.rollouts.episode import Episode, Trajectory
 from sb3_refine.search.callbacks import callback_context, episodes_as_steps
 from sb3_refine.search.checkpoint import Checkpoint
 from sb3_refine.search.clock import Clock
-from sb3_refine.search.log import log_update, log_verdict, own_tensorboard_log
+from sb3_refine.search.log import log_update, log_verdict, make_logger, own_tensorboard_log
 from sb3_refine.search.result import Result, interrupted_result, tested_result, untested_result
 from sb3_refine.search.state import N_ITERATES, SearchState
 from sb3_refine.seeding import EpisodeSeeds, derived_seed
@@ -89,7 +88,7 @@ class Refiner:
     :param accelerator: whether to use a faster, bit-identical ``step`` where there is one for the environment
     :param episode_timeout: seconds after which an episode counts as hanging
     :param tensorboard_log: folder for TensorBoard; None for that of a model in memory, if it has one
-    :param verbose: 0: silent, 1: a table every ``log_interval`` updates
+    :param verbose: 0: silent, 1: a line for each entry of the log, 2: Stable-Baselines3's tables
     :param optimizer_kwargs: options of the search method, such as ``n_delta``, ``learning_rate`` and ``delta_std``
     :raises RefineError: when an argument is wrong, or the environment does not fit the model
     """
@@ -221,11 +220,11 @@ class Refiner:
             checkpoint_folder, {**self.settings, "n_updates": n_updates}, checkpoint_interval, may_change
         )
         search = self._begin(n_updates, checkpoint, resume)
-        log = self._logger or configure_logger(self.verbose, self.tensorboard_log, tb_log_name, True)
+        log = self._logger or make_logger(self.verbose, self.tensorboard_log, tb_log_name)
         with (
             callback_context(self.agent, log, callback) as hooks,
             self.evaluator() as evaluator,
-            self._progress(search, evaluator, progress_bar),
+            self._progress(search, evaluator, progress_bar) as progress,
             self._concluding(search, checkpoint),
         ):
             clock.start_episodes(search.n_episodes)
@@ -234,7 +233,8 @@ class Refiner:
             optimizer, num_timesteps = search.optimizer, self.model.num_timesteps
             total_timesteps = num_timesteps + n_updates  # SB3's progress bar counts one a call
             hooks.on_training_start(locals(), globals())
-            while search.n_updates_done < n_updates and not self._is_late(search, clock):
+            is_stopped = False
+            while search.n_updates_done < n_updates and not is_stopped and not self._is_late(search, clock):
                 hooks.on_rollout_start()
                 theta, population = optimizer.theta.copy(), optimizer.ask()
                 seeds = search.take_seeds(self.seeds, population.groups, self.episodes_per_candidate)
@@ -243,16 +243,20 @@ class Refiner:
                 optimizer.tell(fitness)
                 search.count(evaluator)
                 search.record(theta, episodes, fitness)
+                progress.set_postfix_str(f"best {search.best_fitness:.4g}", refresh=False)
                 self._set_theta(optimizer.theta)
                 self.model.num_timesteps = num_timesteps + search.n_env_steps
                 checkpoint.take(search)
                 if search.n_updates_done % log_interval == 0 or search.n_updates_done == n_updates:
-                    log_update(log, search, episodes, self.model.num_timesteps)
+                    n_left = (n_updates - search.n_updates_done) * self.episodes_per_update + self._n_held_out(True)
+                    log_update(log, search, episodes, self.model.num_timesteps, n_left)
                 hooks.update_locals({**locals(), **episodes_as_steps(episodes, search.stopwatch.wall_time_s)})
                 hooks.on_rollout_end()
-                if not hooks.on_step():
-                    break
+                is_stopped = not hooks.on_step()
             hooks.on_training_end()
+            if search.n_updates_done < n_updates:
+                reason = "a callback stopped it" if is_stopped else "the time is up"
+                logger.warning("the search ended after %d of %d updates: %s", search.n_updates_done, n_updates, reason)
             self._conclude(search, original, evaluator)
             assert self.result is not None
             log_verdict(log, self.result, self.model.num_timesteps)
@@ -308,10 +312,10 @@ class Refiner:
             raise RefineError(f"report: no {FILE_NAME} in {run_folder}; name the folder that save() returned")
         if phase_portrait is not None:
             check_entries(phase_portrait, n_observed(self.model.observation_space))
-        if self.tested and self.result and self.result.refined and run_folder.resolve() in self._saved_in:
+        if self.tested and self.result and self.result.candidate and run_folder.resolve() in self._saved_in:
             with self.evaluator() as evaluator:
                 original, refined = (EvaluationTarget(evaluator, theta) for theta in self.tested)
-                return report_on(original, refined, self.result.refined.seeds, run_folder, video, phase_portrait)
+                return report_on(original, refined, self.result.candidate.seeds, run_folder, video, phase_portrait)
         return write_report(run_folder, read_record(run_folder))
 
     @property
@@ -417,7 +421,7 @@ class Refiner:
         return search
 
     @contextmanager
-    def _progress(self, search: SearchState, evaluator: Evaluator, visible: bool) -> Iterator[None]:
+    def _progress(self, search: SearchState, evaluator: Evaluator, visible: bool) -> Iterator[tqdm]:
         """Count all episodes; in a bar, the remaining time includes the held-out ones."""
         evaluator.n_episodes, evaluator.n_env_steps = search.n_episodes, search.n_env_steps
         n_updates, has_baseline = search.optimizer.n_updates, search.baseline is not None
@@ -426,7 +430,7 @@ class Refiner:
         with tqdm(unit="episode", dynamic_ncols=True, **bar) as progress:
             evaluator.on_episode = progress.update
             try:
-                yield
+                yield progress
                 progress.total = progress.n  # fewer iterates to choose from than there might have been
             finally:
                 evaluator.on_episode = lambda: None
@@ -484,9 +488,6 @@ class Refiner:
 
     def _conclude(self, search: SearchState, original: Candidate, evaluator: Evaluator) -> None:
         """Choose, test, and leave the better of the two in the model."""
-        if search.n_updates_done < search.optimizer.n_updates:
-            n_done, n_updates = search.n_updates_done, search.optimizer.n_updates
-            logger.warning("the search ended after %d of %d updates: out of time, or by a callback", n_done, n_updates)
         if self.acceptance:
             result, chosen = tested_result(search, original, evaluator, self.judging, self.seeds)
             self.tested = (search.start_theta, chosen)

@@ -145,7 +145,7 @@ def test_tensorboard_has_the_verdict(demo, tmp_path):
 
     refiner = Refiner(demo, **{**FAST, "acceptance": True}, tensorboard_log=str(tmp_path)).learn(n_updates=2)
     events = EventAccumulator(str(tmp_path / "refine_1")).Reload()
-    assert events.Scalars("refine/candidate_return")[0].value == pytest.approx(refiner.result.refined.returns.mean())
+    assert events.Scalars("refine/candidate_return")[0].value == pytest.approx(refiner.result.candidate.returns.mean())
     (low,) = events.Scalars("refine/difference_ci_low")
     assert low.value == pytest.approx(refiner.result.paired_difference.ci_low)
     (verdict,) = events.Tensors("refine/verdict/text_summary")

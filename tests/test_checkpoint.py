@@ -49,7 +49,7 @@ def test_resumes_to_the_same_bits(made_agents, tmp_path, n_calls):
         refiner_of(made_agents).learn(6, callback=stop_after(n_calls), checkpoint_folder=tmp_path)
     resumed = refiner_of(made_agents, backend="process", n_workers=2).learn(6, checkpoint_folder=tmp_path, resume=True)
     assert np.array_equal(resumed.parameters.get_theta(), whole.parameters.get_theta())
-    assert resumed.result.refined == whole.result.refined
+    assert resumed.result.candidate == whole.result.candidate
     assert resumed.result.baseline == whole.result.baseline
     assert (resumed.result.rollouts, resumed.result.env_steps) == (whole.result.rollouts, whole.result.env_steps)
 

@@ -36,7 +36,7 @@ FAST = [
 
 
 def test_refines_an_agent_and_saves_it(made_agents, tmp_path, run):
-    done = run("--algo", "a2c", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST[:-1])
+    done = run("--algo", "a2c", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST[:-1], "--verbose", 1)
     assert (done.returncode, done.stderr) == (0, "")
     shown = done.stdout
     run_folder = tmp_path / "a2c" / f"{ENV_ID}_1"
@@ -44,6 +44,7 @@ def test_refines_an_agent_and_saves_it(made_agents, tmp_path, run):
     assert f"decision: {written['decision']}" in shown
     assert f"{written['baseline']['mean_return']:.2f}" in shown
     assert str(run_folder / f"{ENV_ID}.zip") in shown
+    assert f"sb3-refine evaluate --algo a2c --env {ENV_ID} -f {tmp_path} --exp-id 1" in shown
     assert sorted(path.name for path in run_folder.iterdir()) == [
         ENV_ID,
         f"{ENV_ID}.zip",
@@ -128,7 +129,7 @@ def test_a_signal_while_the_result_is_saved_takes_effect_afterwards(made_agents,
 
 
 def test_after_an_error_one_line_says_how_to_resume(made_agents, tmp_path, monkeypatch, capsys):
-    def log(logger, search, episodes):
+    def log(logger, search, *_):
         if search.n_updates_done == 2:
             raise EpisodeError("the pendulum fell off")
 
@@ -151,7 +152,7 @@ def test_a_full_disk_at_the_end_still_shows_the_verdict(made_agents, tmp_path, m
     assert main(list(map(str, arguments))) == 1
     shown, errors = capsys.readouterr()
     assert re.search(r"^decision: (refined|original) \(", shown, re.MULTILINE)
-    assert shown.endswith("; not saved, or only in part\n")
+    assert shown.endswith("\nnot saved, or only in part\n")
     run_folder = tmp_path / "ppo" / f"{ENV_ID}_1"
     way_on, error = errors.splitlines()
     assert way_on == f"to go on from here, once that is fixed: sb3-refine --resume {run_folder} --no-report --verbose 0"
@@ -213,24 +214,33 @@ def test_the_phase_portrait_shows_the_requested_observations(made_agents, tmp_pa
 def test_a_plain_zip_needs_no_algo(made_agents, tmp_path, run):
     zip_path = made_agents / "ppo" / f"{ENV_ID}_1" / f"{ENV_ID}.zip"
     shutil.copy(zip_path, tmp_path / "mine.zip")
-    done = run("--model", tmp_path / "mine.zip", "--env", ENV_ID, "-o", tmp_path / "out", *FAST)
+    done = run("--model", tmp_path / "mine.zip", "--env", ENV_ID, "-o", tmp_path / "out", *FAST, "--verbose", 1)
     assert done.returncode == 0, done.stderr
     assert "ppo on Pendulum-v1" in done.stdout
 
 
-def test_tables_and_progress_go_to_the_same_streams_as_sb3s(made_agents, tmp_path, run):
+def test_the_log_is_a_line_an_update_or_sb3s_tables_or_a_bar(made_agents, tmp_path, run):
     pytest.importorskip("tensorboard")
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", *FAST[:-3], "--no-report"]
-    done = run(*arguments, "--log-interval", 1, "--tensorboard-log", tmp_path / "tb")
-    assert re.search(r"this will take about \d+ (seconds|minutes), at the pace of the first episodes", done.stdout)
-    assert "rollout/" in done.stdout
-    assert "ep_rew_mean" in done.stdout
-    assert done.stderr == ""
-    done = run(*arguments, "-P")
-    assert "ep_rew_mean" not in done.stdout  # a bar, or tables
-    assert "51/51" in done.stderr  # all episodes, the held-out ones too
+    lines = run(*arguments, "--tensorboard-log", tmp_path / "tb")
+    assert re.search(r"this will take about \d+ (seconds|minutes), at the pace of the first episodes", lines.stdout)
+    assert re.findall(r"^update (\d+) .* 0:\d\d +0:\d\d$", lines.stdout, re.MULTILINE) == ["1", "2", "3"]
+    assert max(map(len, lines.stdout.partition("decision:")[0].splitlines())) <= 80
+    assert lines.stderr == ""
+    assert "ep_rew_mean" in run(*arguments, "--verbose", 2).stdout
+    bar = run(*arguments, "-P")
+    assert "update 1" not in bar.stdout
+    assert "51/51" in bar.stderr  # all episodes, the held-out ones too
+    assert "best -" in bar.stderr
     assert list((tmp_path / "tb").glob("*/events.out.tfevents*"))
     assert len((tmp_path / "out" / "ppo" / f"{ENV_ID}_1" / "progress.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_at_verbose_0_there_is_the_verdict_only(made_agents, tmp_path, run):
+    done = run("--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST)
+    verdict, saved = done.stdout.splitlines()
+    assert verdict.startswith("decision: ")
+    assert saved.startswith("saved to ")
 
 
 @pytest.fixture
@@ -251,7 +261,7 @@ def test_ctrl_c_leaves_the_best_so_far_and_no_process(long_run, run, number):
     decision = json.loads((run_folder / "refinement.json").read_text())["decision"]
     assert decision in ("unchecked", "original")  # as long as nothing was better than the original
     judged = run("--resume", run_folder, "--time-limit", 0, "--verbose", 0, "--no-report")
-    assert "paired difference of the returns" in judged.stdout
+    assert "at 95%" in judged.stdout
     assert json.loads((run_folder / "refinement.json").read_text())["baseline"]["n_episodes"] == 5
     assert f"decision: {decision} (interrupted after" in shown
     assert (run_folder / f"{ENV_ID}.zip").exists()

@@ -7,7 +7,7 @@ from scipy import stats
 from sb3_refine.evaluation.acceptance import decide
 from sb3_refine.evaluation.evaluation import Evaluation, failure_rise, paired_difference
 from sb3_refine.evaluation.statistics import mean_interval, wilson_interval
-from sb3_refine.reporting.formatting import number_text
+from sb3_refine.formatting import number_text
 from sb3_refine.rollouts.episode import Episode
 from sb3_refine.search.result import with_advice
 

@@ -33,7 +33,7 @@ def test_a_better_agent_from_elsewhere_is_accepted(demo, untrained):
     assert verdict.decision.decision == "refined"
     assert verdict.chosen is better
     seeds = EpisodeSeeds(3).take("test", 12)
-    assert verdict.refined == demo.run(seeds, SMOOTHNESS)
+    assert verdict.candidate == demo.run(seeds, SMOOTHNESS)
     assert verdict.baseline == untrained.run(seeds, SMOOTHNESS)
     assert [(one["name"], one["n_episodes"], one["chosen"]) for one in verdict.candidates] == [
         ("untrained", 6, False),

@@ -154,7 +154,7 @@ def test_models_in_memory_are_candidates_too(original):
 def test_the_verdict_is_that_of_the_same_seeds_for_any_number_of_workers(logs, original):
     one, two = (judge(original, [logs], seed=3, n_eval_episodes=8, n_workers=n).result for n in (1, 2))
     assert one.candidates == two.candidates
-    assert one.refined.returns.tolist() == two.refined.returns.tolist()
+    assert one.candidate.returns.tolist() == two.candidate.returns.tolist()
 
 
 def test_copies_of_one_policy_are_judged_once(logs, original, caplog):

@@ -64,7 +64,7 @@ def test_a_better_agent_is_kept_with_its_proof(demo):
     result = refiner.result
     assert (result.decision, result.n_updates_done) == ("refined", 15)
     assert result.paired_difference.ci_low > 0
-    assert result.refined.summary()["mean_return"] > result.baseline.summary()["mean_return"]
+    assert result.candidate.summary()["mean_return"] > result.baseline.summary()["mean_return"]
     assert result.rollouts == 15 * 16 + held_out(result)
     assert result.env_steps == 200 * result.rollouts
     assert not np.array_equal(refiner.parameters.get_theta(), before)
@@ -83,7 +83,7 @@ def test_without_acceptance_the_last_iterate_is_left_untested(demo):
     refiner = Refiner(demo, **FAST, acceptance=False).learn(n_updates=3)
     assert refiner.result.decision == "unchecked"
     assert refiner.result.rollouts == 3 * 16
-    assert refiner.result.baseline is refiner.result.refined is refiner.result.paired_difference is None
+    assert refiner.result.baseline is refiner.result.candidate is refiner.result.paired_difference is None
 
 
 def test_one_seed_decides_everything(demo):
@@ -102,7 +102,7 @@ def test_the_search_never_sees_the_seeds_it_is_judged_on(demo, monkeypatch):
     seen = evaluated_seeds(monkeypatch)
     refiner.learn(n_updates=4)
     judged_on = set(refiner.result.baseline.seeds)
-    assert refiner.result.refined.seeds == refiner.result.baseline.seeds
+    assert refiner.result.candidate.seeds == refiner.result.baseline.seeds
     assert len(judged_on) == 20
     assert not judged_on & {seed for seeds in seen for (seed,) in seeds}
 
@@ -223,11 +223,30 @@ def test_the_log_is_of_the_population(demo, tmp_path):
     assert int(row["time/total_timesteps"]) - demo.model.num_timesteps == 16 * 200
 
 
+def test_the_result_prints_what_the_command_line_prints(demo):
+    result = Refiner(demo, **FAST).learn(n_updates=2).result
+    first, *lines = str(result).splitlines()
+    assert first.startswith(f"decision: {result.decision} (")
+    (row,) = (line.split() for line in lines if line.startswith("mean return"))
+    assert row[2:] == [f"{each.returns.mean():.2f}" for each in (result.baseline, result.candidate)]
+    assert "paired difference of the returns" in str(result)
+    assert result.saved is (result.candidate if result.decision == "refined" else result.baseline)
+
+
+@pytest.mark.parametrize(
+    ("callback", "time_limit", "reason"),
+    [(lambda *_: False, None, "a callback stopped it"), (None, 1e-3, "the time is up")],
+)
+def test_a_search_that_ends_early_says_why(demo, caplog, callback, time_limit, reason):
+    Refiner(demo, **FAST).learn(n_updates=3, callback=callback, time_limit=time_limit)
+    assert f"of 3 updates: {reason}" in caplog.text
+
+
 def test_alpha_is_one_minus_the_confidence(demo):
     refiner = Refiner(demo, **FAST, alpha=0.2).learn(n_updates=1)
     assert refiner.result.paired_difference.confidence == 0.8
     narrow = refiner.result.paired_difference
-    wide = paired_difference(refiner.result.baseline, refiner.result.refined, alpha=0.01)
+    wide = paired_difference(refiner.result.baseline, refiner.result.candidate, alpha=0.01)
     assert wide.ci_low < narrow.ci_low < narrow.ci_high < wide.ci_high
 
 
@@ -339,7 +358,7 @@ def test_save_writes_the_record_of_the_run(demo, tmp_path):
     for part in ("baseline", "refined"):
         assert written[part]["mean_return"] == pytest.approx(np.mean(written[part]["returns"]))
         assert written[part]["n_episodes"] == len(written["seeds"]["test"]) == 20
-    difference = paired_difference(refiner.result.baseline, refiner.result.refined)
+    difference = paired_difference(refiner.result.baseline, refiner.result.candidate)
     assert written["paired_difference"]["ci_low"] == difference.ci_low
     assert set(written["versions"]) >= {"python", "sb3-refine", "stable-baselines3", "gymnasium", "numpy", "torch"}
 

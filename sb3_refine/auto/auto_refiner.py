@@ -14,7 +14,6 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
-from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
@@ -39,7 +38,7 @@ from sb3_refine.files import atomic_path
 from sb3_refine.judging import Judge, Judgement, Origin
 from sb3_refine.optimizers import default_n_updates
 from sb3_refine.refiner import Refiner
-from sb3_refine.search.log import log_verdict, own_tensorboard_log
+from sb3_refine.search.log import log_verdict, make_logger, own_tensorboard_log
 from sb3_refine.stopwatch import Stopwatch
 from sb3_refine.training.callbacks import TrainingCallback
 from sb3_refine.training.checkpoints import check_same_settings, read_state
@@ -67,7 +66,7 @@ class AutoRefiner:
     :param replay_buffer: see :class:`~sb3_refine.training.trainer.Trainer`
     :param trust_remote_code: see :class:`~sb3_refine.training.trainer.Trainer`
     :param tensorboard_log: folder for TensorBoard; None for that of a model in memory, if it has one
-    :param verbose: 0: silent, 1: the tables of search and training
+    :param verbose: 0: silent, 1: a line for each entry of the log, 2: Stable-Baselines3's tables
     :param search: arguments of :class:`~sb3_refine.refiner.Refiner` that are of the search alone
     :param kwargs: any other argument of :class:`~sb3_refine.judging.Judge`
     :raises RefineError: when an argument is wrong, or the environment does not fit the model
@@ -133,7 +132,7 @@ class AutoRefiner:
         if time_limit is not None:
             check_seconds("time_limit", time_limit, allow_zero=resume)
         started = time.perf_counter()
-        log = self._logger or configure_logger(self.verbose, self.tensorboard_log, tb_log_name, True)
+        log = self._logger or make_logger(self.verbose, self.tensorboard_log, tb_log_name)
         with tempfile.TemporaryDirectory() if checkpoint_folder is None else nullcontext(checkpoint_folder) as name:
             budget_and_updates = self._stored(Path(name), budget, time_limit, resume)
             deadline = None

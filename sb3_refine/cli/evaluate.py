@@ -282,7 +282,7 @@ def _title(options: argparse.Namespace, agent: "Agent", n_episodes: int) -> str:
 def _print_report(report: _Report, title: str) -> None:
     from rich.console import Console
 
-    from sb3_refine.reporting.tables import figures_table, noise_table
+    from sb3_refine.evaluation.tables import figures_table, noise_table
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -303,7 +303,7 @@ def _print_report(report: _Report, title: str) -> None:
 
 
 def _verdict(d: "PairedDifference") -> str:
-    from sb3_refine.reporting.tables import better_text, difference_text
+    from sb3_refine.evaluation.tables import better_text, difference_text
 
     found = f"{difference_text(d)} at {d.confidence:.0%}" if d.ci_low > -math.inf else difference_text(d)
     how = " on the same seeds" if d.paired else ", unpaired, as the environment ignores its seed"

@@ -6,7 +6,7 @@ import signal
 
 from sb3_refine.cli.options import Parser, add_agent_options, load_chosen_agent, set_up_logging
 from sb3_refine.cli.push import destination_of, push_run
-from sb3_refine.cli.refine import check_entries_of, check_report_options, print_result, write_report
+from sb3_refine.cli.refine import check_entries_of, check_report_options, print_next_steps, print_result, write_report
 from sb3_refine.cli.refine_options import (
     add_average_option,
     add_objective_option,
@@ -96,6 +96,7 @@ def judge_agents(options: argparse.Namespace) -> int:
     saved = f"saved to {run_folder / f'{original.env_name}.zip'}"
     print_result(judgement.result, judgement.objective, judgement.name, saved)
     reported = options.no_report or write_report(judgement, run_folder, options)
+    print_next_steps(run_folder)
     if destination is not None:
         push_run(argparse.Namespace(run_folder=run_folder, **destination))
     return 0 if reported else 1

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from sb3_refine.cli.options import (
@@ -40,9 +41,8 @@ def refine_agent(options: argparse.Namespace) -> int:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave the best so far, as Ctrl-C does
     _choose_method(options)
-    if options.verbose is None:
-        options.verbose = 0 if options.progress else 1
-    set_up_logging(logging.INFO if options.verbose >= 1 else logging.WARNING)
+    shows_lines = options.verbose >= 1 and not options.progress
+    set_up_logging(logging.INFO if shows_lines else logging.WARNING)
     if options.method != "search":
         from sb3_refine.cli.train import train_agent
 
@@ -83,6 +83,8 @@ def search_from_agent(options: argparse.Namespace) -> int:
                 say_how_to_go_on(run_folder, stop, resume_command(run_folder, options))
             raise
         reported = options.no_report or write_report(refiner, run_folder, options)
+    if options.verbose:
+        print_next_steps(run_folder)
     if destination is not None:
         push_run(argparse.Namespace(run_folder=run_folder, **destination))
     return 0 if reported else 1
@@ -99,10 +101,11 @@ def _search(refiner: "Refiner", n_updates: int, run_folder: Path, options: argpa
             save_agent(refiner.agent, state_folder)  # the original, to resume from
         refiner.agent.source = original_source(refiner.agent.source, state_folder)
         refiner.set_logger(make_logger(options, run_folder))
-        _announce(refiner, n_updates)
+        if options.verbose:
+            _announce(refiner, n_updates)
         refiner.learn(
             n_updates,
-            callback=duration_callback(refiner),
+            callback=duration_callback(refiner) if options.verbose else None,
             log_interval=options.log_interval,
             progress_bar=options.progress,
             time_limit=None if options.time_limit is None else 60 * options.time_limit,
@@ -114,25 +117,22 @@ def _search(refiner: "Refiner", n_updates: int, run_folder: Path, options: argpa
         with signals_held_back():
             try:
                 if refiner.result is not None:
-                    _save(refiner, run_folder)
+                    _save(refiner, run_folder, options)
             finally:
                 remove_if_unused(run_folder)
 
 
-def _save(refiner: "Refiner", run_folder: Path) -> None:
+def _save(refiner: "Refiner", run_folder: Path, options: argparse.Namespace) -> None:
     """Save the result; print it even where it cannot be saved."""
+    assert refiner.result is not None
+    shown = (refiner.result, refiner.objective, "after the search")
     try:
         refiner.save(run_folder=run_folder)
     except RefineError:
         with suppress(OSError):  # on the same full disk
-            _print_result(refiner, "not saved, or only in part")
+            print_result(*shown, "not saved, or only in part", not options.verbose)
         raise
-    _print_result(refiner, f"saved to {run_folder / f'{refiner.agent.env_name}.zip'}")
-
-
-def _print_result(refiner: "Refiner", saved: str) -> None:
-    assert refiner.result is not None
-    print_result(refiner.result, refiner.objective, "after the search", saved)
+    print_result(*shown, f"saved to {run_folder / f'{refiner.agent.env_name}.zip'}", not options.verbose)
 
 
 @contextmanager
@@ -274,9 +274,13 @@ def make_logger(options: argparse.Namespace, run_folder: Path) -> Any:
     """
     from stable_baselines3.common.logger import HumanOutputFormat, Logger, TensorBoardOutputFormat
 
+    from sb3_refine.search.line_format import LineFormat
+
     formats: list[Any] = [csv_format(run_folder / "progress.csv")]
-    if options.verbose >= 1:
+    if options.verbose >= 2:
         formats.append(HumanOutputFormat(sys.stdout))
+    elif options.verbose and not options.progress:
+        formats.append(LineFormat(sys.stdout))
     if options.tensorboard_log is not None:
         try:
             formats.append(TensorBoardOutputFormat(str(Path(options.tensorboard_log) / run_folder.name)))
@@ -289,7 +293,7 @@ def make_logger(options: argparse.Namespace, run_folder: Path) -> Any:
 
 
 def _announce(refiner: "Refiner", n_updates: int) -> None:
-    from sb3_refine.reporting.formatting import plural
+    from sb3_refine.formatting import plural
 
     agent = refiner.agent
     normalised = "normalised observations" if agent.vec_normalize is not None else "raw observations"
@@ -311,7 +315,7 @@ def duration_callback(refiner: "Refiner") -> "BaseCallback":
     """
     from stable_baselines3.common.callbacks import BaseCallback
 
-    from sb3_refine.reporting.formatting import duration
+    from sb3_refine.formatting import duration
 
     class Announces(BaseCallback):
         def _on_training_start(self) -> None:
@@ -327,7 +331,7 @@ def duration_callback(refiner: "Refiner") -> "BaseCallback":
 
 
 def _dry_run(refiner: "Refiner", n_updates: int) -> int:
-    from sb3_refine.reporting.formatting import duration
+    from sb3_refine.formatting import duration
 
     _announce(refiner, n_updates)
     episodes, seconds = refiner.try_episodes()
@@ -342,31 +346,37 @@ def _dry_run(refiner: "Refiner", n_updates: int) -> int:
     return 0
 
 
-def print_result(result: "Result", objective: "Objective", tested: str, saved: str) -> None:
+def print_result(result: "Result", objective: "Objective", candidate: str, saved: str, brief: bool = False) -> None:
     """
     :param result: of a run
     :param objective: what was maximised
-    :param tested: what the table calls the agent that was tested against the original
+    :param candidate: what the table calls the agent that was tested against the original
     :param saved: where the agent was saved
+    :param brief: whether to leave the figures out
     """
     from rich.console import Console
 
-    from sb3_refine.reporting.tables import better_text, difference_text, figures_table
+    from sb3_refine.search.summary import summary, verdict
 
-    console = Console(highlight=False, soft_wrap=True)
-    if result.baseline is not None and result.refined is not None:
-        both = {"original": result.baseline, tested: result.refined}
-        console.print(figures_table(both, objective.figures))
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if not brief:
         console.print()
-    if result.paired_difference is not None:
-        d = result.paired_difference
-        what = "paired difference" if d.paired else "difference"
-        console.print(
-            f"{what} of the returns {difference_text(d)} at {d.confidence:.0%}; {better_text(d.p_better, d.paired)}"
-        )
-    console.print(printable(f"decision: {result.decision} ({result.reason})"), markup=False)
-    console.print(
-        f"{result.rollouts} episodes, {result.env_steps} steps, {result.wall_time_s:.1f} s, "
-        f"{result.cpu_time_s:.1f} s of CPU time; {printable(saved)}",
-        markup=False,
-    )
+    console.print(verdict(result) if brief else summary(result, candidate, objective.figures))
+    console.print(printable(saved))
+
+
+def print_next_steps(run_folder: Path) -> None:
+    """
+    Print what one may want to do with the saved agent.
+
+    :param run_folder: where it was saved
+    """
+    from importlib.util import find_spec
+
+    from sb3_refine.reporting.commands import evaluate_command, watch_command
+    from sb3_refine.reporting.record import read_record
+
+    record = read_record(run_folder)
+    watch = watch_command(run_folder, record) if find_spec("rl_zoo3") else ""
+    commands = "\n\n".join(filter(None, [watch, evaluate_command(run_folder, record)]))
+    say(f"\nnext:\n\n{indent(commands, '  ')}")

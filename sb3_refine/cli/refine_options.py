@@ -279,6 +279,11 @@ def _add_search_output_options(parser: Parser) -> None:
     add_output_options(output)
     output.add_argument("--tensorboard-log", metavar="DIR", help="log for TensorBoard")
     output.add_argument(
-        "--log-interval", type=count, default=10, help="updates between two log entries (default: %(default)s)"
+        "--log-interval", type=count, default=1, help="updates between two log entries (default: %(default)s)"
     )
-    output.add_argument("--verbose", type=int, help="0: the verdict only, 1: tables on the way (default: 1, with -P 0)")
+    output.add_argument(
+        "--verbose",
+        type=int,
+        default=1,
+        help="0: the verdict only, 1: a line an update, 2: the tables of Stable-Baselines3 (default: %(default)s)",
+    )

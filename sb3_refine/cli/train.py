@@ -11,6 +11,7 @@ from sb3_refine.cli.refine import (
     check_report_options,
     make_logger,
     optimizer_settings,
+    print_next_steps,
     print_result,
     signals_held_back,
     write_report,
@@ -61,6 +62,8 @@ def train_agent(options: argparse.Namespace) -> int:
         raise
     assert trainer.judgement is not None
     reported = options.no_report or write_report(trainer.judgement, run_folder, options)
+    if options.verbose:
+        print_next_steps(run_folder)
     if destination is not None:
         push_run(argparse.Namespace(run_folder=run_folder, **destination))
     return 0 if reported else 1
@@ -149,18 +152,19 @@ def _train(
         with signals_held_back():
             try:
                 if trainer.judgement is not None:
-                    _save(trainer, run_folder, options.method)
+                    _save(trainer, run_folder, options)
             finally:
                 remove_if_unused(run_folder)
 
 
-def _save(trainer: "Trainer | AutoRefiner", run_folder: Path, method: str) -> None:
+def _save(trainer: "Trainer | AutoRefiner", run_folder: Path, options: argparse.Namespace) -> None:
     from sb3_refine.reporting.wording import WORDING
 
     assert trainer.judgement is not None
     trainer.judgement.save(run_folder=run_folder)
     saved = f"saved to {run_folder / f'{trainer.agent.env_name}.zip'}"
-    print_result(trainer.judgement.result, trainer.judge.objective, WORDING[method].column, saved)
+    column = WORDING[options.method].column
+    print_result(trainer.judgement.result, trainer.judge.objective, column, saved, brief=not options.verbose)
 
 
 def _resume(options: argparse.Namespace) -> None:

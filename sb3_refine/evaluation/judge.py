@@ -108,7 +108,7 @@ class Verdict:
 
     :param decision: refined or original
     :param baseline: the original on the test seeds
-    :param refined: the chosen candidate on the same seeds; None where some of its episodes were invalid
+    :param candidate: the chosen candidate on the same seeds; None where some of its episodes were invalid
     :param paired_difference: of their returns; None where some episodes cannot be judged
     :param chosen: the candidate that was tested; the original where there was none
     :param candidates: the original and the candidates, on validation seeds
@@ -116,7 +116,7 @@ class Verdict:
 
     decision: Decision
     baseline: Evaluation
-    refined: Evaluation | None
+    candidate: Evaluation | None
     paired_difference: PairedDifference | None
     chosen: Candidate
     candidates: tuple[dict[str, Any], ...]
@@ -145,17 +145,17 @@ def judge_candidates(
     chosen = _choose(original, candidates, settings, seeds)
     test_seeds = seeds.take("test", _n_test_episodes(original, chosen, paired, settings, seeds))
     metrics = (*settings.objective.metrics, *SMOOTHNESS)
-    baseline = refined = original.target.run(test_seeds, metrics)
+    baseline = tested = original.target.run(test_seeds, metrics)
     if not _is_same(original, chosen):
-        refined = chosen.target.run(test_seeds, metrics)
-    unjudged = _unjudged(baseline, refined, settings)
+        tested = chosen.target.run(test_seeds, metrics)
+    unjudged = _unjudged(baseline, tested, settings)
     if not candidates:
         unjudged = unjudged or Decision(ORIGINAL, "nothing was searched: there is no candidate but the original")
     return Verdict(
-        decision=unjudged or _decide(baseline, refined, paired, settings),
+        decision=unjudged or _decide(baseline, tested, paired, settings),
         baseline=baseline,
-        refined=None if refined.n_invalid else refined,
-        paired_difference=None if unjudged else paired_difference(baseline, refined, settings.alpha, paired),
+        candidate=None if tested.n_invalid else tested,
+        paired_difference=None if unjudged else paired_difference(baseline, tested, settings.alpha, paired),
         chosen=chosen,
         candidates=tuple(_figures(which, which is chosen, settings) for which in (original, *candidates)),
     )

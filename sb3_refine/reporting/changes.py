@@ -8,7 +8,7 @@ import numpy as np
 
 from sb3_refine.evaluation.robustness import BOTH
 from sb3_refine.evaluation.statistics import mean_interval
-from sb3_refine.reporting.formatting import METRIC_LABELS, digits_of
+from sb3_refine.formatting import METRIC_LABELS, digits_of
 from sb3_refine.reporting.record import RunRecord
 from sb3_refine.rollouts.metrics import SMOOTHNESS, tail_mean
 

@@ -3,10 +3,10 @@
 from typing import Any
 
 from sb3_refine.agents.sb3_models import ALGOS
-from sb3_refine.reporting.formatting import code_span, escaped, number_text, plural, rate_text
+from sb3_refine.evaluation.tables import better_text
+from sb3_refine.formatting import code_span, escaped, number_text, plural, rate_text
 from sb3_refine.reporting.record import AgentFigures, RunRecord
 from sb3_refine.reporting.run_folder import RunFolder
-from sb3_refine.reporting.tables import better_text
 from sb3_refine.reporting.templates import render
 from sb3_refine.reporting.wording import WORDING
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sb3_refine.evaluation.robustness import BOTH, EndEffectorTraces, Meshes, NoiseLevel, PhasePortrait, Traces
 from sb3_refine.files import atomic_path
-from sb3_refine.reporting.formatting import number_text
+from sb3_refine.formatting import number_text
 from sb3_refine.reporting.record import AgentFigures, CandidateFigures, UpdateFigures
 
 ORIGINAL, REFINED = "#E69F00", "#0072B2"

@@ -286,7 +286,7 @@ def record_of(
         decision=result.decision,
         reason=result.reason,
         baseline=AgentFigures.of(result.baseline, objective) if result.baseline else None,
-        refined=AgentFigures.of(result.refined, objective) if result.refined else None,
+        refined=AgentFigures.of(result.candidate, objective) if result.candidate else None,
         paired_difference=_difference(result.paired_difference),
         objective_difference=_difference(result.objective_difference),
         objective_note=objective.verdict_note,

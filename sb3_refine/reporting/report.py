@@ -1,6 +1,5 @@
 """``report.md`` and ``plots/``: the result of a run, for a reader who doubts it."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,10 +11,8 @@ import numpy as np
 from sb3_refine.evaluation.robustness import BOTH, MAX_DIMENSIONS, N_PHASE, Motion, measure_robustness
 from sb3_refine.evaluation.target import Target
 from sb3_refine.files import atomic_path
-from sb3_refine.reporting.changes import Change, Changes
-from sb3_refine.reporting.formatting import (
+from sb3_refine.formatting import (
     code_span,
-    command_text,
     digits_of,
     escaped,
     number_text,
@@ -23,6 +20,8 @@ from sb3_refine.reporting.formatting import (
     rate_text,
     table,
 )
+from sb3_refine.reporting.changes import Change, Changes
+from sb3_refine.reporting.commands import evaluate_command
 from sb3_refine.reporting.record import AgentFigures, CandidateFigures, RunRecord, read_record, write_record
 from sb3_refine.reporting.templates import render
 from sb3_refine.reporting.video import record_video
@@ -126,7 +125,7 @@ def report_text(run_folder: Path, record: RunRecord, plots: set[str]) -> str:
         origin=_origin(record),
         compared=partial(_compared, record, changes),
         plot=lambda name: _plot_line(name, plots),
-        command=lambda *options: _command(run_folder, record, *options),
+        command=lambda *options: evaluate_command(run_folder, record, *options),
         plural=plural,
     )
 
@@ -251,7 +250,7 @@ def _worst_seeds(run_folder: Path, record: RunRecord, changes: Changes) -> dict[
     numbers = ["--seeds", *(str(seeds[i]) for i in listed)]
     return {
         "table": table(header, rows, "rrrrll"),
-        "command": _command(run_folder, record, "--no-noise", *numbers, "--video", "videos"),
+        "command": evaluate_command(run_folder, record, "--no-noise", *numbers, "--video", "videos"),
         "without_loss": is_refined and changes.is_paired and not losses,
     }
 
@@ -313,23 +312,3 @@ def _origin(record: RunRecord) -> list[str]:
         )
         lines.append(f"for this report: {further}")
     return lines
-
-
-def _command(run_folder: Path, record: RunRecord, *options: str) -> str:
-    """The command that evaluates the saved agent, against the original where its files exist."""
-    algo, env, state, settings = record.algo, record.env_id, run_folder / "state", record.settings
-    numbered = re.fullmatch(r"(.+)_(\d+)", run_folder.name)
-    if numbered and run_folder.parent.name == algo and numbered[1] == env.replace("/", "-"):
-        where = ["-f", str(run_folder.parent.parent), "--exp-id", numbered[2]]
-    else:
-        where = ["--model", str(run_folder / f"{env.replace('/', '-')}.zip")]
-    if not settings.get("end_at_success", True):
-        where.append("--no-end-at-success")
-    if settings.get("gym_packages"):
-        where += ["--gym-packages", *map(str, settings["gym_packages"])]
-    if record.decision != "original" and any(state.glob("*.zip")):
-        options = ("--compare-to", str(state), *options)
-    command = command_text(["sb3-refine", "evaluate", "--algo", algo, "--env", env, *where], options)
-    if settings.get("env_from_callable"):
-        return f"# {env} as it is registered, if it is: the environment of this run came from a callable\n{command}"
-    return command

@@ -1,16 +1,31 @@
 """What a search logs, under the names that Stable-Baselines3 uses where it has them."""
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
-from stable_baselines3.common.utils import safe_mean
+from stable_baselines3.common.utils import configure_logger, safe_mean
 
 from sb3_refine.agents.agent import Agent
 from sb3_refine.rollouts.episode import Episode
+from sb3_refine.search.line_format import LineFormat
 from sb3_refine.search.result import Result
 from sb3_refine.search.state import SearchState
+
+
+def make_logger(verbose: int, tensorboard_log: str | None, tb_log_name: str) -> Logger:
+    """
+    :param verbose: 0: silent, 1: a line for each entry, 2: Stable-Baselines3's table
+    :param tensorboard_log: folder for TensorBoard, or None
+    :param tb_log_name: name of the run in it; a number is added
+    :return: a logger
+    """
+    logger = configure_logger(int(verbose >= 2), tensorboard_log, tb_log_name, reset_num_timesteps=True)
+    if verbose == 1:
+        logger.output_formats.append(LineFormat(sys.stdout))
+    return logger
 
 
 def own_tensorboard_log(model: BaseAlgorithm | Agent) -> str | None:
@@ -21,12 +36,15 @@ def own_tensorboard_log(model: BaseAlgorithm | Agent) -> str | None:
     return None if isinstance(model, Agent) else model.tensorboard_log
 
 
-def log_update(logger: Logger, search: SearchState, episodes: Sequence[Sequence[Episode]], num_timesteps: int) -> None:
+def log_update(
+    logger: Logger, search: SearchState, episodes: Sequence[Sequence[Episode]], num_timesteps: int, n_left: int
+) -> None:
     """
     :param logger: of Stable-Baselines3
     :param search: after the update
     :param episodes: of each candidate of the update
     :param num_timesteps: of the model, those of the search included: the x-axis, as callbacks have it
+    :param n_left: episodes that are left, those of the test included
     """
     flat = [episode for own in episodes for episode in own]
     returns = np.array([episode.episode_return for episode in flat])
@@ -41,6 +59,8 @@ def log_update(logger: Logger, search: SearchState, episodes: Sequence[Sequence[
     logger.record("refine/invalid_episodes", search.n_invalid, exclude="tensorboard")
     logger.record("time/fps", int(search.n_env_steps / search.stopwatch.wall_time_s))
     logger.record("time/time_elapsed", int(search.stopwatch.wall_time_s), exclude="tensorboard")
+    time_left = search.stopwatch.wall_time_s / search.n_episodes * n_left
+    logger.record("time/time_left", int(time_left), exclude=("tensorboard", "csv"))
     logger.record("time/total_timesteps", num_timesteps, exclude="tensorboard")
     logger.dump(step=num_timesteps)
 
@@ -54,7 +74,7 @@ def log_verdict(logger: Logger, result: Result, num_timesteps: int) -> None:
     :param num_timesteps: of the model, those of the search included
     """
     values: dict[str, float | str] = {"refine/verdict": f"{result.decision}: {result.reason}"}
-    for name, evaluation in (("original", result.baseline), ("candidate", result.refined)):
+    for name, evaluation in (("original", result.baseline), ("candidate", result.candidate)):
         if evaluation is not None:
             values[f"refine/{name}_return"] = float(evaluation.returns.mean())
     if result.paired_difference is not None:

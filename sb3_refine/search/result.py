@@ -12,6 +12,7 @@ from sb3_refine.evaluation.selection import Candidate
 from sb3_refine.evaluation.target import EvaluationTarget
 from sb3_refine.evaluators import Evaluator
 from sb3_refine.search.state import SearchState, Update
+from sb3_refine.search.summary import summary_text
 from sb3_refine.seeding import EpisodeSeeds
 
 
@@ -23,8 +24,8 @@ class Result:
     :param decision: ``"refined"``, ``"original"`` or ``"unchecked"``
     :param reason: why, in plain words
     :param baseline: the original on the test seeds; None where it was not evaluated
-    :param refined: the chosen iterate on the same seeds; None where it was not evaluated
-    :param paired_difference: return of refined minus that of baseline; None where either is missing
+    :param candidate: the chosen iterate on the same seeds; None where it was not evaluated
+    :param paired_difference: return of the candidate minus that of the original; None where either is missing
     :param objective_difference: the same of what is maximised
     :param candidates: what was chosen from on validation seeds: the original, then the iterates
     :param history: the result of each update
@@ -48,12 +49,20 @@ class Result:
     n_updates: int
     n_updates_done: int
     baseline: Evaluation | None = None
-    refined: Evaluation | None = None
+    candidate: Evaluation | None = None
     paired_difference: PairedDifference | None = None
     objective_difference: PairedDifference | None = None
     candidates: tuple[dict[str, Any], ...] = ()
     history: tuple[Update, ...] = field(default=(), repr=False)
     processors: tuple[str, ...] = ()
+
+    @property
+    def saved(self) -> Evaluation | None:
+        """The agent that is kept, on the test seeds: candidate or original; None where it was not evaluated."""
+        return self.baseline if self.decision == ORIGINAL else self.candidate
+
+    def __str__(self) -> str:
+        return summary_text(self)
 
 
 def tested_result(
@@ -112,7 +121,7 @@ def _result_of(search: SearchState, decision: Decision, verdict: Verdict | None 
         n_updates=search.optimizer.n_updates,
         n_updates_done=search.n_updates_done,
         baseline=verdict.baseline if verdict else None,
-        refined=verdict.refined if verdict else None,
+        candidate=verdict.candidate if verdict else None,
         paired_difference=verdict.paired_difference if verdict else None,
         objective_difference=decision.difference,
         candidates=verdict.candidates if verdict else (),

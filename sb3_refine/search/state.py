@@ -1,5 +1,6 @@
 """The state of a search."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -101,6 +102,11 @@ class SearchState:
             return 0, self.start_theta
         _, update, vector = max(self.milestones.values(), key=lambda milestone: milestone[0])
         return update, vector
+
+    @property
+    def best_fitness(self) -> float:
+        """Mean fitness of the best population so far; NaN before the first update."""
+        return max((fitness for fitness, *_ in self.milestones.values()), default=math.nan)
 
     @property
     def iterates(self) -> list[Iterate]:

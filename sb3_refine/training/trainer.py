@@ -13,7 +13,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback
-from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
@@ -23,7 +22,7 @@ from sb3_refine.errors import RefineError, check_count
 from sb3_refine.evaluation.baseline import warn_if_unexpected
 from sb3_refine.judging import Judge, Judgement, Origin
 from sb3_refine.search.clock import Clock
-from sb3_refine.search.log import log_verdict, own_tensorboard_log
+from sb3_refine.search.log import log_verdict, make_logger, own_tensorboard_log
 from sb3_refine.training.callbacks import TrainingCallback
 from sb3_refine.training.checkpoints import Checkpoints
 from sb3_refine.training.continuation import Continuation, TrainSettings
@@ -50,7 +49,7 @@ class Trainer:
     :param n_average: see :meth:`~sb3_refine.judging.Judge.judge`
     :param trust_remote_code: see :func:`~sb3_refine.agents.load.load_agent`; for a model in memory always True
     :param tensorboard_log: folder for TensorBoard; None for that of a model in memory, if it has one
-    :param verbose: 0: silent, 1: the tables of Stable-Baselines3
+    :param verbose: 0: silent, 1: a line for each entry of the log, 2: Stable-Baselines3's tables
     :param progress_remaining: see :class:`~sb3_refine.training.continuation.TrainSettings`, as for the next three
     :param n_warm_up: steps before the first gradient step
     :param normalisation: ``"live"`` or ``"frozen"``
@@ -131,7 +130,7 @@ class Trainer:
         n_timesteps = self.default_n_timesteps if n_timesteps is None else n_timesteps
         check_count("n_timesteps", n_timesteps, 1)
         clock = Clock(time_limit)
-        log = self._logger or configure_logger(self.verbose, self.tensorboard_log, tb_log_name, True)
+        log = self._logger or make_logger(self.verbose, self.tensorboard_log, tb_log_name)
         training = Continuation(self.agent, self.settings, self.seed, log)
         if self._buffer is not None:
             training.use_buffer(self._buffer)

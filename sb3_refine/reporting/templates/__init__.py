@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sb3_refine.reporting.formatting import code_block, code_span, escaped, filled, number_text
+from sb3_refine.formatting import code_block, code_span, escaped, filled, number_text
 
 
 @cache

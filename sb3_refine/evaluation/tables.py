@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from sb3_refine.evaluation.evaluation import Evaluation, PairedDifference
-from sb3_refine.reporting.formatting import METRIC_LABELS, number_text, rate_text
+from sb3_refine.formatting import METRIC_LABELS, number_text, rate_text
 from sb3_refine.rollouts.episode import Episode
 
 _LABELS = {
