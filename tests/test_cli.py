@@ -243,6 +243,22 @@ def test_at_verbose_0_there_is_the_verdict_only(made_agents, tmp_path, run):
     assert saved.startswith("saved to ")
 
 
+def test_an_unknown_command_is_refused(capsys):
+    for name, hint in (("demo", "--demo"), ("evalute", "evaluate")):
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        assert (
+            f"error: unknown command: {name} (did you mean {hint}?); see sb3-refine --help" in capsys.readouterr().err
+        )
+
+
+def test_few_test_episodes_are_remarked_on_at_the_start(made_agents, tmp_path, run):
+    arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, "--dry-run"]
+    remark = "test episodes show large differences only: see --n-eval-episodes"
+    assert f"5 {remark}" in run(*arguments, "--n-eval-episodes", 5).stdout
+    assert remark not in run(*arguments).stdout
+
+
 @pytest.fixture
 def long_run(made_agents, tmp_path):
     with running_search(made_agents, tmp_path) as running:

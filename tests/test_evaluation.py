@@ -7,6 +7,7 @@ from scipy import stats
 from sb3_refine.evaluation.acceptance import decide
 from sb3_refine.evaluation.evaluation import Evaluation, failure_rise, paired_difference
 from sb3_refine.evaluation.statistics import mean_interval, wilson_interval
+from sb3_refine.evaluation.tables import figures_table
 from sb3_refine.formatting import number_text
 from sb3_refine.rollouts.episode import Episode
 from sb3_refine.search.result import with_advice
@@ -166,7 +167,29 @@ def test_otherwise_the_original_is_kept_after_a_search_with_advice(gain, reason,
     assert verdict.decision == "original"
     assert reason in verdict.reason
     assert advice not in verdict.reason
-    assert advice in with_advice(verdict).reason
+    assert advice in with_advice(verdict, 200).reason
+
+
+def test_few_episodes_are_named_as_the_reason():
+    before = np.arange(10.0)
+    verdict = decide(evaluation(before), evaluation(before + 1))  # better on ten of ten seeds
+    assert verdict.decision == "original"
+    assert with_advice(verdict, 10).reason.endswith(
+        "10 held-out episodes are too few for this difference: try n_eval_episodes=100"
+    )
+
+
+def test_an_accepted_agent_that_still_fails_mostly_is_said_to_fail():
+    before = np.random.default_rng(0).normal(100, 10, size=100)
+    assert decide(failing(90, before), failing(80, before + 20)).reason.endswith(
+        "; it still fails in 80% of the episodes"
+    )
+    assert "fails" not in decide(failing(90, before), failing(40, before + 20)).reason
+
+
+def test_the_worst_tenth_of_a_few_episodes_is_not_shown():
+    shown = {n: figures_table({"original": evaluation(np.arange(float(n)))}).columns[0] for n in (19, 20)}
+    assert ["worst tenth (CVaR10)" in set(column.cells) for column in shown.values()] == [False, True]
 
 
 def failing(n_failures, returns):

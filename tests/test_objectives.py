@@ -87,6 +87,21 @@ def test_more_return_is_never_worse(name):
     assert values == sorted(values)
 
 
+def test_survival_without_failures_is_said_to_be_the_return(caplog):
+    calibrated("survival", [episode._replace(failed=False) for episode in BASELINE])
+    assert (
+        "the original failed in none of 2 validation episodes; where nothing fails, this is the return" in caplog.text
+    )
+
+
+def test_an_objective_that_fails_is_named_first():
+    def broken(steps):
+        return steps.rewards[10**6]
+
+    with pytest.raises(EpisodeError, match=r"^objective: test_objectives:.*broken failed: IndexError: "):
+        Refiner(train("ppo"), objective=broken, backend="serial", **SHORT).learn(1)
+
+
 def test_survival_penalises_failures_in_units_of_the_return():
     objective = calibrated("survival:weight=2", BASELINE)  # their mean is 45
     assert objective.fitness(episode(30)) == 30
@@ -346,7 +361,7 @@ def test_the_metrics_of_an_objective_are_shown_before_and_after(spec, tmp_path):
         else:
             assert label == "D of the objective"
             assert value == pytest.approx(np.mean([e.metrics[OBJECTIVE_METRIC] for e in episodes]))
-    note = " (by a bound from below)" if spec.startswith("cvar") else ""
+    note = " (a lower bound; the table has the tail itself)" if spec.startswith("cvar") else ""
     assert written["objective_note"] == note
     assert "mean_fitness" in written["learning_curve"][0]
     assert f"paired difference in {spec}{note} " in refiner.result.reason

@@ -12,7 +12,7 @@ from sb3_refine.cli.options import Parser, check_demo, given_options, is_code
 from sb3_refine.cli.push import make_push_parser, push_run
 from sb3_refine.cli.refine import refine_agent
 from sb3_refine.cli.refine_options import make_parser
-from sb3_refine.errors import EpisodeError, RefineError, printable_lines
+from sb3_refine.errors import EpisodeError, RefineError, did_you_mean, printable, printable_lines
 from sb3_refine.files import is_disk_full
 
 _SUBCOMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace], int]]] = {
@@ -34,6 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     make, run = _SUBCOMMANDS.get(name, (make_parser, refine_agent))
     argv = argv[1:] if name in _SUBCOMMANDS else argv
     parser = make()
+    if name and not name.startswith("-") and name not in _SUBCOMMANDS:
+        known = [*_SUBCOMMANDS, *parser._option_string_actions]
+        parser.error(f"unknown command: {printable(name)}{did_you_mean(name, known)}; see sb3-refine --help")
     try:
         options = parser.parse_args(argv)
         options.given = given_options(make(), argv)

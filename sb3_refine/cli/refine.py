@@ -294,6 +294,7 @@ def make_logger(options: argparse.Namespace, run_folder: Path) -> Any:
 
 def _announce(refiner: "Refiner", n_updates: int) -> None:
     from sb3_refine.formatting import plural
+    from sb3_refine.search.result import FEW_EPISODES
 
     agent = refiner.agent
     normalised = "normalised observations" if agent.vec_normalize is not None else "raw observations"
@@ -306,6 +307,9 @@ def _announce(refiner: "Refiner", n_updates: int) -> None:
         f"up to {plural(refiner.n_held_out, 'held-out episode')}, {workers}",
         flush=True,
     )
+    n_test = refiner.judging.n_eval_episodes
+    if refiner.acceptance and isinstance(n_test, int) and n_test < FEW_EPISODES:
+        print(f"{n_test} test episodes show large differences only: see --n-eval-episodes", flush=True)
 
 
 def duration_callback(refiner: "Refiner") -> "BaseCallback":
@@ -339,7 +343,7 @@ def _dry_run(refiner: "Refiner", n_updates: int) -> int:
     returns = " and ".join(f"{episode.episode_return:.1f}" for episode in episodes)
     n_steps = sum(episode.length for episode in episodes)
     seconds /= len(episodes)
-    print(f"two episodes of the agent: returns {returns}, {n_steps} steps, {seconds:.2f} s an episode")
+    print(f"two episodes of the agent: returns {returns}, {n_steps} steps, {seconds:.2g} s an episode")
     total = duration(n_episodes * seconds / (refiner.n_workers or 1))
     alone = " with one worker" if refiner.n_workers is None else ""
     print(f"the whole run would take about {total} at this pace{alone}; nothing was written")

@@ -72,7 +72,8 @@ def decide(
         what = f"{what} in {objective}"
     veto = _veto(baseline, refined, alpha, paired, max_return_loss)
     if difference.ci_low > 0 and veto is None:
-        return Decision(REFINED, f"better on held-out seeds: {what} {figures}", difference)
+        failing = f"; it still fails in {refined.failure_rate:.0%} of the episodes" * (refined.failure_rate >= 0.5)
+        return Decision(REFINED, f"better on held-out seeds: {what} {figures}{failing}", difference)
     if difference.ci_low > 0:
         return Decision(ORIGINAL, f"better: {what} {figures}, but {veto}; the original is kept", difference)
     reason = f"{_verdict(difference, len(baseline.seeds))}: {what} {figures}; the original is kept"

@@ -18,6 +18,7 @@ _LABELS = {
     "cvar10_return": "worst tenth (CVaR10)",
     "mean_length": "mean length",
 }
+_MANY = 20  # episodes, with fewer of which the worst tenth is the worst one
 
 
 def plain_table(*headers: str) -> Table:
@@ -54,7 +55,8 @@ def _column(evaluation: Evaluation) -> dict[str, str]:
     s = evaluation.summary()
     steps = f"{int(evaluation.lengths.sum()):,}"
     column = {"episodes": str(s["n_episodes"]), "environment steps": steps}
-    column |= {label: number_text(s[name]) for name, label in _LABELS.items()}
+    labels = {name: label for name, label in _LABELS.items() if name != "cvar10_return" or s["n_episodes"] >= _MANY}
+    column |= {label: number_text(s[name]) for name, label in labels.items()}
     n_failed = sum(episode.failed for episode in evaluation.episodes)
     column["failures"] = f"{n_failed} of {s['n_episodes']}"
     column["failure rate (95%)"] = rate_text(s["failure_rate"], s["failure_rate_ci"])

@@ -3,13 +3,14 @@
 import inspect
 import re
 import reprlib
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 
-from sb3_refine.errors import RefineError
+from sb3_refine.errors import EpisodeError, RefineError
 from sb3_refine.parts import options_of
 from sb3_refine.rollouts.episode import Episode, Trajectory
 
@@ -66,8 +67,15 @@ class Objective(ABC):
         :param trajectory: of one episode
         :return: the result of :meth:`measure`; NaN for infinity
         :raises RefineError: when the result is no number
+        :raises EpisodeError: when :meth:`measure` fails
         """
-        found = self.measure(trajectory)
+        try:
+            found = self.measure(trajectory)
+        except RefineError:
+            raise
+        except Exception as error:
+            what = f"objective: {self.name} failed: {type(error).__name__}: {error}"
+            raise EpisodeError(f"{what}\n{traceback.format_exc()}") from error
         try:
             if isinstance(found, (str, bytes)):
                 raise TypeError  # also where it reads as a number

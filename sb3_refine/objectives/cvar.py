@@ -27,7 +27,7 @@ class CVaR(Objective):
     """
 
     needs_baseline = True
-    verdict_note = " (by a bound from below)"
+    verdict_note = " (a lower bound; the table has the tail itself)"
 
     def __init__(self, share: float = 0.1):
         self.share = check_number("share", share, 0.01, 1.0)

@@ -1,11 +1,14 @@
 """The return, with failures paid for."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 
 from sb3_refine.objectives.base import Objective, check_number, scale_of
 from sb3_refine.rollouts.episode import Episode
+
+logger = logging.getLogger(__name__)
 
 
 class Survival(Objective):
@@ -29,6 +32,12 @@ class Survival(Objective):
         :raises RefineError: where the original's return is always 0
         """
         self.penalty = self.weight * scale_of(baseline)
+        if not any(episode.failed for episode in baseline):
+            logger.warning(
+                "objective: survival: the original failed in none of %d validation episodes; where nothing fails, this "
+                "is the return",
+                len(baseline),
+            )
 
     def fitness(self, episode: Episode) -> float:
         """:return: the return, less the penalty for a failure"""

@@ -97,7 +97,10 @@ class Checkpoint:
             if settings.get(name) != self.settings.get(name) and name not in self._may_change
         ]
         if differences:
-            raise RefineError(f"resume: other settings than those of the interrupted run: {'; '.join(differences)}")
+            message = f"resume: other settings than those of the interrupted run: {'; '.join(differences)}"
+            only_length = settings.get("n_updates") != self.settings.get("n_updates") and len(differences) == 1
+            hint = "; to end the search earlier, use `time_limit` instead" if only_length else ""
+            raise RefineError(message + hint)
         return state
 
     def restore(self, search: SearchState, state: dict[str, Any]) -> None:

@@ -15,6 +15,9 @@ from sb3_refine.search.state import SearchState, Update
 from sb3_refine.search.summary import summary_text
 from sb3_refine.seeding import EpisodeSeeds
 
+FEW_EPISODES = 30
+"""Fewer held-out episodes show large differences only."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -82,7 +85,9 @@ def tested_result(
     candidates = [Candidate(one.name, EvaluationTarget(evaluator, one.theta), one.update) for one in iterates]
     verdict = judge_candidates(original, candidates, settings, seeds)
     search.count(evaluator)
-    return _result_of(search, with_advice(verdict.decision), verdict), verdict.chosen.target.theta
+    return _result_of(
+        search, with_advice(verdict.decision, len(verdict.baseline.seeds)), verdict
+    ), verdict.chosen.target.theta
 
 
 def untested_result(search: SearchState) -> Result:
@@ -130,20 +135,23 @@ def _result_of(search: SearchState, decision: Decision, verdict: Verdict | None 
     )
 
 
-def with_advice(decision: Decision) -> Decision:
+def with_advice(decision: Decision, n_episodes: int) -> Decision:
     """
     :param decision: about the result of a search
+    :param n_episodes: of the test
     :return: the same; where the test found no better agent, with what the user may try next
     """
     difference = decision.difference
     if decision.decision != ORIGINAL or difference is None or difference.ci_low > 0:
         return decision
-    return replace(decision, reason=f"{decision.reason}. {_advice(difference)}")
+    return replace(decision, reason=f"{decision.reason}. {_advice(difference, n_episodes)}")
 
 
-def _advice(difference: PairedDifference) -> str:
+def _advice(difference: PairedDifference, n_episodes: int) -> str:
     if difference.ci_high < 0 or difference.mean < 0:
         return "Try smaller steps and perturbations, or more updates"
     if difference.ci_low == difference.ci_high == 0:
         return "The agent may be at its best already; if not, try larger perturbations"
+    if n_episodes < FEW_EPISODES:
+        return f"{n_episodes} held-out episodes are too few for this difference: try n_eval_episodes=100"
     return "Try more held-out episodes (n_eval_episodes), more updates, or another seed"
