@@ -124,6 +124,12 @@ def test_the_same_refiner_continues_its_search(made_agents, tmp_path):
     assert stopped.result.candidates == whole.result.candidates
 
 
+def test_another_length_is_refused_with_a_way_to_end_earlier(made_agents, tmp_path):
+    refiner_of(made_agents).learn(2, checkpoint_folder=tmp_path, checkpoint_interval=1)
+    with pytest.raises(RefineError, match="n_updates was 2, is 1; to end the search earlier, use `time_limit` instead"):
+        refiner_of(made_agents).learn(1, checkpoint_folder=tmp_path, resume=True)
+
+
 def test_a_refused_search_uses_no_seeds(made_agents, tmp_path):
     refiner = refiner_of(made_agents)
     with pytest.raises(RefineError):
