@@ -47,7 +47,7 @@ from sb3_refine.rollouts.episode import Episode, Trajectory
 from sb3_refine.search.callbacks import callback_context, episodes_as_steps
 from sb3_refine.search.checkpoint import Checkpoint
 from sb3_refine.search.clock import Clock
-from sb3_refine.search.log import log_update, log_verdict, make_logger, own_tensorboard_log
+from sb3_refine.search.log import PROGRESS, log_update, log_verdict, make_logger, own_tensorboard_log, write_progress
 from sb3_refine.search.result import Result, interrupted_result, tested_result, untested_result
 from sb3_refine.search.state import N_ITERATES, SearchState
 from sb3_refine.seeding import EpisodeSeeds, derived_seed
@@ -188,6 +188,7 @@ class Refiner:
         checkpoint_interval: int = 5,
         resume: bool = False,
         may_change: Collection[str] = (),
+        budget: int | None = None,
     ) -> Self:
         """
         Search from the model's parameters, test the result on held-out seeds, and leave the better of the two in
@@ -196,7 +197,7 @@ class Refiner:
         Ctrl-C leaves the best iterate so far in ``model``, marked ``"unchecked"`` in ``result``, and raises
         ``KeyboardInterrupt``.
 
-        :param n_updates: number of updates; None for that of the optimizer's default preset
+        :param n_updates: number of updates; None for that of the optimizer's default preset, or for ``budget``
         :param callback: Stable-Baselines3 callback(s), called once an update; the current iterate is in ``model``
         :param log_interval: updates between two log entries
         :param tb_log_name: name of the run in TensorBoard
@@ -207,13 +208,14 @@ class Refiner:
         :param resume: go on from the checkpoint, to the bits that the uninterrupted search would have given
         :param may_change: options of the optimizer that may be other ones than those of the search to resume, such as
             ``["learning_rate"]``
+        :param budget: episodes of the search, instead of ``n_updates``
         :return: self
         :raises RefineError: when the settings are not those of the search to resume
         :raises EpisodeError: when an episode fails, or too many return NaN
         """
         clock = Clock(time_limit)
         check_count("log_interval", log_interval, 1)
-        n_updates = default_n_updates(self.optimizer_name) if n_updates is None else n_updates
+        n_updates = self._length(n_updates, budget)
         for name in may_change:
             check_choice("may_change", name, OPTIMIZERS[self.optimizer_name].options())
         checkpoint = Checkpoint(
@@ -264,7 +266,8 @@ class Refiner:
 
     def save(self, folder: str | Path = "refined-agents", run_folder: str | Path | None = None) -> Path:
         """
-        Save the model in the Zoo's layout, with ``refinement.json`` beside it. :meth:`report` adds a report.
+        Save the model in the Zoo's layout; beside it ``refinement.json``, ``progress.csv``, and the original in
+        ``state/``. :meth:`report` adds a report.
 
         :param folder: output folder; the agent goes to ``folder/ALGO/ENV_K``, K the next free number
         :param run_folder: a folder made by :func:`~sb3_refine.agents.zoo.new_run_folder`, instead
@@ -274,6 +277,9 @@ class Refiner:
         if self.result is None:
             raise RefineError("save: there is nothing to save yet; call learn() first")
         run_folder = Path(run_folder or new_run_folder(folder, self.agent.algo, self.agent.env_name))
+        self._save_original(run_folder / "state")
+        if not (run_folder / PROGRESS).exists():
+            write_progress(run_folder / PROGRESS, self.result.learning_curve)
         zip_path = save_agent(self.agent, run_folder)
         seeds = {
             "seed": self.run_seed,
@@ -292,6 +298,18 @@ class Refiner:
         write_record(run_folder, record)
         self._saved_in.add(run_folder.resolve())
         return run_folder
+
+    def _save_original(self, state_folder: Path) -> None:
+        """To compare with, unless it is there already."""
+        assert self.search is not None
+        if any(state_folder.glob("*.zip")):
+            return
+        theta = self.parameters.get_theta()
+        self._set_theta(self.search.start_theta)
+        try:
+            save_agent(self.agent, state_folder)
+        finally:
+            self._set_theta(theta)
 
     def report(
         self, run_folder: str | Path, video: bool = False, phase_portrait: tuple[int, int] | None = None
@@ -399,6 +417,25 @@ class Refiner:
             clock = Clock(None)
             (episodes,) = evaluator.evaluate(original, [self.seeds.take("search", 2)], self.objective.metrics)
             return episodes, clock.elapsed
+
+    def n_updates_within(self, budget: int) -> int:
+        """
+        :param budget: episodes of a search, its calibration included
+        :return: the number of updates that they allow
+        :raises RefineError: when they allow none
+        """
+        n_updates = (budget - self.n_calibration_episodes) // self.episodes_per_update
+        if n_updates < 1:
+            least = self.n_calibration_episodes + self.episodes_per_update
+            raise RefineError(f"budget: one update takes {least} rollouts, got {budget}")
+        return n_updates
+
+    def _length(self, n_updates: int | None, budget: int | None) -> int:
+        if n_updates is not None and budget is not None:
+            raise RefineError("budget: there is n_updates, too; leave one of them out")
+        if budget is not None:
+            return self.n_updates_within(budget)
+        return default_n_updates(self.optimizer_name) if n_updates is None else n_updates
 
     def _begin(self, n_updates: int, checkpoint: Checkpoint, resume: bool) -> SearchState:
         """A new search, or the one of the checkpoint. A further one uses other seeds, also for its test."""

@@ -342,7 +342,7 @@ def test_a_users_function_is_maximised_in_the_workers():
     assert result.decision == "refined"
     assert result.objective_difference.ci_low > 0
     assert "paired difference in test_objectives:bold" in result.reason
-    assert result.history[-1].mean_fitness > result.history[0].mean_fitness
+    assert result.learning_curve[-1].mean_fitness > result.learning_curve[0].mean_fitness
     assert set(result.baseline.summary()) >= {"mean_return", "failure_rate", "action_change", "high_frequency_share"}
 
 
@@ -467,7 +467,7 @@ def test_a_candidate_that_would_be_vetoed_is_tested_only_if_there_is_no_other():
 def test_the_same_on_every_backend(backend):
     refiner = Refiner(train("ppo"), objective="smooth", backend=backend, n_workers=2, **SHORT).learn(2)
     reference = Refiner(train("ppo"), objective="smooth", backend="serial", **SHORT).learn(2)
-    assert refiner.result.history == reference.result.history
+    assert refiner.result.learning_curve == reference.result.learning_curve
 
 
 def test_without_a_need_no_trajectory_is_kept(monkeypatch):
@@ -539,7 +539,7 @@ def test_an_objective_survives_a_resume(tmp_path, caplog):
     with pytest.raises(KeyboardInterrupt):
         refiner().learn(4, callback=Interrupt(2), checkpoint_folder=tmp_path, checkpoint_interval=1)
     resumed = refiner().learn(4, checkpoint_folder=tmp_path, resume=True)
-    assert resumed.result.history == whole.result.history
+    assert resumed.result.learning_curve == whole.result.learning_curve
     assert resumed.result.candidates == whole.result.candidates
     assert "told from other objectives" not in caplog.text
 

@@ -16,6 +16,7 @@ from sb3_refine.cli.options import DEMO
 from sb3_refine.evaluation.evaluation import paired_difference
 from sb3_refine.evaluators import SerialEvaluator
 from sb3_refine.optimizers import ARS
+from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.reporting.record import read_record
 
 FAST = {"backend": "serial", "n_eval_episodes": 20, "optimizer": "ars", "n_delta": 8}
@@ -240,6 +241,31 @@ def test_the_result_prints_what_the_command_line_prints(demo):
 def test_a_search_that_ends_early_says_why(demo, caplog, callback, time_limit, reason):
     Refiner(demo, **FAST).learn(n_updates=3, callback=callback, time_limit=time_limit)
     assert f"of 3 updates: {reason}" in caplog.text
+
+
+def test_what_is_saved_can_be_compared_with_the_original(demo, tmp_path):
+    refiner = Refiner(demo, **FAST)
+    original = refiner.parameters.get_theta()
+    run_folder = refiner.learn(n_updates=4).save(tmp_path)
+    refined = refiner.parameters.get_theta()
+    saved = [PolicyParameters(load_agent(model=path).model.policy).get_theta() for path in run_folder.rglob("*.zip")]
+    assert {tuple(theta) for theta in saved} == {tuple(original), tuple(refined)}
+    assert f"--compare-to {run_folder / 'state'}" in refiner.report(run_folder).read_text()
+    with (run_folder / "progress.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["rollout/ep_rew_mean"]) for row in rows] == [
+        pytest.approx(update.mean_return) for update in refiner.result.learning_curve
+    ]
+
+
+def test_a_budget_is_in_episodes(demo):
+    refiner = Refiner(demo, **FAST, acceptance=False)
+    refiner.learn(budget=2 * 16 + 15)
+    assert (refiner.result.n_updates_done, refiner.result.rollouts) == (2, 2 * 16)
+    with pytest.raises(RefineError, match="budget: one update takes 16 rollouts, got 15"):
+        refiner.learn(budget=15)
+    with pytest.raises(RefineError, match="budget: there is n_updates, too; leave one of them out"):
+        refiner.learn(1, budget=16)
 
 
 def test_alpha_is_one_minus_the_confidence(demo):

@@ -76,13 +76,13 @@ def seconds(text: str) -> float:
     return float(text)
 
 
-def minutes(text: str) -> float:
+def seconds_or_zero(text: str) -> float:
     if not float(text) >= 0:
         raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text}")
     return float(text)
 
 
-seconds.__name__ = minutes.__name__ = "number"  # for the error message of argparse
+seconds.__name__ = seconds_or_zero.__name__ = "number"  # for the error message of argparse
 
 
 def add_agent_options(parser: Parser) -> None:

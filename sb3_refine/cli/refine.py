@@ -108,7 +108,7 @@ def _search(refiner: "Refiner", n_updates: int, run_folder: Path, options: argpa
             callback=duration_callback(refiner) if options.verbose else None,
             log_interval=options.log_interval,
             progress_bar=options.progress,
-            time_limit=None if options.time_limit is None else 60 * options.time_limit,
+            time_limit=options.time_limit,
             checkpoint_folder=state_folder,
             checkpoint_interval=options.checkpoint_interval,
             resume=options.resume is not None,
@@ -223,10 +223,7 @@ def _make_refiner(options: argparse.Namespace) -> tuple["Refiner", int]:
         **settings,
     )
     if options.budget is not None:
-        n_updates = (options.budget - refiner.n_calibration_episodes) // refiner.episodes_per_update
-        if n_updates <= 0:
-            least = refiner.n_calibration_episodes + refiner.episodes_per_update
-            raise RefineError(f"--budget: one update takes {least} rollouts, got {options.budget}")
+        n_updates = refiner.n_updates_within(options.budget)
     return refiner, n_updates
 
 

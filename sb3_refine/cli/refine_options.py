@@ -3,7 +3,7 @@
 import argparse
 
 from sb3_refine import __version__
-from sb3_refine.cli.options import Parser, add_agent_options, count, count_or_auto, minutes, seconds, whole
+from sb3_refine.cli.options import Parser, add_agent_options, count, count_or_auto, seconds, seconds_or_zero, whole
 
 METHODS = ("search", "train", "auto")
 
@@ -155,9 +155,9 @@ def _add_run_options(parser: Parser) -> None:
     )
     run.add_argument(
         "--time-limit",
-        type=minutes,
-        metavar="MIN",
-        help="end the search in time, with --n-eval-episodes held-out ones set aside; the report comes on top",
+        type=seconds_or_zero,
+        metavar="S",
+        help="seconds after which the search ends, with time for the test set aside; the report comes on top",
     )
     run.add_argument(
         "--checkpoint-interval",

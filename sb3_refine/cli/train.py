@@ -115,6 +115,7 @@ def _of_both(options: argparse.Namespace) -> dict[str, Any]:
 
 def _length(trainer: "Trainer | AutoRefiner", options: argparse.Namespace) -> dict[str, Any]:
     """How long the run is, as an argument of ``learn``; said to the user, too."""
+    from sb3_refine.formatting import duration
     from sb3_refine.training.trainer import Trainer
 
     what = f"{trainer.agent.algo} on {trainer.agent.env_name}"
@@ -123,7 +124,7 @@ def _length(trainer: "Trainer | AutoRefiner", options: argparse.Namespace) -> di
         say(f"{what}: training on for {n_timesteps:,} steps")
         return {"n_timesteps": n_timesteps}
     rollouts = "as long as the default search takes" if options.budget is None else f"{options.budget:,} rollouts"
-    limit = rollouts if options.time_limit is None else f"{options.time_limit:g} minutes"
+    limit = rollouts if options.time_limit is None else duration(options.time_limit)
     say(f"{what}: search and training on, {limit} together")
     return {"budget": options.budget}
 
@@ -144,7 +145,7 @@ def _train(
         trainer.learn(
             **length,
             progress_bar=options.progress,
-            time_limit=None if options.time_limit is None else 60 * options.time_limit,
+            time_limit=options.time_limit,
             checkpoint_folder=run_folder / FOLDERS[options.method],
             resume=options.resume is not None,
         )

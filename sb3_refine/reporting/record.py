@@ -281,7 +281,7 @@ def record_of(
     :param method: where the candidates came from, see :data:`~sb3_refine.reporting.wording.WORDING`
     :return: the record of the run
     """
-    curve = (update._asdict() for update in result.history)
+    curve = (update._asdict() for update in result.learning_curve)
     return RunRecord(
         decision=result.decision,
         reason=result.reason,

@@ -2,17 +2,21 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoardOutputFormat
 from stable_baselines3.common.utils import configure_logger, safe_mean
 
 from sb3_refine.agents.agent import Agent
 from sb3_refine.rollouts.episode import Episode
 from sb3_refine.search.line_format import LineFormat
 from sb3_refine.search.result import Result
-from sb3_refine.search.state import SearchState
+from sb3_refine.search.state import SearchState, Update
+
+PROGRESS = "progress.csv"
+"""The log of a run, in its folder."""
 
 
 def make_logger(verbose: int, tensorboard_log: str | None, tb_log_name: str) -> Logger:
@@ -63,6 +67,29 @@ def log_update(
     logger.record("time/time_left", int(time_left), exclude=("tensorboard", "csv"))
     logger.record("time/total_timesteps", num_timesteps, exclude="tensorboard")
     logger.dump(step=num_timesteps)
+
+
+def write_progress(path: Path, learning_curve: Sequence[Update]) -> None:
+    """
+    Write what a logger would have written during the search, where there was none.
+
+    :param path: of ``progress.csv``
+    :param learning_curve: of the search
+    """
+    output = CSVOutputFormat(str(path))
+    for update in learning_curve:
+        values = {
+            "refine/n_updates": update.update,
+            "refine/rollouts": update.rollouts,
+            "time/total_timesteps": update.env_steps,
+            "rollout/ep_rew_mean": update.mean_return,
+            "refine/ep_rew_std": update.std_return,
+            "refine/ep_rew_max": update.max_return,
+            "refine/fitness_mean": update.mean_fitness,
+            "refine/failure_rate": update.failure_rate,
+        }
+        output.write(values, dict.fromkeys(values, ()), update.env_steps)
+    output.close()
 
 
 def log_verdict(logger: Logger, result: Result, num_timesteps: int) -> None:

@@ -31,7 +31,7 @@ class Result:
     :param paired_difference: return of the candidate minus that of the original; None where either is missing
     :param objective_difference: the same of what is maximised
     :param candidates: what was chosen from on validation seeds: the original, then the iterates
-    :param history: the result of each update
+    :param learning_curve: the result of each update
     :param processors: models of the processors that ran the episodes
     :param rollouts: episodes run, validation and test included
     :param env_steps: environment steps of those episodes
@@ -56,7 +56,7 @@ class Result:
     paired_difference: PairedDifference | None = None
     objective_difference: PairedDifference | None = None
     candidates: tuple[dict[str, Any], ...] = ()
-    history: tuple[Update, ...] = field(default=(), repr=False)
+    learning_curve: tuple[Update, ...] = field(default=(), repr=False)
     processors: tuple[str, ...] = ()
 
     @property
@@ -130,7 +130,7 @@ def _result_of(search: SearchState, decision: Decision, verdict: Verdict | None 
         paired_difference=verdict.paired_difference if verdict else None,
         objective_difference=decision.difference,
         candidates=verdict.candidates if verdict else (),
-        history=tuple(search.history),
+        learning_curve=tuple(search.history),
         processors=tuple(sorted(verdict.chosen.target.processors)) if verdict else (),
     )
 
