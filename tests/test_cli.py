@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,8 @@ def test_refines_an_agent_and_saves_it(made_agents, tmp_path, run):
     run_folder = tmp_path / "a2c" / f"{ENV_ID}_1"
     written = json.loads((run_folder / "refinement.json").read_text())
     assert f"decision: {written['decision']}" in shown
+    assert written["command"].startswith(f"sb3-refine --algo a2c --env {ENV_ID} -f {made_agents} -o {tmp_path} --n-up")
+    assert abs(datetime.fromisoformat(written["date"]).timestamp() - time.time()) < 120
     assert f"{written['baseline']['mean_return']:.2f}" in shown
     assert str(run_folder / f"{ENV_ID}.zip") in shown
     assert f"sb3-refine evaluate --algo a2c --env {ENV_ID} -f {tmp_path} --exp-id 1" in shown

@@ -363,7 +363,8 @@ def test_a_pushed_agent_has_the_zoos_layout(hub, client, run_folder):
     assert str(run_folder.parent.parent) not in report and "Somebody" not in report
     local = json.loads((run_folder / "refinement.json").read_text())
     assert json.loads(files["results.json"])["mean_reward"] == local["baseline"]["mean_return"]
-    assert json.loads(files["refinement.json"]) == {**local, "source": {**local["source"], "path": f"{ENV_ID}.zip"}}
+    published = {**local, "source": {**local["source"], "path": f"{ENV_ID}.zip"}, "command": None}
+    assert json.loads(files["refinement.json"]) == published
     assert str(Path(local["source"]["path"]).parent) not in files["README.md"].decode()
 
 

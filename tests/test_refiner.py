@@ -258,6 +258,23 @@ def test_what_is_saved_can_be_compared_with_the_original(demo, tmp_path):
     ]
 
 
+def test_steps_are_counted_by_phase(demo, tmp_path):
+    refiner = Refiner(demo, **FAST).learn(n_updates=2)
+    steps = read_record(refiner.save(tmp_path)).env_steps_by_phase
+    n_validation = sum(candidate["n_episodes"] for candidate in refiner.result.candidates)
+    assert steps == {"search": 200 * 2 * 16, "validation": 200 * n_validation, "test": 200 * 2 * 20}
+    assert sum(steps.values()) == refiner.result.env_steps
+
+
+def test_the_test_seeds_are_a_dataframe(demo):
+    result = Refiner(demo, **FAST).learn(n_updates=2).result
+    table = result.to_dataframe()
+    assert table["seed"].tolist() == list(result.baseline.seeds)
+    assert (table["candidate_return"] - table["original_return"]).mean() == pytest.approx(result.paired_difference.mean)
+    assert list(table["candidate_failed"]) == [episode.failed for episode in result.candidate.episodes]
+    assert Refiner(demo, **FAST, acceptance=False).learn(n_updates=1).result.to_dataframe().empty
+
+
 def test_a_budget_is_in_episodes(demo):
     refiner = Refiner(demo, **FAST, acceptance=False)
     refiner.learn(budget=2 * 16 + 15)

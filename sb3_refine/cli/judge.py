@@ -6,7 +6,14 @@ import signal
 
 from sb3_refine.cli.options import Parser, add_agent_options, load_chosen_agent, set_up_logging
 from sb3_refine.cli.push import destination_of, push_run
-from sb3_refine.cli.refine import check_entries_of, check_report_options, print_next_steps, print_result, write_report
+from sb3_refine.cli.refine import (
+    check_entries_of,
+    check_report_options,
+    note_command,
+    print_next_steps,
+    print_result,
+    write_report,
+)
 from sb3_refine.cli.refine_options import (
     add_average_option,
     add_objective_option,
@@ -93,6 +100,7 @@ def judge_agents(options: argparse.Namespace) -> int:
         n_average=options.n_average,
     )
     run_folder = judgement.save(options.output)
+    note_command(run_folder, options)
     saved = f"saved to {run_folder / f'{original.env_name}.zip'}"
     print_result(judgement.result, judgement.objective, judgement.name, saved)
     reported = options.no_report or write_report(judgement, run_folder, options)

@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options = parser.parse_args(argv)
         options.given = given_options(make(), argv)
+        options.command = shlex.join([*parser.prog.split(), *argv])
         check_demo(parser, options)
         _prepare_imports(options)
         return run(options)

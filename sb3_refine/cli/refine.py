@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
@@ -128,6 +129,7 @@ def _save(refiner: "Refiner", run_folder: Path, options: argparse.Namespace) -> 
     shown = (refiner.result, refiner.objective, "after the search")
     try:
         refiner.save(run_folder=run_folder)
+        note_command(run_folder, options)
     except RefineError:
         with suppress(OSError):  # on the same full disk
             print_result(*shown, "not saved, or only in part", not options.verbose)
@@ -364,6 +366,18 @@ def print_result(result: "Result", objective: "Objective", candidate: str, saved
         console.print()
     console.print(verdict(result) if brief else summary(result, candidate, objective.figures))
     console.print(printable(saved))
+
+
+def note_command(run_folder: Path, options: argparse.Namespace) -> None:
+    """
+    Add what the user typed to ``refinement.json``.
+
+    :param run_folder: where the run was saved
+    :param options: of any subcommand
+    """
+    from sb3_refine.reporting.record import read_record, write_record
+
+    write_record(run_folder, replace(read_record(run_folder), command=options.command))
 
 
 def print_next_steps(run_folder: Path) -> None:

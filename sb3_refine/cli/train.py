@@ -10,6 +10,7 @@ from sb3_refine.cli.refine import (
     check_entries_of,
     check_report_options,
     make_logger,
+    note_command,
     optimizer_settings,
     print_next_steps,
     print_result,
@@ -163,6 +164,7 @@ def _save(trainer: "Trainer | AutoRefiner", run_folder: Path, options: argparse.
 
     assert trainer.judgement is not None
     trainer.judgement.save(run_folder=run_folder)
+    note_command(run_folder, options)
     saved = f"saved to {run_folder / f'{trainer.agent.env_name}.zip'}"
     column = WORDING[options.method].column
     print_result(trainer.judgement.result, trainer.judge.objective, column, saved, brief=not options.verbose)

@@ -78,7 +78,7 @@ def layout(run: RunFolder, repo: str) -> dict[str, Path | bytes]:
     :return: the files of the repo by the Zoo's names: their content, or the path of a file
     """
     inner = run.path / run.env_name
-    record = replace(run.record, source=_published(run.record.source))
+    record = replace(run.record, source=_published(run.record.source), command=None)  # it may name folders, too
     files: dict[str, Path | bytes] = {
         f"{record.algo}-{run.env_name}.zip": run.zip,
         "config.yml": zoo_yaml(run.config).encode(),

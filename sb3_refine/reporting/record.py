@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,9 @@ class RunRecord:
     :param source: where the original came from
     :param output_sha256: of the saved agent
     :param method: where the candidates came from, see :data:`~sb3_refine.reporting.wording.WORDING`
+    :param date: when the result was recorded, in UTC
+    :param command: what the user typed; None for a run from Python
+    :param env_steps_by_phase: ``search`` (or training), ``validation`` and ``test``
     :param robustness: both agents under noise, once a report was made
     """
 
@@ -185,6 +189,9 @@ class RunRecord:
     invalid_episodes: int = 0
     objective_note: str = ""
     method: str = "search"
+    date: str | None = None
+    command: str | None = None
+    env_steps_by_phase: Mapping[str, int] = field(default_factory=dict)
     baseline: AgentFigures | None = None
     refined: AgentFigures | None = None
     paired_difference: DifferenceFigures | None = None
@@ -303,7 +310,17 @@ def record_of(
         source=source,
         output_sha256=output_sha256,
         method=method,
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        env_steps_by_phase=_steps_by_phase(result),
     )
+
+
+def _steps_by_phase(result: Result) -> dict[str, int]:
+    """Episodes of the original that no choice was made on, as where a run was interrupted, count as the search's."""
+    tested = {id(each): each for each in (result.baseline, result.candidate) if each is not None}
+    n_test = sum(int(each.lengths.sum()) for each in tested.values())
+    n_validation = sum(candidate["env_steps"] for candidate in result.candidates)
+    return {"search": result.env_steps - n_validation - n_test, "validation": n_validation, "test": n_test}
 
 
 def _difference(found: PairedDifference | None) -> DifferenceFigures | None:
@@ -425,6 +442,9 @@ _CONTENT = record(
         "invalid_episodes?": optional(_COUNT),
         "objective_note?": optional(text()),
         "method?": one_of(*WORDING),
+        "date?": optional(text(r"[\d-]{10}T[\d:]{8}\+00:00")),
+        "command?": optional(text()),
+        "env_steps_by_phase?": mapping_of(_COUNT, "search|validation|test"),
         "settings": record(
             {
                 "algo": one_of(*ALGOS),

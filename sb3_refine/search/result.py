@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from sb3_refine.evaluation.acceptance import ORIGINAL, Decision, unchecked
 from sb3_refine.evaluation.evaluation import Evaluation, PairedDifference
@@ -63,6 +64,18 @@ class Result:
     def saved(self) -> Evaluation | None:
         """The agent that is kept, on the test seeds: candidate or original; None where it was not evaluated."""
         return self.baseline if self.decision == ORIGINAL else self.candidate
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """
+        :return: a row for each test seed, with the columns ``seed``, ``original_return``, ``original_length``,
+            ``original_failed``, and the same of the ``candidate``; empty without a test
+        """
+        columns: dict[str, Any] = {"seed": self.baseline.seeds if self.baseline else ()}
+        for name, evaluation in (("original", self.baseline), ("candidate", self.candidate)):
+            if evaluation is not None:
+                columns[f"{name}_return"], columns[f"{name}_length"] = evaluation.returns, evaluation.lengths
+                columns[f"{name}_failed"] = [episode.failed for episode in evaluation.episodes]
+        return pd.DataFrame(columns)
 
     def __str__(self) -> str:
         return summary_text(self)
