@@ -1,5 +1,6 @@
 """The report: says what is known, what is not, and what got worse."""
 
+import ast
 import json
 import math
 import re
@@ -10,8 +11,12 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import toy_envs
 from conftest import target_of
 from PIL import Image
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_refine import RefineError, Refiner
 from sb3_refine.agents.load import load_agent
@@ -645,3 +650,18 @@ def test_the_saved_files_say_whether_the_environment_came_from_a_callable(env, f
         1
     )
     assert read_record(refiner.save(tmp_path)).settings["env_from_callable"] is from_callable
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_where_the_environment_has_no_id_the_report_shows_python_that_runs(tmp_path, capsys, normalise):
+    env = make_vec_env(toy_envs.MultiBinaryToy)
+    model = PPO("MlpPolicy", VecNormalize(env) if normalise else env, n_steps=8, batch_size=8, device="cpu")
+    refiner = Refiner(model, acceptance=False, backend="serial", n_delta=2).learn(1)
+    run_folder = refiner.save(tmp_path)
+    text = refiner.report(run_folder).read_text()
+    assert "sb3-refine evaluate" not in text
+    (snippet,) = re.findall(r"```\n(from .*?)```", text, re.DOTALL)
+    assert ("VecNormalize" in snippet) == normalise
+    exec(snippet, {"make_env": toy_envs.MultiBinaryToy})
+    mean_and_std = ast.literal_eval(re.sub(r"np\.float64\((.*?)\)", r"\1", capsys.readouterr().out))
+    assert np.isfinite(mean_and_std).all()

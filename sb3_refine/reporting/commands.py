@@ -3,8 +3,21 @@
 import re
 from pathlib import Path
 
+import gymnasium as gym
+
+from sb3_refine.agents.sb3_models import ALGOS
 from sb3_refine.formatting import command_text
 from sb3_refine.reporting.record import RunRecord
+
+_OF_STATISTICS = re.compile("VecNormalize|norm_reward")
+
+
+def needs_python(record: RunRecord) -> bool:
+    """
+    :param record: of a run
+    :return: whether the environment has no id that a command could name
+    """
+    return bool(record.settings.get("env_from_callable")) and record.env_id not in gym.registry
 
 
 def evaluate_command(run_folder: Path, record: RunRecord, *options: str) -> str:
@@ -12,8 +25,11 @@ def evaluate_command(run_folder: Path, record: RunRecord, *options: str) -> str:
     :param run_folder: where the agent was saved
     :param record: of the run
     :param options: further options
-    :return: what evaluates the agent, against the original where its files exist
+    :return: what evaluates the agent, against the original where its files exist; in Python where the environment has
+        no id
     """
+    if needs_python(record):
+        return _snippet(run_folder, record)
     where = _in_layout(run_folder, record)
     if not where:
         where = ["--model", str(run_folder / f"{record.env_id.replace('/', '-')}.zip")]
@@ -26,6 +42,24 @@ def evaluate_command(run_folder: Path, record: RunRecord, *options: str) -> str:
         env = record.env_id
         return f"# {env} as it is registered, if it is: the environment of this run came from a callable\n{command}"
     return command
+
+
+def _snippet(run_folder: Path, record: RunRecord) -> str:
+    module, _, algo = ALGOS[record.algo].rpartition(".")
+    statistics = run_folder / record.env_id / "vecnormalize.pkl"
+    lines = [
+        f"from {module} import {algo}",
+        "from stable_baselines3.common.env_util import make_vec_env",
+        "from stable_baselines3.common.evaluation import evaluate_policy",
+        "from stable_baselines3.common.vec_env import VecNormalize",
+        "",
+        "env = make_vec_env(make_env)  # make_env: what makes your environment, with its wrappers",
+        f"env = VecNormalize.load({str(statistics)!r}, env)",
+        "env.training = env.norm_reward = False",
+        f"model = {algo}.load({str(run_folder / f'{record.env_id}.zip')!r})",
+        "print(evaluate_policy(model, env, n_eval_episodes=100))",
+    ]
+    return "\n".join(line for line in lines if statistics.exists() or not _OF_STATISTICS.search(line))
 
 
 def watch_command(run_folder: Path, record: RunRecord) -> str:

@@ -21,7 +21,7 @@ from sb3_refine.formatting import (
     table,
 )
 from sb3_refine.reporting.changes import Change, Changes
-from sb3_refine.reporting.commands import evaluate_command
+from sb3_refine.reporting.commands import evaluate_command, needs_python
 from sb3_refine.reporting.record import AgentFigures, CandidateFigures, RunRecord, read_record, write_record
 from sb3_refine.reporting.templates import render
 from sb3_refine.reporting.video import record_video
@@ -126,6 +126,7 @@ def report_text(run_folder: Path, record: RunRecord, plots: set[str]) -> str:
         compared=partial(_compared, record, changes),
         plot=lambda name: _plot_line(name, plots),
         command=lambda *options: evaluate_command(run_folder, record, *options),
+        in_python=needs_python(record),
         plural=plural,
     )
 
