@@ -654,7 +654,10 @@ def test_the_saved_files_say_whether_the_environment_came_from_a_callable(env, f
 
 @pytest.mark.parametrize("normalise", [False, True])
 def test_where_the_environment_has_no_id_the_report_shows_python_that_runs(tmp_path, capsys, normalise):
-    env = make_vec_env(toy_envs.MultiBinaryToy)
+    def make_env():
+        return gym.wrappers.TimeLimit(toy_envs.MultiBinaryToy(), 20)
+
+    env = make_vec_env(make_env)
     model = PPO("MlpPolicy", VecNormalize(env) if normalise else env, n_steps=8, batch_size=8, device="cpu")
     refiner = Refiner(model, acceptance=False, backend="serial", n_delta=2).learn(1)
     run_folder = refiner.save(tmp_path)
@@ -662,6 +665,6 @@ def test_where_the_environment_has_no_id_the_report_shows_python_that_runs(tmp_p
     assert "sb3-refine evaluate" not in text
     (snippet,) = re.findall(r"```\n(from .*?)```", text, re.DOTALL)
     assert ("VecNormalize" in snippet) == normalise
-    exec(snippet, {"make_env": toy_envs.MultiBinaryToy})
+    exec(snippet, {"make_env": make_env})
     mean_and_std = ast.literal_eval(re.sub(r"np\.float64\((.*?)\)", r"\1", capsys.readouterr().out))
     assert np.isfinite(mean_and_std).all()
