@@ -255,6 +255,16 @@ def test_an_unknown_command_is_refused(capsys):
         )
 
 
+@pytest.mark.parametrize("command", [[], ["judge"], ["evaluate"], ["push"]])
+def test_the_help_fits_a_terminal_of_100_columns(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 100
+    assert shown.startswith("usage: sb3-refine")
+
+
 def test_few_test_episodes_are_remarked_on_at_the_start(made_agents, tmp_path, run):
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, "--dry-run"]
     remark = "test episodes show large differences only: see --n-eval-episodes"

@@ -27,14 +27,29 @@ NOT_OF = {
 """Options that a method does not have."""
 
 
+_EXAMPLES = """\
+examples:
+  sb3-refine --demo                                      the agent that comes with the package
+  sb3-refine --algo ddpg --env HopperBulletEnv-v0 -P     of ./rl-trained-agents, or the Hub
+  sb3-refine --model my_agent.zip --env Pendulum-v1      a zip of your own
+  sb3-refine --algo ppo --env CartPole-v1 --method auto  search, train on, and keep the better one
+  sb3-refine --resume refined-agents/ppo/CartPole-v1_1   go on after Ctrl-C
+
+other commands:
+  sb3-refine judge       test other agents, such as checkpoints, against an agent
+  sb3-refine evaluate    run an agent, or two on the same seeds
+  sb3-refine push        push the result of a run to the Hub
+"""
+
+
 def make_parser() -> Parser:
     """:return: the parser of ``sb3-refine``"""
     parser = Parser(
         prog="sb3-refine",
+        usage="sb3-refine --algo ALGO --env ENV [options]\n       sb3-refine {judge,evaluate,push} --help",
         description="Refine a trained Stable-Baselines3 agent by direct random search, and prove it on held-out seeds.",
-        epilog="example: sb3-refine --algo ddpg --env HopperBulletEnv-v0 -f rl-trained-agents -P; "
-        "`sb3-refine judge` tests other agents against an agent, `sb3-refine evaluate` runs an agent, or two side by "
-        "side, `sb3-refine push` pushes the result of a run to the Hub: see their own --help",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"sb3-refine {__version__}")
@@ -205,14 +220,14 @@ def add_rollout_options(group: argparse._ArgumentGroup) -> None:
         "--backend",
         default="process",
         metavar="NAME[:OPTION=VALUE,...]",
-        help="process, serial or ray (default: %(default)s)",
+        help="process, serial, ray or executor (default: %(default)s)",
     )
     group.add_argument(
         "--episode-timeout",
         type=seconds,
         default=600.0,
         metavar="S",
-        help="give an episode up as hanging (default: %(default)s)",
+        help="seconds after which an episode counts as hanging (default: %(default)s)",
     )
     group.add_argument("--no-accelerator", action="store_true", help="use the stock step of the environment")
 
