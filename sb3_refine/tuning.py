@@ -15,6 +15,8 @@ from sb3_refine.optimizers import OPTIMIZERS
 from sb3_refine.refiner import Refiner
 from sb3_refine.seeding import EpisodeSeeds
 
+__all__ = ["AGENT_FOLDER", "trainable"]
+
 AGENT_FOLDER = "agent"
 """Where a checkpoint of a trial has the agent, as :func:`~sb3_refine.judging.judge` reads it."""
 

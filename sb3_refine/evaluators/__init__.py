@@ -18,6 +18,7 @@ EVALUATORS: dict[str, type[Evaluator]] = {
     "ray": RayEvaluator,
     "serial": SerialEvaluator,
 }
+"""Backends by name. To add one of your own, write ``EVALUATORS["my-backend"] = MyEvaluator``."""
 
 
 Backend: TypeAlias = str | Executor | Callable[..., Executor]

@@ -22,6 +22,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "survival": Survival,
     "smooth": Smooth,
 }
+"""Objectives by name. To add one of your own, write ``OBJECTIVES["my-objective"] = MyObjective``."""
 
 
 def make_objective(objective: str | Objective | Callable[[Trajectory], float]) -> Objective:

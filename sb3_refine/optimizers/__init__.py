@@ -25,6 +25,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "openai-es": OpenAIES,
     "pgpe": PGPE,
 }
+"""Search methods by name. To add one of your own, write ``OPTIMIZERS["my-search"] = MySearch``."""
 
 
 def given_options(optimizer: str, kwargs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -79,6 +80,4 @@ __all__ = [
     "Population",
     "ScaledOptimizer",
     "default_n_updates",
-    "given_options",
-    "optimizer_options",
 ]
