@@ -20,5 +20,6 @@ autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_class_signature = "mixed"
+highlight_language = "text"
 html_theme = "furo"
 html_title = f"sb3_refine {release}"
