@@ -19,7 +19,7 @@ from sb3_refine.cli.options import (
 from sb3_refine.cli.push import destination_of, push_run
 from sb3_refine.cli.refine_options import NOT_OF
 from sb3_refine.cli.resume import csv_format, original_source, resume_command, resumed_settings, say_how_to_go_on
-from sb3_refine.errors import EpisodeError, RefineError, printable, printable_lines
+from sb3_refine.errors import EpisodeError, RefineError, printable_lines
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
@@ -106,7 +106,7 @@ def _search(refiner: "Refiner", n_updates: int, run_folder: Path, options: argpa
             _announce(refiner, n_updates)
         refiner.learn(
             n_updates,
-            callback=duration_callback(refiner) if options.verbose else None,
+            callback=duration_callback(refiner) if options.verbose and not options.progress else None,
             log_interval=options.log_interval,
             progress_bar=options.progress,
             time_limit=options.time_limit,
@@ -361,11 +361,11 @@ def print_result(result: "Result", objective: "Objective", candidate: str, saved
 
     from sb3_refine.search.summary import summary, verdict
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())  # a file's lines are not cut
     if not brief:
         console.print()
     console.print(verdict(result) if brief else summary(result, candidate, objective.figures))
-    console.print(printable(saved))
+    say(saved)
 
 
 def note_command(run_folder: Path, options: argparse.Namespace) -> None:
