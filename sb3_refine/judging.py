@@ -330,6 +330,14 @@ def judge(
     """
     Judge agents in one call.
 
+    >>> from stable_baselines3 import DQN
+    >>> one, other = (DQN("MlpPolicy", "CartPole-v1", seed=seed, device="cpu") for seed in (0, 1))
+    >>> judgement = judge(one, [other], n_eval_episodes=10, backend="serial")
+    >>> judgement.name
+    'candidate 1'
+    >>> judgement.agent.model in (one, other)
+    True
+
     :param original: what is kept unless a candidate is better
     :param candidates: agents, models with their environment, or paths, see
         :func:`~sb3_refine.agents.candidates.load_candidates`

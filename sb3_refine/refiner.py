@@ -64,6 +64,14 @@ class Refiner:
     As a context manager, a refiner keeps its workers for everything within the ``with`` block; without, ``learn()`` and
     ``report()`` each start their own.
 
+    >>> from stable_baselines3 import PPO
+    >>> model = PPO("MlpPolicy", "Pendulum-v1", seed=0, device="cpu")
+    >>> refiner = Refiner(model, n_delta=4, n_eval_episodes=10, backend="serial").learn(n_updates=2)
+    >>> refiner.result.decision in ("refined", "original")
+    True
+    >>> refiner.model is model
+    True
+
     :param model: a Stable-Baselines3 model, or an :class:`~sb3_refine.agents.agent.Agent` from ``load_agent``. Like
         SB3's ``learn``, the refiner changes the model in place: the parameters behind the action, nothing else
     :param env: id of the environment, a callable that makes it with its wrappers, a ``VecEnv`` (its ``VecNormalize``
@@ -547,6 +555,12 @@ def refine(
 ) -> Refiner:
     """
     Refine a model in one call.
+
+    >>> from stable_baselines3 import DQN
+    >>> model = DQN("MlpPolicy", "CartPole-v1", seed=0, device="cpu")
+    >>> result = refine(model, n_updates=2, n_delta=4, n_eval_episodes=10, backend="serial").result
+    >>> print(result.n_updates_done, "updates,", len(result.to_dataframe()), "test seeds")
+    2 updates, 10 test seeds
 
     :param model: see :class:`Refiner`
     :param env: see :class:`Refiner`

@@ -48,6 +48,11 @@ def load_agent(
     imported if an installed package that depends on gymnasium or Stable-Baselines3 has them, or if they are named in
     ``gym_packages``.
 
+    >>> import sb3_refine
+    >>> agent = load_agent("ppo", "Pendulum-v1", Path(sb3_refine.__file__).parent / "demo")
+    >>> print(agent.algo, agent.env_id, type(agent.model).__name__)
+    ppo Pendulum-v1 PPO
+
     :param algo: the Zoo's name of the algorithm; may be left out with ``model``
     :param env: id of the environment it was trained on; may be left out with ``model`` inside a Zoo folder
     :param folder: the Zoo's log folder

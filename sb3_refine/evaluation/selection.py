@@ -103,6 +103,10 @@ def episodes_to_resolve(before: np.ndarray, after: np.ndarray, effect: float, al
     where the second term is what the additional pair of :func:`~sb3_refine.evaluation.statistics.mean_interval`, which
     is :math:`w` below the mean, adds to the half-width of the interval.
 
+    >>> before = np.array([10.0, 12.0, 9.0, 11.0] * 25)
+    >>> episodes_to_resolve(before, before + np.array([1.0, 2.0, 0.0, 1.0] * 25), effect=0.2, alpha=0.05)
+    209
+
     :param before: one value for each episode of the first agent; pairs with NaN are left out
     :param after: the same for the second agent
     :param effect: the difference :math:`\Delta` to resolve

@@ -37,6 +37,11 @@ def mean_interval(before: np.ndarray, after: np.ndarray, alpha: float) -> tuple[
     of either agent. The last two assume that the extreme return happened to the other agent. Returns beyond those that
     were seen are not covered.
 
+    >>> before = np.array([10.0, 12.0, 9.0, 11.0] * 25)
+    >>> low, high = mean_interval(before, before + np.array([1.0, 2.0, 0.0, 1.0] * 25), alpha=0.05)
+    >>> print(f"{low:.2f} to {high:.2f}")
+    0.81 to 1.17
+
     :param before: one value for each episode of the first agent
     :param after: the same for the second agent, in the order of the seeds
     :param alpha: one minus the confidence

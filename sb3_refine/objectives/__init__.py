@@ -27,6 +27,11 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 def make_objective(objective: str | Objective | Callable[[Trajectory], float]) -> Objective:
     """
+    >>> make_objective("smooth:weight=2").name
+    'Smooth:weight=2.0'
+    >>> make_objective(lambda steps: steps.rewards.min()).needs_trajectory
+    True
+
     :param objective: ``name``, ``name:option=value,option=value``, ``module:function``, a function of a trajectory, or
         an objective
     :return: the objective

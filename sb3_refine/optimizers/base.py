@@ -18,6 +18,16 @@ class Optimizer(ABC):
     A search method is a subclass with :attr:`population_size`, ``_ask`` and ``_tell``; what changes beside ``theta``
     goes into :meth:`state_dict`. The arguments of its constructor, except the first three, are its options.
 
+    >>> import numpy as np
+    >>> from sb3_refine.optimizers import BacktrackingARS
+    >>> optimizer = BacktrackingARS(np.zeros(3, np.float32), seed=0, n_updates=60)
+    >>> for _ in range(60):
+    ...     population = optimizer.ask()
+    ...     thetas = [population.theta(number) for number in range(len(population))]
+    ...     optimizer.tell(np.array([-np.sum((theta - 1) ** 2) for theta in thetas]))
+    >>> optimizer.theta.round(1).tolist()
+    [1.0, 1.0, 1.0]
+
     :param theta: start point, shape ``(n_parameters,)``
     :param seed: seed of everything random
     :param n_updates: length of the search, for schedules

@@ -1,0 +1,18 @@
+"""The examples in docstrings run."""
+
+import doctest
+from importlib import import_module
+
+import pytest
+
+MODULES = (
+    "agents.load", "evaluation.selection", "evaluation.statistics", "judging", "objectives", "optimizers.base",
+    "refiner", "rollouts.mesh_dimension",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+    result = doctest.testmod(import_module(f"sb3_refine.{name}"))
+    assert result.attempted
+    assert not result.failed
