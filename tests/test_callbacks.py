@@ -1,9 +1,14 @@
 """Stable-Baselines3's own callbacks and logs on a refiner."""
 
+import os
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch as th
 from conftest import ENV_ID, NORMALIZED
+from fresh import run_script
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -178,3 +183,16 @@ def test_callbacks_find_the_entries_of_a_monitor(demo):
     Refiner(demo, **FAST).learn(n_updates=2, callback=[monitored, spy])
     episodes = [episode for update in spy.seen for (episode,) in update["episodes"]]
     assert monitored.returns == [episode.episode_return for episode in episodes]
+
+
+@pytest.mark.slow
+def test_the_example_for_weights_and_biases_runs_offline(tmp_path):
+    pytest.importorskip("wandb")
+    text = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
+    (example,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "wandb" in code]
+    example = example.replace("learn(n_updates=10)", "learn(n_updates=2)")
+    done = run_script(example, cwd=tmp_path, env={**os.environ, "WANDB_MODE": "offline"})
+    assert done.returncode == 0, done.stderr
+    assert "refine/difference_ci_low" in done.stderr  # its summary of the run
+    assert re.search(r"decision (refined|original)", done.stderr)
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
