@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.envs.registration import WrapperSpec, load_env_creator
+from gymnasium.envs.registration import EnvSpec, WrapperSpec, load_env_creator
 from gymnasium.utils import RecordConstructorArgs
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
@@ -163,7 +163,7 @@ def _attribute_of(env: VecEnv | gym.Env, name: str) -> Any:
 
 
 @dataclass(frozen=True)
-class _Maker:
+class EnvMaker:
     """
     Makes an environment, and wraps it.
 
@@ -171,23 +171,23 @@ class _Maker:
     :param wrappers: with their arguments, innermost first
     """
 
-    base: Any
+    base: EnvSpec | type[gym.Env]
     wrappers: tuple[tuple[Callable[..., gym.Env], dict[str, Any]], ...]
 
     def __call__(self) -> gym.Env:
-        env = self.base() if isinstance(self.base, type) else gym.make(self.base)
+        env = gym.make(self.base) if isinstance(self.base, EnvSpec) else self.base()
         for wrapper, kwargs in self.wrappers:
             env = wrapper(env, **kwargs)
         return env
 
 
-def _maker(base: Any, wrappers: Any) -> _Maker:
+def _maker(base: EnvSpec | type[gym.Env], wrappers: Any) -> EnvMaker:
     """Classes that the caller's script defines are sent to the workers by value: workers cannot import them by name."""
-    if not isinstance(base, type):
+    if isinstance(base, EnvSpec):
         base = replace(base, additional_wrappers=())
         if str(base.entry_point).startswith(_MAIN_MODULE):
-            base = replace(base, entry_point=_creator_of(base.entry_point))
-    return _Maker(base, tuple((_creator_of(wrapper.entry_point), wrapper.kwargs) for wrapper in wrappers))
+            base = replace(base, entry_point=_creator_of(str(base.entry_point)))
+    return EnvMaker(base, tuple((_creator_of(wrapper.entry_point), wrapper.kwargs) for wrapper in wrappers))
 
 
 def wrappers_missing_in(built: gym.Env, own: VecEnv) -> list[str]:

@@ -13,7 +13,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
+from gymnasium.envs.registration import EnvSpec
 
+from sb3_refine.agents.existing_env import EnvMaker
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import RefineError
 from sb3_refine.evaluation.target import Target
@@ -177,10 +179,9 @@ def _rendering(recipe: EnvRecipe) -> EnvRecipe:
     recipe = replace(recipe, accelerated=False)
     if recipe.make is None:
         return replace(recipe, env_kwargs={**recipe.env_kwargs, "render_mode": "rgb_array"})
-    spec: Any = getattr(recipe.make, "spec", None)
-    if spec is not None:  # made by gymnasium
-        spec = replace(spec, kwargs={**spec.kwargs, "render_mode": "rgb_array"})
-        return replace(recipe, make=replace(recipe.make, spec=spec))  # type: ignore[type-var]
+    if isinstance(recipe.make, EnvMaker) and isinstance(recipe.make.base, EnvSpec):
+        spec = replace(recipe.make.base, kwargs={**recipe.make.base.kwargs, "render_mode": "rgb_array"})
+        return replace(recipe, make=replace(recipe.make, base=spec))
     env = recipe.build()
     mode = env.render_mode
     env.close()
