@@ -392,7 +392,8 @@ def _settings_of(original: Agent, named: Sequence[NamedAgent], settings: JudgeSe
     return {
         "algo": original.algo,
         "env": original.env_id,
-        "env_from_callable": recipe.env_id is None,
+        "env_from_callable": recipe.env_id is None or bool(original.left_out),
+        **({"wrappers_left_out": list(original.left_out)} if original.left_out else {}),
         "env_kwargs": recipe.env_kwargs,
         "wrappers": [list(wrapper) for wrapper in recipe.wrappers],
         "end_at_success": recipe.end_at_success,

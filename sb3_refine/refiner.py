@@ -352,7 +352,8 @@ class Refiner:
         return {
             "algo": self.agent.algo,
             "env": self.agent.env_id,
-            "env_from_callable": self.agent.recipe.env_id is None,
+            "env_from_callable": self.agent.recipe.env_id is None or bool(self.agent.left_out),
+            **({"wrappers_left_out": list(self.agent.left_out)} if self.agent.left_out else {}),
             "env_kwargs": self.agent.recipe.env_kwargs,
             "wrappers": [list(wrapper) for wrapper in self.agent.recipe.wrappers],
             "end_at_success": self.agent.recipe.end_at_success,

@@ -15,9 +15,10 @@ import pytest
 import torch as th
 from conftest import ENV_ID, MADE, train
 from fresh import run_script
+from sb3_contrib.common.wrappers import TimeFeatureWrapper
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecCheckNan, VecNormalize
 
 from sb3_refine import RefineError, Refiner, load_agent
 from sb3_refine.agents.agent import save_agent
@@ -319,7 +320,7 @@ def test_wrappers_of_gymnasium_are_kept():
         (lambda: DummyVecEnv([lambda: Scaled(gym.make(ENV_ID), 2)]), "arguments of the wrapper .*Scaled are not known"),
         (
             lambda: gym.envs.classic_control.PendulumEnv(g=5.0),
-            "PendulumEnv was not made by gymnasium.make, and its arg",
+            "PendulumEnv was not made by gymnasium.make, and its con",
         ),
         (
             lambda: make_vec_env(Own, 2, vec_env_cls=SubprocVecEnv),
@@ -370,6 +371,76 @@ def model_of(env):
 def test_a_wrapper_without_arguments_is_built_again():
     plain, halved = (agent_from_model(model_of(env)) for env in (gym.make(ENV_ID), Halved(gym.make(ENV_ID))))
     assert first_reward(halved) == first_reward(plain) / 2
+
+
+class TwiceTheLimit(gym.wrappers.TimeLimit):
+    def __init__(self, env, n):
+        super().__init__(env, 2 * n)
+
+
+class Tenth(gym.wrappers.TransformReward):
+    def __init__(self, env):
+        super().__init__(env, lambda reward: reward / 10)
+
+
+class Bonus(gym.RewardWrapper):
+    def __init__(self, env, *bonus):
+        super().__init__(env)
+
+    def reward(self, reward):
+        return reward + 1
+
+
+def test_a_wrapper_is_its_class_and_not_the_one_that_its_module_has_under_that_name():
+    class Halved(gym.RewardWrapper):
+        def reward(self, reward):
+            return 1000.0
+
+    assert first_reward(agent_from_model(model_of(Halved(Own())))) == 1000.0
+
+
+def test_arguments_of_a_base_class_are_not_those_of_the_wrapper():
+    tenth = agent_from_model(model_of(Tenth(gym.make(ENV_ID))))
+    assert first_reward(tenth) == pytest.approx(first_reward(agent_from_model(model_of(gym.make(ENV_ID)))) / 10)
+    with pytest.raises(RefineError, match="the arguments of the wrapper .*TwiceTheLimit are not known"):
+        agent_from_model(model_of(TwiceTheLimit(gym.make(ENV_ID), 5)))
+    with pytest.raises(RefineError, match="the arguments of the wrapper .*Bonus are not known"):
+        agent_from_model(model_of(Bonus(gym.make(ENV_ID), 100)))
+
+
+def test_environments_of_different_classes_are_refused():
+    for other in (lambda: Halved(Own()), lambda: gym.make(ENV_ID)):
+        with pytest.raises(RefineError, match="its 2 environments differ"):
+            agent_from_model(train("ppo"), DummyVecEnv([Own, other]))
+
+
+def test_processes_that_cannot_send_their_spec_are_an_error_of_one_line():
+    env = SubprocVecEnv([lambda: gym.wrappers.TransformReward(gym.make(ENV_ID), lambda reward: reward)])
+    with pytest.raises(RefineError, match="the processes of the SubprocVecEnv cannot tell which wrappers they have"):
+        agent_from_model(train("ppo"), env)
+
+
+@pytest.mark.parametrize("wrap", [lambda env: gym.wrappers.TransformReward(env, lambda reward: reward / 2), Bonus])
+def test_wrappers_that_config_yml_cannot_name_are_left_out_with_a_warning(wrap, tmp_path, caplog):
+    agent = agent_from_model(model_of(gym.make(ENV_ID)), lambda: wrap(gym.make(ENV_ID)))
+    assert "env_wrapper" not in agent.config
+    assert "config.yml: cannot name the wrapper" in caplog.text
+    refiner = Refiner(agent, backend="serial", n_delta=1, acceptance=False).learn(1)
+    run_folder = refiner.save(tmp_path)
+    assert "PPO.load(" in refiner.report(run_folder).read_text()
+
+
+def test_a_time_feature_is_written_into_the_config():
+    wrapped = TimeFeatureWrapper(gym.make(ENV_ID))
+    assert agent_from_model(model_of(wrapped)).config["env_wrapper"] == [
+        {"sb3_contrib.common.wrappers.time_feature.TimeFeatureWrapper": {"max_steps": 200, "test_mode": False}}
+    ]
+
+
+def test_wrappers_that_change_nothing_are_not_missed(caplog):
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make(ENV_ID))
+    agent_from_model(model_of(VecCheckNan(DummyVecEnv([lambda: env]))), lambda: gym.wrappers.TimeLimit(Own(), 200))
+    assert not caplog.records
 
 
 def test_rewards_are_counted_where_the_monitor_is():

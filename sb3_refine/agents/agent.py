@@ -30,6 +30,7 @@ class Agent:
     :param config: the Zoo's ``config.yml``
     :param args: the Zoo's ``args.yml``
     :param source: where it came from
+    :param left_out: names of wrappers that ``config.yml`` cannot name
     :param expected_return: range of the mean return that its ``evaluations.npz`` suggests, or None
     """
 
@@ -42,6 +43,7 @@ class Agent:
     config: dict[str, Any] = field(default_factory=dict)
     args: dict[str, Any] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
     expected_return: ExpectedReturn | None = None
 
     @property

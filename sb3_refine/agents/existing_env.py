@@ -4,14 +4,17 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec, WrapperSpec, load_env_creator
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, RecordEpisodeStatistics, TimeLimit
+from sb3_contrib.common.wrappers import TimeFeatureWrapper
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
+    VecCheckNan,
     VecEnv,
     VecEnvWrapper,
     VecFrameStack,
@@ -23,14 +26,18 @@ from stable_baselines3.common.vec_env import (
 from sb3_refine.envs.families import current_env_id
 from sb3_refine.envs.normalisation import Normalised, without_env
 from sb3_refine.envs.spec import EnvRecipe, import_env_package
+from sb3_refine.envs.wrappers import TrueReturn
 from sb3_refine.errors import RefineError
 
 _REMEDY = "pass `env=`: a callable that makes the environment with its wrappers"
-_TIME_FEATURE = "sb3_contrib.common.wrappers.time_feature:TimeFeatureWrapper"
-_MONITOR = f"{Monitor.__module__}:{Monitor.__name__}"
-_TRUE_RETURN = "sb3_refine.envs.wrappers:TrueReturn"
 _MAIN_MODULE = "__main__:"
-_NO_MATTER = (VecNormalize, VecMonitor, VecTransposeImage)  # statistics, and what `predict` does itself
+_NO_MATTER = (VecNormalize, VecMonitor, VecTransposeImage, VecCheckNan)  # statistics and checks
+CHECKS = (PassiveEnvChecker, OrderEnforcing, RecordEpisodeStatistics)
+"""Wrappers that change no episode."""
+
+
+Wrapping: TypeAlias = tuple[Any, dict[str, Any]]
+"""The class of a wrapper, and its arguments."""
 
 
 def recipe_of(env: str | Callable[[], gym.Env] | VecEnv | gym.Env) -> EnvRecipe:
@@ -43,7 +50,8 @@ def recipe_of(env: str | Callable[[], gym.Env] | VecEnv | gym.Env) -> EnvRecipe:
         env_id = current_env_id(env)
         import_env_package(env_id)
         spec = gym.spec(env_id)  # the caller's script may have registered it
-        return EnvRecipe(env_id, make=_maker(spec, spec.additional_wrappers))
+        wrappers = tuple((_creator_of(each.entry_point), each.kwargs or {}) for each in spec.additional_wrappers)
+        return EnvRecipe(env_id, make=EnvMaker(_sendable(replace(spec, additional_wrappers=())), wrappers))
     if isinstance(env, (VecEnv, gym.Env)):
         return _recipe_of_instance(env)
     if callable(env):
@@ -52,7 +60,7 @@ def recipe_of(env: str | Callable[[], gym.Env] | VecEnv | gym.Env) -> EnvRecipe:
 
 
 def _recipe_of_instance(env: VecEnv | gym.Env) -> EnvRecipe:
-    """From the spec and the wrappers that gymnasium recorded, or from the class of the environment."""
+    """From the objects where they are in this process, else from the spec that gymnasium recorded."""
     vec_wrappers: list[Callable[[Any], Any]] = []
     while isinstance(env, VecEnvWrapper):
         if isinstance(env, VecNormalize):
@@ -64,16 +72,59 @@ def _recipe_of_instance(env: VecEnv | gym.Env) -> EnvRecipe:
         env = env.venv
     if vec_wrappers and isinstance(vec_wrappers[-1], Normalised):  # the policy normalises
         vec_wrappers.pop()
-    specs = env.get_attr("spec") if isinstance(env, VecEnv) else [env.spec]
+    is_elsewhere = isinstance(env, VecEnv) and not isinstance(env, DummyVecEnv)
+    spec, base, wrappers = _from_spec(env) if is_elsewhere else _from_objects(env)
+    return EnvRecipe(spec.id if spec else None, vec_wrappers=tuple(vec_wrappers), make=EnvMaker(base, wrappers))
+
+
+def _from_objects(env: Any) -> tuple[EnvSpec | None, Any, Any]:
+    """
+    :param env: an environment, or a ``DummyVecEnv``
+    :return: the spec, if there is one; what makes the environment without wrappers; and the wrappers
+    """
+    first, *others = env.envs if isinstance(env, DummyVecEnv) else [env]
+    if any(_described(each) != _described(first) for each in others):
+        raise RefineError(f"env: its {len(others) + 1} environments differ; {_REMEDY}")
+    wrappers: list[Wrapping] = []
+    for wrapper in chain_of(first):
+        if isinstance(wrapper, Monitor):  # counts the rewards of the environment that it wraps
+            wrappers.append((TrueReturn, {}))
+        elif not isinstance(wrapper, CHECKS):
+            wrappers.append((type(wrapper), arguments_of(wrapper)))
+    own = first.unwrapped
+    base = _without_arguments(own) if own.spec is None else _sendable(own.spec)
+    return first.spec, base, _without_needless_return(wrappers)
+
+
+def _described(env: gym.Env) -> list[Any]:
+    """What has to be the same in all environments of a ``VecEnv``."""
+    wrappers = [(type(each), str(getattr(each, "_saved_kwargs", None))) for each in chain_of(env)]
+    return [type(env.unwrapped), env.unwrapped.spec, *wrappers]
+
+
+def _from_spec(env: Any) -> tuple[EnvSpec, EnvSpec, Any]:
+    try:
+        specs = env.get_attr("spec")
+    except (EOFError, OSError):  # the processes cannot send what the spec holds, such as a lambda
+        name = type(env).__name__
+        raise RefineError(f"env: the processes of the {name} cannot tell which wrappers they have; {_REMEDY}") from None
     if any(spec != specs[0] for spec in specs):
         raise RefineError(f"env: its {len(specs)} environments differ; {_REMEDY}")
-    spec = specs[0]
-    if spec is not None:
-        make = _maker(spec, _complete(spec.additional_wrappers, env))
-        return EnvRecipe(spec.id, vec_wrappers=tuple(vec_wrappers), make=make)
-    first = _first_of(env)
-    base = _class_without_arguments(first.unwrapped)
-    return EnvRecipe(None, vec_wrappers=tuple(vec_wrappers), make=_maker(base, _complete(_wrappers_of(first), env)))
+    if specs[0] is None:  # to ask another process for a class may end the process
+        names = env.env_method("__str__", indices=0)[0]
+        raise RefineError(f"env: the environments {names} of the {type(env).__name__} have no id; {_REMEDY}")
+    wrappers: list[Wrapping] = []
+    for recorded in specs[0].additional_wrappers:
+        cls = _creator_of(recorded.entry_point)
+        if isinstance(cls, type) and issubclass(cls, Monitor):
+            wrappers.append((TrueReturn, {}))
+            continue
+        kwargs = _arguments(cls, recorded.kwargs)
+        if kwargs is None and cls is TimeFeatureWrapper:
+            kwargs = {name: env.get_attr(f"_{name}", 0)[0] for name in ("max_steps", "test_mode")}
+        wrappers.append((cls, _known(kwargs, cls)))
+    base = replace(specs[0], additional_wrappers=())
+    return specs[0], _sendable(base), _without_needless_return(wrappers)
 
 
 def _frame_stack(stack: Any) -> Callable[[Any], VecFrameStack]:
@@ -89,77 +140,80 @@ def _order_of(stack: Any) -> str:
     return "first" if stack.channels_first else "last"
 
 
-def _first_of(env: VecEnv | gym.Env) -> gym.Env:
-    """The first environment, where it is in this process. To ask another process for its class may end the process."""
-    if isinstance(env, DummyVecEnv):
-        return env.envs[0]
-    if isinstance(env, VecEnv):
-        names = env.env_method("__str__", indices=0)[0]
-        raise RefineError(f"env: the environments {names} of the {type(env).__name__} have no id; {_REMEDY}")
-    return env
-
-
-def _class_without_arguments(env: gym.Env) -> type[gym.Env]:
-    if inspect.signature(type(env)).parameters:
-        raise RefineError(
-            f"env: {type(env).__name__} was not made by gymnasium.make, and its arguments are not known; {_REMEDY}"
-        )
-    return type(env)
-
-
-def _wrappers_of(env: gym.Env) -> list[WrapperSpec]:
-    """As gymnasium records them, for an environment that it did not make."""
-    wrappers: list[WrapperSpec] = []
+def chain_of(env: gym.Env) -> list[gym.Wrapper]:
+    """
+    :param env: with wrappers
+    :return: the wrappers, innermost first
+    """
+    wrappers: list[gym.Wrapper] = []
     while isinstance(env, gym.Wrapper):
-        kwargs = dict(env._saved_kwargs) if isinstance(env, RecordConstructorArgs) else None
-        name = type(env).__name__
-        wrappers.insert(0, WrapperSpec(name, f"{type(env).__module__}:{name}", kwargs))
+        wrappers.insert(0, env)
         env = env.env
     return wrappers
 
 
-def _complete(recorded: Any, env: VecEnv | gym.Env) -> list[WrapperSpec]:
-    """Wrappers with the arguments that gymnasium did not record."""
-    wrappers = []
-    for wrapper in recorded:
-        if wrapper.entry_point == _MONITOR:  # counts the rewards of the environment that it wraps
-            wrappers.append(WrapperSpec("TrueReturn", _TRUE_RETURN, {}))
-            continue
-        kwargs = known_arguments(wrapper)
-        if kwargs is None and wrapper.entry_point == _TIME_FEATURE:
-            kwargs = {name: _attribute_of(env, f"_{name}") for name in ("max_steps", "test_mode")}
-        if kwargs is None:
-            name = wrapper.entry_point.replace(":", ".")
-            raise RefineError(f"env: the arguments of the wrapper {name} are not known; {_REMEDY}")
-        wrappers.append(replace(wrapper, kwargs=kwargs))
-    if all(wrapper.entry_point in (_TRUE_RETURN, _TIME_FEATURE) for wrapper in wrappers):  # no wrapper changes rewards
-        wrappers = [wrapper for wrapper in wrappers if wrapper.entry_point != _TRUE_RETURN]
-    return wrappers
-
-
-def known_arguments(wrapper: WrapperSpec) -> dict[str, Any] | None:
+def arguments_of(wrapper: gym.Wrapper) -> dict[str, Any]:
     """
     :param wrapper: of an environment
-    :return: its arguments: those that gymnasium recorded, or none where there can be none; None where nobody knows
+    :return: the arguments that it was made with, beside the environment
+    :raises RefineError: where nobody knows
     """
-    if wrapper.kwargs is not None:
-        return wrapper.kwargs
-    try:
-        creator = load_env_creator(wrapper.entry_point)
-    except AttributeError:  # a class within a function
-        return None
-    return {} if len(inspect.signature(creator).parameters) == 1 else None
+    kwargs = _arguments(type(wrapper), getattr(wrapper, "_saved_kwargs", None))
+    if kwargs is None and type(wrapper) is TimeFeatureWrapper:
+        kwargs = {name: getattr(wrapper, f"_{name}") for name in ("max_steps", "test_mode")}
+    return _known(kwargs, type(wrapper))
+
+
+def _arguments(cls: Any, recorded: dict[str, Any] | None) -> dict[str, Any] | None:
+    """
+    Those that gymnasium recorded, if they are those of this class and not of its base; none where the constructor takes
+    the environment only.
+    """
+    constructor = next((each for each in getattr(cls, "__mro__", ()) if "__init__" in vars(each)), None)
+    if recorded is not None and constructor is not None and RecordConstructorArgs in constructor.__bases__:
+        return {name: value for name, value in recorded.items() if name != "env"}
+    parameters = list(inspect.signature(cls).parameters.values())
+    takes_env_only = len(parameters) == 1 and parameters[0].kind in (_Kind.POSITIONAL_ONLY, _Kind.POSITIONAL_OR_KEYWORD)
+    return {} if takes_env_only else None
+
+
+_Kind = inspect.Parameter
+
+
+def _known(kwargs: dict[str, Any] | None, cls: type) -> dict[str, Any]:
+    if kwargs is None:
+        name = f"{cls.__module__}.{cls.__name__}"
+        raise RefineError(f"env: the arguments of the wrapper {name} are not known; {_REMEDY}")
+    return kwargs
+
+
+def _without_arguments(env: gym.Env) -> type[gym.Env]:
+    if inspect.signature(type(env)).parameters:
+        raise RefineError(
+            f"env: {type(env).__name__} was not made by gymnasium.make, and its constructor has arguments; {_REMEDY}"
+        )
+    return type(env)
+
+
+def _without_needless_return(wrappers: list[Wrapping]) -> tuple[Wrapping, ...]:
+    """Rewards need not be counted inside where no wrapper changes them."""
+    if all(cls in (TrueReturn, TimeFeatureWrapper, TimeLimit) for cls, _ in wrappers):
+        wrappers = [(cls, kwargs) for cls, kwargs in wrappers if cls is not TrueReturn]
+    return tuple(wrappers)
 
 
 def _creator_of(entry_point: str) -> Any:
     try:
         return load_env_creator(entry_point)
-    except AttributeError as error:
+    except AttributeError as error:  # a class within a function
         raise RefineError(f"env: it cannot be built again in a worker ({error}); {_REMEDY}") from None
 
 
-def _attribute_of(env: VecEnv | gym.Env, name: str) -> Any:
-    return env.get_attr(name, 0)[0] if isinstance(env, VecEnv) else env.get_wrapper_attr(name)
+def _sendable(spec: EnvSpec) -> EnvSpec:
+    """Classes of the caller's script are sent to the workers by value: workers cannot import them by name."""
+    if str(spec.entry_point).startswith(_MAIN_MODULE):
+        return replace(spec, entry_point=_creator_of(str(spec.entry_point)))
+    return spec
 
 
 @dataclass(frozen=True)
@@ -172,7 +226,7 @@ class EnvMaker:
     """
 
     base: EnvSpec | type[gym.Env]
-    wrappers: tuple[tuple[Callable[..., gym.Env], dict[str, Any]], ...]
+    wrappers: tuple[Wrapping, ...]
 
     def __call__(self) -> gym.Env:
         env = gym.make(self.base) if isinstance(self.base, EnvSpec) else self.base()
@@ -181,26 +235,18 @@ class EnvMaker:
         return env
 
 
-def _maker(base: EnvSpec | type[gym.Env], wrappers: Any) -> EnvMaker:
-    """Classes that the caller's script defines are sent to the workers by value: workers cannot import them by name."""
-    if isinstance(base, EnvSpec):
-        base = replace(base, additional_wrappers=())
-        if str(base.entry_point).startswith(_MAIN_MODULE):
-            base = replace(base, entry_point=_creator_of(str(base.entry_point)))
-    return EnvMaker(base, tuple((_creator_of(wrapper.entry_point), wrapper.kwargs) for wrapper in wrappers))
-
-
 def wrappers_missing_in(built: gym.Env, own: VecEnv) -> list[str]:
     """
     :param built: the environment that episodes run in
     :param own: the environment that the model was trained in
     :return: names of wrappers that ``built`` lacks, innermost first
     """
-    found = {wrapper.name for wrapper in _wrappers_of(built)}
+    found = {type(wrapper) for wrapper in chain_of(built)}
     missing: list[str] = []
     while isinstance(own, VecEnvWrapper):
         if not isinstance(own, (*_NO_MATTER, VecFrameStack)):
             missing.insert(0, type(own).__name__)
         own = own.venv
-    inner = _wrappers_of(own.envs[0]) if isinstance(own, DummyVecEnv) else []
-    return [w.name for w in inner if w.name not in found and w.entry_point != _MONITOR] + missing
+    inner = chain_of(own.envs[0]) if isinstance(own, DummyVecEnv) else []
+    matter = [type(each) for each in inner if not isinstance(each, (Monitor, *CHECKS))]
+    return [cls.__name__ for cls in matter if cls not in found] + missing

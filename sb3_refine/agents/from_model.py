@@ -1,24 +1,36 @@
 """Agents from models in memory and their environments."""
 
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
+import yaml
+from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_refine.agents.agent import Agent, check_fit, statistics_for_policy
-from sb3_refine.agents.existing_env import known_arguments, recipe_of, wrappers_missing_in
+from sb3_refine.agents.existing_env import (
+    CHECKS,
+    EnvMaker,
+    Wrapping,
+    arguments_of,
+    chain_of,
+    recipe_of,
+    wrappers_missing_in,
+)
 from sb3_refine.agents.sb3_models import algo_of
+from sb3_refine.agents.zoo import zoo_yaml
 from sb3_refine.envs.normalisation import without_env
 from sb3_refine.envs.spec import EnvRecipe
+from sb3_refine.envs.wrappers import TrueReturn, Vectorised
 from sb3_refine.errors import RefineError
 
 logger = logging.getLogger(__name__)
-
-_OURS = ("sb3_refine.envs.wrappers:TrueReturn", "sb3_refine.envs.wrappers:Vectorised")
 
 
 def agent_from_model(model: BaseAlgorithm, env: str | Callable[[], gym.Env] | VecEnv | gym.Env | None = None) -> Agent:
@@ -47,6 +59,7 @@ def agent_from_model(model: BaseAlgorithm, env: str | Callable[[], gym.Env] | Ve
             _warn_about_missing_wrappers(built, model.get_env())
         check_fit(model, statistics, built.observation_space, built.action_space, recipe)
         spec = built.spec
+        wrappers, left_out = _wrappers_for_the_zoo(recipe, built)
         return Agent(
             model=model,
             algo=algo,
@@ -54,9 +67,10 @@ def agent_from_model(model: BaseAlgorithm, env: str | Callable[[], gym.Env] | Ve
             recipe=recipe,
             observation_space=built.observation_space,
             vec_normalize=statistics,
-            config=_minimal_config(model, spec, statistics, recipe),
+            config=_minimal_config(model, wrappers, statistics, recipe),
             args={"env": spec.id if spec is not None else None, "env_kwargs": _env_kwargs(spec)},
             source={"path": None, "sha256": None},
+            left_out=left_out,
         )
     finally:
         built.close()
@@ -72,6 +86,42 @@ def _warn_about_missing_wrappers(built: gym.Env, own: VecEnv | None) -> None:
         )
 
 
+def _wrappers_for_the_zoo(recipe: EnvRecipe, built: gym.Env) -> tuple[list[Wrapping], tuple[str, ...]]:
+    """Those that ``config.yml`` can name: importable, with arguments that are data; and the names of the others."""
+    if isinstance(recipe.make, EnvMaker):
+        wrappers: list[Any] = list(recipe.make.wrappers)
+    else:
+        own = [each for each in chain_of(built) if not isinstance(each, (Monitor, *CHECKS))]
+        wrappers = [(type(each), partial(arguments_of, each)) for each in own]
+    found: list[Wrapping] = []
+    left_out: list[str] = []
+    for cls, given in wrappers:
+        if cls in (TrueReturn, Vectorised, TimeLimit):  # made again from the config and from env_kwargs
+            continue
+        try:
+            kwargs = given() if callable(given) else given
+            if not _is_importable(cls):
+                raise RefineError(f"{cls} is not importable")
+            zoo_yaml({"env_wrapper": [{str(cls): kwargs}]})
+        except (RefineError, yaml.YAMLError):
+            left_out.append(cls.__name__)
+        else:
+            found.append((cls, kwargs))
+    if left_out:
+        logger.warning(
+            "config.yml: cannot name the wrapper %s: the Zoo, and `sb3-refine evaluate`, would run the saved agent "
+            "without it; load it in Python, with your environment",
+            " and ".join(left_out),
+        )
+        found = []
+    return found, tuple(left_out)
+
+
+def _is_importable(cls: Any) -> bool:
+    module = sys.modules.get(cls.__module__)
+    return cls.__module__ != "__main__" and getattr(module, cls.__qualname__, None) is cls
+
+
 def _env_kwargs(spec: Any) -> dict[str, Any] | None:
     """Arguments of ``gymnasium.make`` that an environment was made with."""
     if spec is None:
@@ -84,7 +134,7 @@ def _env_kwargs(spec: Any) -> dict[str, Any] | None:
 
 
 def _minimal_config(
-    model: BaseAlgorithm, spec: Any, statistics: VecNormalize | None, recipe: EnvRecipe
+    model: BaseAlgorithm, wrappers: Sequence[Wrapping], statistics: VecNormalize | None, recipe: EnvRecipe
 ) -> dict[str, Any]:
     """The part of the Zoo's ``config.yml`` that its tools need to run an agent."""
     aliases = {cls: name for name, cls in model.policy_aliases.items()}
@@ -92,14 +142,9 @@ def _minimal_config(
         "policy": aliases.get(type(model.policy), "MlpPolicy"),
         "normalize": statistics is not None,
     }
-    recorded = () if spec is None else spec.additional_wrappers
-    wrappers = [
-        (w.entry_point.replace(":", "."), known_arguments(w))
-        for w in recorded
-        if w.entry_point not in _OURS  # ours, made again from this config
-    ]
-    if wrappers and all(kwargs is not None for _, kwargs in wrappers):
-        config["env_wrapper"] = [{name: kwargs} for name, kwargs in wrappers]
+    named = [{f"{cls.__module__}.{cls.__qualname__}": kwargs} for cls, kwargs in wrappers]
+    if named:
+        config["env_wrapper"] = named
     stacks = [wrapper for wrapper in recipe.vec_wrappers if isinstance(wrapper, partial)]
     if stacks:
         config["frame_stack"] = stacks[0].keywords["n_stack"]

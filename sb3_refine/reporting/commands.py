@@ -15,9 +15,11 @@ _OF_STATISTICS = re.compile("VecNormalize|norm_reward")
 def needs_python(record: RunRecord) -> bool:
     """
     :param record: of a run
-    :return: whether the environment has no id that a command could name
+    :return: whether no command can name the environment, with its wrappers
     """
-    return bool(record.settings.get("env_from_callable")) and record.env_id not in gym.registry
+    settings = record.settings
+    is_unknown = bool(settings.get("env_from_callable")) and record.env_id not in gym.registry
+    return is_unknown or bool(settings.get("wrappers_left_out"))
 
 
 def evaluate_command(run_folder: Path, record: RunRecord, *options: str) -> str:
