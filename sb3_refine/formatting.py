@@ -128,4 +128,4 @@ def duration(seconds: float) -> str:
     :param seconds: of a run
     :return: in seconds or minutes
     """
-    return f"{seconds / 60:.0f} minutes" if seconds > 120 else f"{seconds:.0f} seconds"
+    return plural(round(seconds / 60), "minute") if seconds > 120 else plural(max(1, round(seconds)), "second")

@@ -384,6 +384,7 @@ def _result_of(verdict: Verdict) -> Result:
         objective_difference=verdict.decision.difference,
         candidates=verdict.candidates,
         processors=tuple(sorted(verdict.chosen.target.processors)),
+        candidate_name=verdict.chosen.name,
     )
 
 

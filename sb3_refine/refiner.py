@@ -47,7 +47,7 @@ from sb3_refine.rollouts.episode import Episode, Trajectory
 from sb3_refine.search.callbacks import callback_context, episodes_as_steps
 from sb3_refine.search.checkpoint import Checkpoint
 from sb3_refine.search.clock import Clock
-from sb3_refine.search.log import PROGRESS, log_update, log_verdict, make_logger, own_tensorboard_log, write_progress
+from sb3_refine.search.log import PROGRESS, log_update, log_verdict, make_logger, tensorboard_folder, write_progress
 from sb3_refine.search.result import Result, interrupted_result, tested_result, untested_result
 from sb3_refine.search.state import N_ITERATES, SearchState
 from sb3_refine.seeding import EpisodeSeeds, derived_seed
@@ -95,7 +95,7 @@ class Refiner:
     :param acceptance: whether to test at all; without, ``learn()`` leaves the last iterate, unchecked
     :param accelerator: whether to use a faster, bit-identical ``step`` where there is one for the environment
     :param episode_timeout: seconds after which an episode counts as hanging
-    :param tensorboard_log: folder for TensorBoard; None for that of a model in memory, if it has one
+    :param tensorboard_log: folder for TensorBoard; None for that of a model in memory, if it has one; ``""`` for none
     :param verbose: 0: silent, 1: a line for each entry of the log, 2: Stable-Baselines3's tables
     :param optimizer_kwargs: options of the search method, such as ``n_delta``, ``learning_rate`` and ``delta_std``
     :raises RefineError: when an argument is wrong, or the environment does not fit the model
@@ -140,11 +140,14 @@ class Refiner:
         self.parameters = PolicyParameters(self.model.policy, parameters)
         self.n_workers = self._backend_kwargs["n_workers"] or EVALUATORS[self.backend].default_n_workers()
         self.acceptance, self.accelerator, self.episode_timeout = acceptance, accelerator, episode_timeout
-        self.tensorboard_log, self.verbose = tensorboard_log or own_tensorboard_log(model), verbose
+        self.tensorboard_log, self.verbose = tensorboard_folder(tensorboard_log, model), verbose
         self.seed, self.run_seed, self.seeds = seed, seed, EpisodeSeeds(seed)
+        self.is_part = False
+        """Whether a search is part of a larger run, which has a verdict of its own."""
         self.result: Result | None = None
         self.tested: tuple[np.ndarray, np.ndarray] | None = None
         self._saved_in: set[Path] = set()  # run folders that hold the result
+        self._written: dict[Path, SearchState] = {}  # of run folders whose original and log are from here
         self.search: SearchState | None = None
         self._n_learned = 0
         self._logger: Logger | None = None
@@ -242,6 +245,7 @@ class Refiner:
             self._calibrate(search, evaluator)
             optimizer, num_timesteps = search.optimizer, self.model.num_timesteps
             total_timesteps = num_timesteps + n_updates  # SB3's progress bar counts one a call
+            self.model.num_timesteps = num_timesteps + search.n_env_steps  # where a resumed search had got to
             hooks.on_training_start(locals(), globals())
             is_stopped = False
             while search.n_updates_done < n_updates and not is_stopped and not self._is_late(search, clock):
@@ -257,19 +261,20 @@ class Refiner:
                 self._set_theta(optimizer.theta)
                 self.model.num_timesteps = num_timesteps + search.n_env_steps
                 checkpoint.take(search)
-                if search.n_updates_done % log_interval == 0 or search.n_updates_done == n_updates:
+                hooks.update_locals({**locals(), **episodes_as_steps(episodes, search.stopwatch.wall_time_s)})
+                is_stopped = not hooks.on_step()
+                hooks.on_rollout_end()
+                if is_stopped or search.n_updates_done % log_interval == 0 or search.n_updates_done == n_updates:
                     n_left = (n_updates - search.n_updates_done) * self.episodes_per_update + self._n_held_out(True)
                     log_update(log, search, episodes, self.model.num_timesteps, n_left)
-                hooks.update_locals({**locals(), **episodes_as_steps(episodes, search.stopwatch.wall_time_s)})
-                hooks.on_rollout_end()
-                is_stopped = not hooks.on_step()
             hooks.on_training_end()
-            if search.n_updates_done < n_updates:
+            if search.n_updates_done < n_updates and not self.is_part:
                 reason = "a callback stopped it" if is_stopped else "the time is up"
                 logger.warning("the search ended after %d of %d updates: %s", search.n_updates_done, n_updates, reason)
             self._conclude(search, original, evaluator)
             assert self.result is not None
-            log_verdict(log, self.result, self.model.num_timesteps)
+            if not self.is_part:
+                log_verdict(log, self.result, self.model.num_timesteps)
         return self
 
     def save(self, folder: str | Path = "refined-agents", run_folder: str | Path | None = None) -> Path:
@@ -285,9 +290,7 @@ class Refiner:
         if self.result is None:
             raise RefineError("save: there is nothing to save yet; call learn() first")
         run_folder = Path(run_folder or new_run_folder(folder, self.agent.algo, self.agent.env_name))
-        self._save_original(run_folder / "state")
-        if not (run_folder / PROGRESS).exists():
-            write_progress(run_folder / PROGRESS, self.result.learning_curve)
+        self._save_original_and_log(run_folder)
         zip_path = save_agent(self.agent, run_folder)
         seeds = {
             "seed": self.run_seed,
@@ -307,17 +310,20 @@ class Refiner:
         self._saved_in.add(run_folder.resolve())
         return run_folder
 
-    def _save_original(self, state_folder: Path) -> None:
-        """To compare with, unless it is there already."""
-        assert self.search is not None
-        if any(state_folder.glob("*.zip")):
-            return
-        theta = self.parameters.get_theta()
-        self._set_theta(self.search.start_theta)
-        try:
-            save_agent(self.agent, state_folder)
-        finally:
-            self._set_theta(theta)
+    def _save_original_and_log(self, run_folder: Path) -> None:
+        """The original to compare with, and ``progress.csv``; unless the caller has put them there."""
+        assert self.search is not None and self.result is not None
+        is_earlier = self._written.get(run_folder.resolve(), self.search) is not self.search
+        self._written[run_folder.resolve()] = self.search
+        if is_earlier or not any((run_folder / "state").glob("*.zip")):
+            theta = self.parameters.get_theta()
+            self._set_theta(self.search.start_theta)
+            try:
+                save_agent(self.agent, run_folder / "state")
+            finally:
+                self._set_theta(theta)
+        if is_earlier or not (run_folder / PROGRESS).exists():
+            write_progress(run_folder / PROGRESS, self.result.learning_curve, self.model.num_timesteps)
 
     def report(
         self, run_folder: str | Path, video: bool = False, phase_portrait: tuple[int, int] | None = None
@@ -433,10 +439,11 @@ class Refiner:
         :return: the number of updates that they allow
         :raises RefineError: when they allow none
         """
+        check_count("budget", budget, 1)
         n_updates = (budget - self.n_calibration_episodes) // self.episodes_per_update
         if n_updates < 1:
             least = self.n_calibration_episodes + self.episodes_per_update
-            raise RefineError(f"budget: one update takes {least} rollouts, got {budget}")
+            raise RefineError(f"budget: the shortest search takes {least} rollouts, got {budget}")
         return n_updates
 
     def _length(self, n_updates: int | None, budget: int | None) -> int:

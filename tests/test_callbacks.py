@@ -21,7 +21,7 @@ from stable_baselines3.common.callbacks import (
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_refine import Refiner, load_agent
+from sb3_refine import RefineError, Refiner, load_agent
 from sb3_refine.cli.options import DEMO
 
 FAST = {"backend": "serial", "n_eval_episodes": 5, "optimizer": "ars", "n_delta": 2, "acceptance": False}
@@ -162,6 +162,23 @@ def test_a_models_own_tensorboard_folder_is_used(tmp_path):
     model = PPO("MlpPolicy", ENV_ID, n_steps=8, batch_size=8, tensorboard_log=str(tmp_path), device="cpu")
     Refiner(model, **FAST).learn(n_updates=1)
     assert [run.name for run in tmp_path.iterdir()] == ["refine_1"]
+
+
+def test_no_tensorboard_log_or_one_that_cannot_be_written(tmp_path):
+    pytest.importorskip("tensorboard")
+    (tmp_path / "file").write_text("")
+    model = PPO(
+        "MlpPolicy", ENV_ID, n_steps=8, batch_size=8, tensorboard_log=str(tmp_path / "file" / "tb"), device="cpu"
+    )
+    with pytest.raises(RefineError, match=r"tensorboard_log: .*; `tensorboard_log=''` logs nowhere"):
+        Refiner(model, **FAST).learn(n_updates=1)
+    Refiner(model, **FAST, tensorboard_log="").learn(n_updates=1)
+
+
+def test_evaluations_are_no_lines_of_the_log(demo, capsys):
+    Refiner(demo, **FAST, verbose=1).learn(2, EvalCallback(make_vec_env(ENV_ID), n_eval_episodes=1, eval_freq=1))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("update", "training"))]
+    assert [line.split()[1] for line in lines] == ["1", "2"]
 
 
 class Monitored(BaseCallback):

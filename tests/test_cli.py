@@ -226,7 +226,7 @@ def test_the_log_is_a_line_an_update_or_sb3s_tables_or_a_bar(made_agents, tmp_pa
     pytest.importorskip("tensorboard")
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", *FAST[:-3], "--no-report"]
     lines = run(*arguments, "--tensorboard-log", tmp_path / "tb")
-    assert re.search(r"this will take about \d+ (seconds|minutes), at the pace of the first episodes", lines.stdout)
+    assert re.search(r"this will take about \d+ (second|minute)s?, at the pace of the first episodes", lines.stdout)
     assert re.findall(r"^update (\d+) .* 0:\d\d +0:\d\d$", lines.stdout, re.MULTILINE) == ["1", "2", "3"]
     assert max(map(len, lines.stdout.partition("decision:")[0].splitlines())) <= 80
     assert lines.stderr == ""

@@ -50,7 +50,7 @@ def test_callbacks_are_called_for_every_rollout(demo):
 
     told = Told()
     Refiner(demo, **FAST, acceptance=False).learn(n_updates=2, callback=told)
-    assert told.events == "().()."
+    assert told.events == "(.)(.)"
 
 
 def held_out(result):
@@ -275,11 +275,34 @@ def test_the_test_seeds_are_a_dataframe(demo):
     assert Refiner(demo, **FAST, acceptance=False).learn(n_updates=1).result.to_dataframe().empty
 
 
+def test_a_folder_that_is_written_again_holds_the_later_search(demo, tmp_path):
+    refiner = Refiner(demo, **FAST, acceptance=False)
+    for n_updates in (1, 3):
+        start = refiner.parameters.get_theta()
+        run_folder = refiner.learn(n_updates).save(run_folder=tmp_path / "run")
+    (original,) = (run_folder / "state").glob("*.zip")
+    assert np.array_equal(PolicyParameters(load_agent(model=original).model.policy).get_theta(), start)
+    assert len((run_folder / "progress.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_what_callbacks_record_is_logged_with_their_update(demo, tmp_path):
+    def record(variables, _):
+        variables["self"].model.logger.record("mine/n_updates", variables["search"].n_updates_done)
+        return True
+
+    refiner = Refiner(demo, **FAST, acceptance=False)
+    refiner.set_logger(configure(str(tmp_path), ["csv"]))
+    refiner.learn(n_updates=3, callback=record)
+    with (tmp_path / "progress.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["mine/n_updates"], row["refine/n_updates"]) for row in rows] == [("1", "1"), ("2", "2"), ("3", "3")]
+
+
 def test_a_budget_is_in_episodes(demo):
     refiner = Refiner(demo, **FAST, acceptance=False)
     refiner.learn(budget=2 * 16 + 15)
     assert (refiner.result.n_updates_done, refiner.result.rollouts) == (2, 2 * 16)
-    with pytest.raises(RefineError, match="budget: one update takes 16 rollouts, got 15"):
+    with pytest.raises(RefineError, match="budget: the shortest search takes 16 rollouts, got 15"):
         refiner.learn(budget=15)
     with pytest.raises(RefineError, match="budget: there is n_updates, too; leave one of them out"):
         refiner.learn(1, budget=16)

@@ -95,6 +95,7 @@ class SearchArm(Arm):
         self._start, self._n_updates, self._folder = start, n_updates, folder
         self._refiner = Refiner(with_own_policy(start), acceptance=False, **kwargs)
         self._refiner.set_logger(logger)
+        self._refiner.is_part = True
         if (folder / SEARCH_STATE).exists():
             self._learn(None, time_limit=0)
 

@@ -38,7 +38,7 @@ from sb3_refine.files import atomic_path
 from sb3_refine.judging import Judge, Judgement, Origin
 from sb3_refine.optimizers import default_n_updates
 from sb3_refine.refiner import Refiner
-from sb3_refine.search.log import log_verdict, make_logger, own_tensorboard_log
+from sb3_refine.search.log import log_verdict, make_logger, tensorboard_folder
 from sb3_refine.stopwatch import Stopwatch
 from sb3_refine.training.callbacks import TrainingCallback
 from sb3_refine.training.checkpoints import check_same_settings, read_state
@@ -65,7 +65,7 @@ class AutoRefiner:
     :param settings: how to train, see :class:`~sb3_refine.training.continuation.TrainSettings`
     :param replay_buffer: see :class:`~sb3_refine.training.trainer.Trainer`
     :param trust_remote_code: see :class:`~sb3_refine.training.trainer.Trainer`
-    :param tensorboard_log: folder for TensorBoard; None for that of a model in memory, if it has one
+    :param tensorboard_log: folder for TensorBoard; None for that of a model in memory, if it has one; ``""`` for none
     :param verbose: 0: silent, 1: a line for each entry of the log, 2: Stable-Baselines3's tables
     :param search: arguments of :class:`~sb3_refine.refiner.Refiner` that are of the search alone
     :param kwargs: any other argument of :class:`~sb3_refine.judging.Judge`
@@ -87,7 +87,7 @@ class AutoRefiner:
     ):
         self.agent = model if isinstance(model, Agent) else agent_from_model(model, env)
         self.seed, self.settings = seed, settings or TrainSettings()
-        self.tensorboard_log, self.verbose = tensorboard_log or own_tensorboard_log(model), verbose
+        self.tensorboard_log, self.verbose = tensorboard_folder(tensorboard_log, model), verbose
         self.judge = Judge(self.agent, seed=seed, **kwargs)
         self.judgement: Judgement | None = None
         self._trust = trust_remote_code or not isinstance(model, Agent)

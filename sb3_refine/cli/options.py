@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
     """One line an error, with the nearest option or subcommand."""
 
     def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
+        unknown, *_ = message.removeprefix("unrecognized arguments: ").split() or [""]
         if unknown != message.split(maxsplit=1)[0]:
             message += did_you_mean(unknown.split("=")[0], [*self._option_string_actions, *SUBCOMMANDS])
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -97,7 +97,7 @@ def add_agent_options(parser: Parser) -> None:
     agent.add_argument(
         "-f", "--folder", default="rl-trained-agents", help="the Zoo's log folder (default: %(default)s)"
     )
-    agent.add_argument("--exp-id", type=int, default=0, help="experiment number; 0: the newest, -1: no such folder")
+    agent.add_argument("--exp-id", type=int, default=0, help="experiment number; 0: the newest, -1: none in the name")
     agent.add_argument("--load-best", action="store_true", help="load the best model instead of the last")
     agent.add_argument(
         "--load-checkpoint", type=int, metavar="STEPS", help="load this checkpoint instead of the last model"

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from sb3_refine.search.result import Result
 
 
+_LONGEST_COMMAND = 5000  # characters
+
+
 def refine_agent(options: argparse.Namespace) -> int:
     """
     Run ``sb3-refine``.
@@ -377,7 +380,12 @@ def note_command(run_folder: Path, options: argparse.Namespace) -> None:
     """
     from sb3_refine.reporting.record import read_record, write_record
 
-    write_record(run_folder, replace(read_record(run_folder), command=options.command))
+    write_record(run_folder, replace(read_record(run_folder), command=_shortened(options.command)))
+
+
+def _shortened(command: str) -> str:
+    """A record with longer texts cannot be read."""
+    return command if len(command) <= _LONGEST_COMMAND else f"{command[:_LONGEST_COMMAND]} ..."
 
 
 def print_next_steps(run_folder: Path) -> None:

@@ -47,7 +47,7 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="sb3-refine",
         usage="sb3-refine --algo ALGO --env ENV [options]\n       sb3-refine {judge,evaluate,push} --help",
-        description="Refine a trained Stable-Baselines3 agent by direct random search, and prove it on held-out seeds.",
+        description="Refine a trained Stable-Baselines3 agent by random search, and test the result on held-out seeds.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -299,6 +299,7 @@ def _add_search_output_options(parser: Parser) -> None:
     output.add_argument(
         "--verbose",
         type=int,
+        choices=(0, 1, 2),
         default=1,
         help="0: the verdict only, 1: a line an update, 2: the tables of Stable-Baselines3 (default: %(default)s)",
     )

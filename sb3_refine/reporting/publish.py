@@ -90,8 +90,8 @@ def layout(run: RunFolder, repo: str) -> dict[str, Path | bytes]:
         **{f"plots/{path.name}": path for path in run.plots},
     }
     if run.report is not None:  # written anew: without the folders of this machine, and without what others added to it
-        text = report_text(run.path, record, {path.stem for path in run.plots})
-        files["report.md"] = text.replace(str(run.path.parent.parent), "refined-agents").encode()
+        folder = Path("refined-agents", record.algo, run.path.name)
+        files["report.md"] = report_text(folder, record, {path.stem for path in run.plots}).encode()
     if run.vec_normalize is not None:
         files["vec_normalize.pkl"] = run.vec_normalize
     if record.saved is not None:

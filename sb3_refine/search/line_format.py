@@ -20,7 +20,7 @@ class LineFormat(KVWriter):
     def __init__(self, file: TextIO):
         self._file = file
         self._has_header = False
-        self._best: float | None = None
+        self._best: float | None = None  # of training
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """
@@ -30,18 +30,19 @@ class LineFormat(KVWriter):
         :param key_excluded: of each key, the outputs that leave it out; ignored, as columns are fixed
         :param step: time steps of the model
         """
-        mean = key_values.get("rollout/ep_rew_mean")
-        if mean is not None:
+        mean, n_updates = key_values.get("rollout/ep_rew_mean"), key_values.get("refine/n_updates")
+        if mean is None:  # of a callback, such as an evaluation
+            return
+        if n_updates is None:
             self._best = mean if self._best is None else max(self._best, mean)
-        n_updates = key_values.get("refine/n_updates")
         cells = (
             "training" if n_updates is None else f"update {n_updates}",
             _text(key_values.get("refine/rollouts"), ",d"),
             f"{step:,d}",
             _text(mean, ",.2f"),
-            _text(self._best, ",.2f"),
+            _text(self._best if n_updates is None else key_values.get("refine/best"), ",.2f"),
             _text(key_values.get("refine/failure_rate"), ".0%"),
-            _duration(key_values.get("time/time_elapsed")),
+            "" if n_updates is None else _duration(key_values.get("time/time_elapsed")),  # training counts in slices
             _duration(key_values.get("time/time_left")),
         )
         if not self._has_header:

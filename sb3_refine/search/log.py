@@ -10,6 +10,7 @@ from stable_baselines3.common.logger import CSVOutputFormat, Logger, TensorBoard
 from stable_baselines3.common.utils import configure_logger, safe_mean
 
 from sb3_refine.agents.agent import Agent
+from sb3_refine.errors import RefineError
 from sb3_refine.rollouts.episode import Episode
 from sb3_refine.search.line_format import LineFormat
 from sb3_refine.search.result import Result
@@ -25,19 +26,26 @@ def make_logger(verbose: int, tensorboard_log: str | None, tb_log_name: str) -> 
     :param tensorboard_log: folder for TensorBoard, or None
     :param tb_log_name: name of the run in it; a number is added
     :return: a logger
+    :raises RefineError: when there is no TensorBoard, or its folder cannot be written
     """
-    logger = configure_logger(int(verbose >= 2), tensorboard_log, tb_log_name, reset_num_timesteps=True)
+    try:
+        logger = configure_logger(int(verbose >= 2), tensorboard_log, tb_log_name, reset_num_timesteps=True)
+    except (ImportError, OSError) as error:
+        raise RefineError(f"tensorboard_log: {error}; `tensorboard_log=''` logs nowhere") from error
     if verbose == 1:
         logger.output_formats.append(LineFormat(sys.stdout))
     return logger
 
 
-def own_tensorboard_log(model: BaseAlgorithm | Agent) -> str | None:
+def tensorboard_folder(given: str | None, model: BaseAlgorithm | Agent) -> str | None:
     """
+    :param given: by the user: a folder, ``""`` for none, or None
     :param model: that the user gave
-    :return: the folder that the model would log to; None for an agent from a file, which does not say where to write
+    :return: the folder; by default that of the model. An agent from a file does not say where to write
     """
-    return None if isinstance(model, Agent) else model.tensorboard_log
+    if given is None:
+        return None if isinstance(model, Agent) else model.tensorboard_log
+    return given or None
 
 
 def log_update(
@@ -63,25 +71,27 @@ def log_update(
     logger.record("refine/invalid_episodes", search.n_invalid, exclude="tensorboard")
     logger.record("time/fps", int(search.n_env_steps / search.stopwatch.wall_time_s))
     logger.record("time/time_elapsed", int(search.stopwatch.wall_time_s), exclude="tensorboard")
+    logger.record("refine/best", search.best_fitness, exclude=("tensorboard", "csv", "stdout"))
     time_left = search.stopwatch.wall_time_s / search.n_episodes * n_left
     logger.record("time/time_left", int(time_left), exclude=("tensorboard", "csv"))
     logger.record("time/total_timesteps", num_timesteps, exclude="tensorboard")
     logger.dump(step=num_timesteps)
 
 
-def write_progress(path: Path, learning_curve: Sequence[Update]) -> None:
+def write_progress(path: Path, learning_curve: Sequence[Update], num_timesteps: int) -> None:
     """
     Write what a logger would have written during the search, where there was none.
 
     :param path: of ``progress.csv``
     :param learning_curve: of the search
+    :param num_timesteps: of the model, before the search
     """
     output = CSVOutputFormat(str(path))
     for update in learning_curve:
         values = {
             "refine/n_updates": update.update,
             "refine/rollouts": update.rollouts,
-            "time/total_timesteps": update.env_steps,
+            "time/total_timesteps": num_timesteps + update.env_steps,
             "rollout/ep_rew_mean": update.mean_return,
             "refine/ep_rew_std": update.std_return,
             "refine/ep_rew_max": update.max_return,

@@ -33,6 +33,7 @@ class Result:
     :param objective_difference: the same of what is maximised
     :param candidates: what was chosen from on validation seeds: the original, then the iterates
     :param learning_curve: the result of each update
+    :param candidate_name: what tables call the candidate
     :param processors: models of the processors that ran the episodes
     :param rollouts: episodes run, validation and test included
     :param env_steps: environment steps of those episodes
@@ -59,6 +60,7 @@ class Result:
     candidates: tuple[dict[str, Any], ...] = ()
     learning_curve: tuple[Update, ...] = field(default=(), repr=False)
     processors: tuple[str, ...] = ()
+    candidate_name: str = "after the search"
 
     @property
     def saved(self) -> Evaluation | None:

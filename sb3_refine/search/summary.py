@@ -29,18 +29,19 @@ def verdict(result: "Result") -> Text:
 
 def summary(
     result: "Result",
-    candidate: str = "after the search",
+    candidate: str | None = None,
     figures: Callable[[Sequence[Episode]], dict[str, float]] = lambda episodes: {},
 ) -> Group:
     """
     :param result: of a run
-    :param candidate: what the table calls the agent that was tested against the original
+    :param candidate: what the table calls the candidate; None for its name in the result
     :param figures: further figures of the episodes of an agent, by their label
     :return: the verdict, then the figures of both agents, then the costs
     """
     parts: list[RenderableType] = [verdict(result), ""]
     if result.baseline is not None and result.candidate is not None:
-        parts += [figures_table({"original": result.baseline, candidate: result.candidate}, figures), ""]
+        both = {"original": result.baseline, candidate or result.candidate_name: result.candidate}
+        parts += [figures_table(both, figures), ""]
     if result.paired_difference is not None:
         d = result.paired_difference
         what = "paired difference" if d.paired else "difference"

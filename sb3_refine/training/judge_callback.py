@@ -22,7 +22,7 @@ class JudgeCallback(BaseCallback):
     the start is saved.
 
     Works in Stable-Baselines3's ``learn()`` and in the Zoo, as ``callback: sb3_refine.JudgeCallback``. The environment
-    has to be one that can be built again: made by ``gymnasium.make``, with wrappers that gymnasium records.
+    has to be one that can be built again, see :class:`~sb3_refine.refiner.Refiner`.
 
     :param save_path: folder of the result, in the Zoo's layout: the agent, ``refinement.json``, ``report.md``, and the
         checkpoints in ``checkpoints/``

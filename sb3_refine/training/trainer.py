@@ -22,7 +22,7 @@ from sb3_refine.errors import RefineError, check_count
 from sb3_refine.evaluation.baseline import warn_if_unexpected
 from sb3_refine.judging import Judge, Judgement, Origin
 from sb3_refine.search.clock import Clock
-from sb3_refine.search.log import log_verdict, make_logger, own_tensorboard_log
+from sb3_refine.search.log import log_verdict, make_logger, tensorboard_folder
 from sb3_refine.training.callbacks import TrainingCallback
 from sb3_refine.training.checkpoints import Checkpoints
 from sb3_refine.training.continuation import Continuation, TrainSettings
@@ -48,7 +48,7 @@ class Trainer:
     :param n_checkpoints: checkpoints kept on disk beside the last one, evenly spaced
     :param n_average: see :meth:`~sb3_refine.judging.Judge.judge`
     :param trust_remote_code: see :func:`~sb3_refine.agents.load.load_agent`; for a model in memory always True
-    :param tensorboard_log: folder for TensorBoard; None for that of a model in memory, if it has one
+    :param tensorboard_log: folder for TensorBoard; None for that of a model in memory, if it has one; ``""`` for none
     :param verbose: 0: silent, 1: a line for each entry of the log, 2: Stable-Baselines3's tables
     :param progress_remaining: see :class:`~sb3_refine.training.continuation.TrainSettings`, as for the next three
     :param n_warm_up: steps before the first gradient step
@@ -83,7 +83,7 @@ class Trainer:
         self._buffer = None if replay_buffer is None else Path(replay_buffer)
         self._check_buffer()
         self.seed, self.n_checkpoints, self.n_average = seed, n_checkpoints, n_average
-        self.tensorboard_log, self.verbose = tensorboard_log or own_tensorboard_log(model), verbose
+        self.tensorboard_log, self.verbose = tensorboard_folder(tensorboard_log, model), verbose
         self.judge = Judge(self.agent, seed=seed, **kwargs)
         self.judgement: Judgement | None = None
         self._logger: Logger | None = None
