@@ -41,9 +41,11 @@ def main() -> None:
     for name, returns in (("original", before), ("refined", after)):
         axes.hist(returns, bins=np.linspace(0, max(before.max(), after.max()), 30), color=COLOURS[name], alpha=0.8)
         axes.axvline(returns.mean(), color=COLOURS[name], linestyle="--", linewidth=1)
-        axes.text(
-            returns.mean(), axes.get_ylim()[1], f" {name} {returns.mean():,.0f}", fontsize=8, va="bottom", ha="center"
-        )
+    top = axes.get_ylim()[1]
+    for name, returns in (("original", before), ("refined", after)):
+        label = f"{name}: {returns.mean():,.0f} ± {returns.std():,.0f}"
+        axes.text(returns.mean(), top, label, fontsize=8, va="bottom", ha="center", color=COLOURS[name])
+    axes.set_ylabel("episodes")
     axes.set_xlabel(f"return of the same {len(before)} seeds")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(options.figure, dpi=130)
@@ -65,10 +67,10 @@ def show_films(figure: Figure, films: dict[str, Film]) -> None:
         row[0].set(xticks=[], yticks=[])
         row[0].spines[:].set_visible(False)
         row[0].set_ylabel(name, fontsize=9, color=COLOURS[name])
-        if len(each.pictures) < n_pictures:
-            row[-1].text(
-                0.5, 0.5, each.captions[-1].partition("   ")[0], fontsize=8, ha="center", transform=row[-1].transAxes
-            )
+        n_shown = sum(index < len(each.pictures) for index in np.linspace(0, n_pictures - 1, N_PICTURES).astype(int))
+        if n_shown < N_PICTURES:
+            end = each.captions[-1].partition("   ")[0]
+            row[n_shown].text(0.0, 0.5, end, fontsize=9, transform=row[n_shown].transAxes)
 
 
 if __name__ == "__main__":
