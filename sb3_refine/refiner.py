@@ -233,7 +233,7 @@ class Refiner:
             checkpoint_folder, {**self.settings, "n_updates": n_updates}, checkpoint_interval, may_change
         )
         search = self._begin(n_updates, checkpoint, resume)
-        log = self._logger or make_logger(self.verbose, self.tensorboard_log, tb_log_name)
+        log = self._logger or make_logger(self.verbose, self.tensorboard_log, tb_log_name, progress_bar)
         with (
             callback_context(self.agent, log, callback) as hooks,
             self.evaluator() as evaluator,

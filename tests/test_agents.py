@@ -437,6 +437,11 @@ def test_a_time_feature_is_written_into_the_config():
     ]
 
 
+def test_another_time_limit_is_warned_about(caplog):
+    agent_from_model(model_of(gym.make(ENV_ID, max_episode_steps=20)), ENV_ID)
+    assert "episodes of the model's own environment end after 20 steps, those of `env` after 200" in caplog.text
+
+
 def test_wrappers_that_change_nothing_are_not_missed(caplog):
     env = gym.wrappers.RecordEpisodeStatistics(gym.make(ENV_ID))
     agent_from_model(model_of(VecCheckNan(DummyVecEnv([lambda: env]))), lambda: gym.wrappers.TimeLimit(Own(), 200))

@@ -664,7 +664,7 @@ def test_where_the_environment_has_no_id_the_report_shows_python_that_runs(tmp_p
     text = refiner.report(run_folder).read_text()
     assert "sb3-refine evaluate" not in text
     (snippet,) = re.findall(r"```\n(from .*?)```", text, re.DOTALL)
-    assert ("VecNormalize" in snippet) == normalise
+    assert ("VecNormalize.load" in snippet) == normalise
     exec(snippet, {"make_env": make_env})
     mean_and_std = ast.literal_eval(re.sub(r"np\.float64\((.*?)\)", r"\1", capsys.readouterr().out))
     assert np.isfinite(mean_and_std).all()

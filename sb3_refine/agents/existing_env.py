@@ -235,6 +235,15 @@ class EnvMaker:
         return env
 
 
+def time_limit_of(env: gym.Env) -> int | None:
+    """
+    :param env: with its wrappers
+    :return: the steps after which an episode is cut off, as far as a ``TimeLimit`` does so
+    """
+    limits = [wrapper._max_episode_steps for wrapper in chain_of(env) if isinstance(wrapper, TimeLimit)]
+    return min(limits, default=None)
+
+
 def wrappers_missing_in(built: gym.Env, own: VecEnv) -> list[str]:
     """
     :param built: the environment that episodes run in

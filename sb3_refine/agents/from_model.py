@@ -11,7 +11,7 @@ import yaml
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_refine.agents.agent import Agent, check_fit, statistics_for_policy
 from sb3_refine.agents.existing_env import (
@@ -21,6 +21,7 @@ from sb3_refine.agents.existing_env import (
     arguments_of,
     chain_of,
     recipe_of,
+    time_limit_of,
     wrappers_missing_in,
 )
 from sb3_refine.agents.sb3_models import algo_of
@@ -78,6 +79,13 @@ def agent_from_model(model: BaseAlgorithm, env: str | Callable[[], gym.Env] | Ve
 
 def _warn_about_missing_wrappers(built: gym.Env, own: VecEnv | None) -> None:
     missing = [] if own is None else wrappers_missing_in(built, own)
+    inner = own.unwrapped if own is not None else None
+    limits = (time_limit_of(inner.envs[0]), time_limit_of(built)) if isinstance(inner, DummyVecEnv) else (None, None)
+    if limits[0] != limits[1]:
+        logger.warning(
+            "env: episodes of the model's own environment end after %s steps, those of `env` after %s: returns differ",
+            *(each or "any number of" for each in limits),
+        )
     if missing:
         logger.warning(
             "env: the model's own environment has %s, which `env` has not: episodes and returns may differ. Pass a "

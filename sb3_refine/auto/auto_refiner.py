@@ -132,7 +132,7 @@ class AutoRefiner:
         if time_limit is not None:
             check_seconds("time_limit", time_limit, allow_zero=resume)
         started = time.perf_counter()
-        log = self._logger or make_logger(self.verbose, self.tensorboard_log, tb_log_name)
+        log = self._logger or make_logger(self.verbose, self.tensorboard_log, tb_log_name, progress_bar)
         with tempfile.TemporaryDirectory() if checkpoint_folder is None else nullcontext(checkpoint_folder) as name:
             budget_and_updates = self._stored(Path(name), budget, time_limit, resume)
             deadline = None

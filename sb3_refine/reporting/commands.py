@@ -5,11 +5,12 @@ from pathlib import Path
 
 import gymnasium as gym
 
+from sb3_refine.agents.decoding.zoo_yaml import read_zoo_yaml
 from sb3_refine.agents.sb3_models import ALGOS
 from sb3_refine.formatting import command_text
 from sb3_refine.reporting.record import RunRecord
 
-_OF_STATISTICS = re.compile("VecNormalize|norm_reward")
+_OF_STATISTICS = re.compile(r"env = VecNormalize|env\.training")
 
 
 def needs_python(record: RunRecord) -> bool:
@@ -49,19 +50,27 @@ def evaluate_command(run_folder: Path, record: RunRecord, *options: str) -> str:
 def _snippet(run_folder: Path, record: RunRecord) -> str:
     module, _, algo = ALGOS[record.algo].rpartition(".")
     statistics = run_folder / record.env_id / "vecnormalize.pkl"
+    n_stack = _n_stack(run_folder / record.env_id / "config.yml")
     lines = [
         f"from {module} import {algo}",
         "from stable_baselines3.common.env_util import make_vec_env",
         "from stable_baselines3.common.evaluation import evaluate_policy",
-        "from stable_baselines3.common.vec_env import VecNormalize",
+        "from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize",
         "",
         "env = make_vec_env(make_env)  # make_env: what makes your environment, with its wrappers",
+        f"env = VecFrameStack(env, {n_stack})",
         f"env = VecNormalize.load({str(statistics)!r}, env)",
         "env.training = env.norm_reward = False",
         f"model = {algo}.load({str(run_folder / f'{record.env_id}.zip')!r})",
         "print(evaluate_policy(model, env, n_eval_episodes=100))",
     ]
-    return "\n".join(line for line in lines if statistics.exists() or not _OF_STATISTICS.search(line))
+    lines = [line for line in lines if n_stack or not line.startswith("env = VecFrameStack")]
+    return "\n".join(line for line in lines if statistics.exists() or not _OF_STATISTICS.match(line))
+
+
+def _n_stack(config: Path) -> int:
+    """Frames that are stacked; 0 for none."""
+    return int(read_zoo_yaml(config).get("frame_stack") or 0) if config.exists() else 0
 
 
 def watch_command(run_folder: Path, record: RunRecord) -> str:

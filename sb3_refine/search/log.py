@@ -20,11 +20,12 @@ PROGRESS = "progress.csv"
 """The log of a run, in its folder."""
 
 
-def make_logger(verbose: int, tensorboard_log: str | None, tb_log_name: str) -> Logger:
+def make_logger(verbose: int, tensorboard_log: str | None, tb_log_name: str, progress_bar: bool) -> Logger:
     """
     :param verbose: 0: silent, 1: a line for each entry, 2: Stable-Baselines3's table
     :param tensorboard_log: folder for TensorBoard, or None
     :param tb_log_name: name of the run in it; a number is added
+    :param progress_bar: whether there is a bar, which lines would break
     :return: a logger
     :raises RefineError: when there is no TensorBoard, or its folder cannot be written
     """
@@ -32,7 +33,7 @@ def make_logger(verbose: int, tensorboard_log: str | None, tb_log_name: str) -> 
         logger = configure_logger(int(verbose >= 2), tensorboard_log, tb_log_name, reset_num_timesteps=True)
     except (ImportError, OSError) as error:
         raise RefineError(f"tensorboard_log: {error}; `tensorboard_log=''` logs nowhere") from error
-    if verbose == 1:
+    if verbose == 1 and not progress_bar:
         logger.output_formats.append(LineFormat(sys.stdout))
     return logger
 

@@ -130,7 +130,7 @@ class Trainer:
         n_timesteps = self.default_n_timesteps if n_timesteps is None else n_timesteps
         check_count("n_timesteps", n_timesteps, 1)
         clock = Clock(time_limit)
-        log = self._logger or make_logger(self.verbose, self.tensorboard_log, tb_log_name)
+        log = self._logger or make_logger(self.verbose, self.tensorboard_log, tb_log_name, progress_bar)
         training = Continuation(self.agent, self.settings, self.seed, log)
         if self._buffer is not None:
             training.use_buffer(self._buffer)
