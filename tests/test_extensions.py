@@ -123,7 +123,7 @@ def test_parts_from_the_command_line_to_the_report(parts, made_agents, tmp_path,
     settings = refinement["settings"]
     assert (settings["optimizer"], settings["n_updates"], settings["backend"]) == (name, 2, "threads")
     assert settings["objective"] == "per-step:bonus=1"
-    assert f"update takes {EPISODES_PER_UPDATE[name]} rollouts" in failure_of(capsys, agent, parts, "--budget", "1")
+    assert f"search takes {EPISODES_PER_UPDATE[name]} rollouts" in failure_of(capsys, agent, parts, "--budget", "1")
     report = (run_folder / "report.md").read_text()
     assert "per-step:bonus=1" in report
     assert name in report
