@@ -103,7 +103,8 @@ def last_mean(rows: list[dict[str, Any]]) -> str:
 
 def rollouts_to_reach(agent: str, points: list[dict[str, Any]]) -> int | None:
     """:return: rollouts of the first point whose mean is the paper's, within one standard error of 100 episodes"""
-    reached = (each for each in points if reaches_the_paper(agent, each["mean"], each["std"]))
+    searched = (each for each in points if each["rollouts"])  # not the original, which may be within an error, too
+    reached = (each for each in searched if reaches_the_paper(agent, each["mean"], each["std"]))
     return next((each["rollouts"] for each in reached), None)
 
 
