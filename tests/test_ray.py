@@ -96,7 +96,9 @@ def test_a_killed_worker_is_replaced_with_the_same_result(cluster, slow_task, ex
     with RayEvaluator(slow_task, 2) as evaluator:
         later(0.8, lambda: os.kill(int(next(folder.iterdir()).name), signal.SIGKILL))
         assert evaluator.evaluate(population_of(slow_task), SEEDS) == expected
-    assert "replaced, and the episode run again" in caplog.text
+        assert "replaced, and the episode run again" in caplog.text
+        while len(list(folder.iterdir())) < 3:  # the new worker takes seconds to start
+            evaluator.evaluate(population_of(slow_task), [[1], [], [], [], []])
     assert len(list(folder.iterdir())) == 3
 
 
