@@ -1,7 +1,9 @@
 """Episodes on a real Ray cluster of several nodes on this machine: the same bits, whatever is lost on the way."""
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import children_of, left_after, running_search
+from fresh import run_command
 
 from sb3_refine import RefineError, Refiner, load_agent
 from sb3_refine.envs.spec import EnvRecipe
@@ -379,3 +382,30 @@ print(ray.is_initialized())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert done.stdout.split("\n")[:3] == ["EpisodeError True", "5", "False"], done.stderr
+
+
+def test_a_cluster_with_a_token_is_joined_as_the_documentation_says(tmp_path):
+    """From Ray 2.59 on, the token is the default."""
+    folder = tempfile.mkdtemp(prefix="ray-")  # short: sockets are in it
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    without = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    token = {**without, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 64 * "a"}
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port", str(port)]
+    options = ["--num-cpus", "1", "--temp-dir", folder, "--include-dashboard", "false", "--disable-usage-stats"]
+    head = subprocess.Popen([*start, *options], env=token, stdout=subprocess.DEVNULL, start_new_session=True)
+    run = ["--demo", "-o", tmp_path, "--n-updates", 1, "--n-delta", 1, "--n-eval-episodes", 2, "--no-report"]
+    run += ["--backend", f"ray:address=127.0.0.1:{port}"]
+    try:
+        time.sleep(10)  # until the head is there
+        done = run_command(*run, env=token)
+        assert done.returncode == 0, done.stderr
+        assert "decision: " in done.stdout
+        refused = run_command(*run, env=without)
+        assert "; if the cluster has a token, set RAY_AUTH_MODE=token" in refused.stderr
+        assert refused.returncode == 1
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)

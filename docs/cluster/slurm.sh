@@ -1,5 +1,5 @@
 #!/bin/bash
-# One refinement on four nodes of Slurm: sbatch docs/cluster/slurm.sh (needs ray 2.49 or newer)
+# One refinement on four nodes of Slurm: sbatch docs/cluster/slurm.sh (needs ray 2.52 or newer)
 #SBATCH --job-name=sb3-refine
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -10,8 +10,11 @@ set -euo pipefail
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 10000)) # two jobs may share a node; Ray itself uses 10001 to 19999
 
-# Starts Ray on all nodes, runs the command on the first one, and stops Ray. The time limit, in minutes, ends the search
+export RAY_AUTH_MODE=token # others on the same machines cannot use this Ray
+ray get-auth-token --generate > /dev/null # into ~/.ray/auth_token, which all nodes have to see
+
+# Starts Ray on all nodes, runs the command on the first one, and stops Ray. The time limit, in seconds, ends the search
 # before Slurm ends the job. If the job is killed, `sb3-refine --resume FOLDER --backend ray:address=auto` goes on.
 srun --kill-on-bad-exit=1 ray symmetric-run --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus "$SLURM_CPUS_PER_TASK" -- \
-    sb3-refine --algo tqc --env Walker2DBulletEnv-v0 -f rl-trained-agents --backend ray:address=auto --time-limit 100
+    sb3-refine --algo tqc --env Walker2DBulletEnv-v0 -f rl-trained-agents --backend ray:address=auto --time-limit 6000

@@ -325,7 +325,8 @@ def _connect(ray: Any, address: str | None) -> bool:
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray's handler ends the process
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = address or os.environ.get("RAY_ADDRESS", "on this machine")
-        raise RefineError(f"backend: no connection to the Ray cluster {where}: {error}") from error
+        hint = "" if os.environ.get("RAY_AUTH_MODE") else "; if the cluster has a token, set RAY_AUTH_MODE=token"
+        raise RefineError(f"backend: no connection to the Ray cluster {where}: {error}{hint}") from error
     return True
 
 
