@@ -143,6 +143,7 @@ def test_an_interrupted_race_goes_on_to_the_same_verdict(made_agents, tmp_path):
         AutoRefiner(agent, alpha=0.1, **FAST).learn(budget=60, checkpoint_folder=folder, resume=True)
 
 
+@pytest.mark.slow
 def test_the_time_limit_is_kept(made_agents):
     agent = load_agent("ppo", ENV_ID, made_agents)
     judgement = AutoRefiner(agent, **FAST).learn(time_limit=10.0)

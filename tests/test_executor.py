@@ -146,6 +146,7 @@ def test_an_environment_that_exits_while_it_is_built_is_an_error(pool):
         evaluator.evaluate(population_of(small_task()), SEEDS)
 
 
+@pytest.mark.slow
 def test_workers_that_are_forked_from_a_process_with_handlers_are_ended_without_them(faulty, expected):
     """As the command line has them: workers would answer with KeyboardInterrupt."""
     handler = signal.signal(signal.SIGTERM, signal.default_int_handler)

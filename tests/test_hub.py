@@ -276,6 +276,7 @@ def test_a_repo_without_the_zip_says_which_it_has(hub, client, made_agents):
     assert refused.startswith(f"other/mine has no {ZIP}; its zips: ppo-{ENV_ID}.zip; download one")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("organization", "cut"), [("cut", ".zip"), ("torn-off", "vec_normalize.pkl")])
 def test_an_interrupted_download_starts_again(hub, client, made_agents, fingerprint, organization, cut):
     hub.add(f"{organization}/a2c-{ENV_ID}", files_of(made_agents))

@@ -239,6 +239,7 @@ def test_other_settings_are_not_resumed(made_agents, tmp_path, short_slices):
         Trainer(agent, **FAST).learn(97, checkpoint_folder=tmp_path, resume=True)
 
 
+@pytest.mark.slow
 def test_the_time_limit_is_kept(made_agents, monkeypatch):
     agent = load_agent("ppo", ENV_ID, made_agents)
     judgement = Trainer(agent, **FAST).learn(10**7, time_limit=6.0)
