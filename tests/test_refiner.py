@@ -35,7 +35,7 @@ def spoilt(demo):
 
 
 def test_callbacks_are_called_for_every_rollout(demo):
-    class Told(BaseCallback):
+    class Recorder(BaseCallback):
         events = ""
 
         def _on_rollout_start(self):
@@ -48,9 +48,9 @@ def test_callbacks_are_called_for_every_rollout(demo):
         def _on_rollout_end(self):
             self.events += ")"
 
-    told = Told()
-    Refiner(demo, **FAST, acceptance=False).learn(n_updates=2, callback=told)
-    assert told.events == "(.)(.)"
+    recorder = Recorder()
+    Refiner(demo, **FAST, acceptance=False).learn(n_updates=2, callback=recorder)
+    assert recorder.events == "(.)(.)"
 
 
 def held_out(result):

@@ -97,7 +97,7 @@ def _from_objects(env: Any) -> tuple[EnvSpec | None, Any, Any]:
 
 
 def _described(env: gym.Env) -> list[Any]:
-    """What has to be the same in all environments of a ``VecEnv``."""
+    """Class, spec and wrappers, to compare the environments of a ``VecEnv``."""
     wrappers = [(type(each), str(getattr(each, "_saved_kwargs", None))) for each in chain_of(env)]
     return [type(env.unwrapped), env.unwrapped.spec, *wrappers]
 
@@ -173,11 +173,11 @@ def _arguments(cls: Any, recorded: dict[str, Any] | None) -> dict[str, Any] | No
     if recorded is not None and constructor is not None and RecordConstructorArgs in constructor.__bases__:
         return {name: value for name, value in recorded.items() if name != "env"}
     parameters = list(inspect.signature(cls).parameters.values())
-    takes_env_only = len(parameters) == 1 and parameters[0].kind in (_Kind.POSITIONAL_ONLY, _Kind.POSITIONAL_OR_KEYWORD)
-    return {} if takes_env_only else None
-
-
-_Kind = inspect.Parameter
+    takes_one = len(parameters) == 1 and parameters[0].kind not in (
+        parameters[0].VAR_POSITIONAL,
+        parameters[0].VAR_KEYWORD,
+    )
+    return {} if takes_one else None
 
 
 def _known(kwargs: dict[str, Any] | None, cls: type) -> dict[str, Any]:

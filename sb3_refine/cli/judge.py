@@ -102,7 +102,7 @@ def judge_agents(options: argparse.Namespace) -> int:
     run_folder = judgement.save(options.output)
     note_command(run_folder, options)
     saved = f"saved to {run_folder / f'{original.env_name}.zip'}"
-    print_result(judgement.result, judgement.objective, judgement.name, saved)
+    print_result(judgement.result, judgement.objective, saved)
     reported = options.no_report or write_report(judgement, run_folder, options)
     print_next_steps(run_folder)
     if destination is not None:

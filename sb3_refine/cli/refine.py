@@ -129,7 +129,7 @@ def _search(refiner: "Refiner", n_updates: int, run_folder: Path, options: argpa
 def _save(refiner: "Refiner", run_folder: Path, options: argparse.Namespace) -> None:
     """Save the result; print it even where it cannot be saved."""
     assert refiner.result is not None
-    shown = (refiner.result, refiner.objective, "after the search")
+    shown = (refiner.result, refiner.objective)
     try:
         refiner.save(run_folder=run_folder)
         note_command(run_folder, options)
@@ -352,13 +352,15 @@ def _dry_run(refiner: "Refiner", n_updates: int) -> int:
     return 0
 
 
-def print_result(result: "Result", objective: "Objective", candidate: str, saved: str, brief: bool = False) -> None:
+def print_result(
+    result: "Result", objective: "Objective", saved: str, brief: bool = False, candidate: str | None = None
+) -> None:
     """
     :param result: of a run
     :param objective: what was maximised
-    :param candidate: what the table calls the agent that was tested against the original
     :param saved: where the agent was saved
     :param brief: whether to leave the figures out
+    :param candidate: what the table calls the candidate; None for its name in the result
     """
     from rich.console import Console
 

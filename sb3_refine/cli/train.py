@@ -167,7 +167,7 @@ def _save(trainer: "Trainer | AutoRefiner", run_folder: Path, options: argparse.
     note_command(run_folder, options)
     saved = f"saved to {run_folder / f'{trainer.agent.env_name}.zip'}"
     column = WORDING[options.method].column
-    print_result(trainer.judgement.result, trainer.judge.objective, column, saved, brief=not options.verbose)
+    print_result(trainer.judgement.result, trainer.judge.objective, saved, not options.verbose, column)
 
 
 def _resume(options: argparse.Namespace) -> None:
