@@ -1,6 +1,7 @@
 """Configuration of the documentation: ``python -m sphinx -W -b html docs OUT``."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the check of the API reference
@@ -9,12 +10,19 @@ import sb3_refine
 
 project = "sb3_refine"
 author = "the sb3_refine contributors"
+copyright = "2026, the sb3_refine contributors"
 release = sb3_refine.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "api_coverage"]
-source_suffix = {".md": "markdown"}
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "api_coverage"]
+source_suffix = {".md": "myst-nb"}
 exclude_patterns = ["cluster/*"]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
+# The tutorials run when the documentation is built. A run is kept until the tutorial changes.
+nb_execution_mode = "cache"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+nb_execution_excludepatterns = [] if find_spec("panda_gym") else ["tutorials/smooth_arm.md"]
+nb_merge_streams = True
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"

@@ -179,6 +179,14 @@ def test_few_episodes_are_named_as_the_reason():
     )
 
 
+def test_a_small_gain_on_nearly_all_seeds_is_explained():
+    before = np.random.default_rng(0).normal(-160, 110, size=100)
+    verdict = decide(evaluation(before), evaluation(before + np.linspace(1, 8, 100)))
+    assert verdict.decision == "original"
+    assert verdict.reason.startswith("better on 100% of the 100 held-out seeds, but a few bad episodes could cancel")
+    assert with_advice(verdict, 100).reason.endswith("Try n_eval_episodes=300, or more updates")
+
+
 def test_an_accepted_agent_that_still_fails_mostly_is_said_to_fail():
     before = np.random.default_rng(0).normal(100, 10, size=100)
     assert decide(failing(90, before), failing(80, before + 20)).reason.endswith(

@@ -24,7 +24,7 @@ AGENT, OTHER = "agent", "other"
 """What the two are called, in tables and in JSON."""
 
 _N_EPISODES = 100
-_WIDTH = 100  # of tables that go to a pipe or a file
+_WIDTH = 80  # of tables and sentences that go to a pipe or a file
 
 
 def make_evaluate_parser() -> Parser:
@@ -299,7 +299,7 @@ def _print_report(report: _Report, title: str) -> None:
             console.print("no noise on observations: they are not continuous, or images", soft_wrap=True)
     if report.differences:
         console.print()
-        console.print(_verdict(next(iter(report.differences.values()))), markup=False, soft_wrap=True)
+        console.print(_verdict(next(iter(report.differences.values()))), markup=False)
 
 
 def _verdict(d: "PairedDifference") -> str:

@@ -109,7 +109,12 @@ def loses_too_much(before: float, after: float, max_return_loss: float | None) -
 def _verdict(difference: PairedDifference, n_seeds: int) -> str:
     if difference.ci_low == difference.ci_high == 0:
         return f"no different on any of the {n_seeds} held-out seeds"
-    return "worse on held-out seeds" if difference.ci_high < 0 else "not significantly better on held-out seeds"
+    if difference.ci_high < 0:
+        return "worse on held-out seeds"
+    if difference.mean > 0 and difference.is_mostly_better:
+        share = f"{difference.p_better:.0%} of the {n_seeds} held-out seeds"
+        return f"better on {share}, but a few bad episodes could cancel a gain this small"
+    return "not significantly better on held-out seeds"
 
 
 def unchecked(reason: str) -> Decision:

@@ -120,6 +120,11 @@ class PairedDifference:
     confidence: float
     paired: bool = True
 
+    @property
+    def is_mostly_better(self) -> bool:
+        """Whether the second is better on nine of ten seeds."""
+        return self.paired and self.p_better >= 0.9
+
 
 def paired_difference(
     before: Evaluation,

@@ -83,7 +83,7 @@ def noise_table(
     is_comparison = reference in without_noise
     has_success = all(evaluation.success_rate is not None for evaluation in without_noise.values())
     rate = "success_rate" if has_success else "failure_rate"
-    headers = ["noise on", "mean ± std", f"{rate.replace('_', ' ')} (95%)"]
+    headers = ["noise on", "mean ± std", rate.replace("_", " ")]
     table = plain_table(*([headers[0], "", *headers[1:], "difference"] if is_comparison else headers))
     for condition, evaluations in conditions.items():
         label = "none" if evaluations is without_noise else condition.replace(" noise", "")
@@ -91,7 +91,7 @@ def noise_table(
         cells = ["\n".join(column) for column in zip(*figures, strict=True)]
         if is_comparison:
             d = differences.get(condition)
-            difference = "" if d is None else f"{difference_text(d)}\nbetter: {d.p_better:.1%}"
+            difference = "" if d is None else difference_text(d).replace(" (", "\n(")
             cells = ["\n".join(evaluations), *cells, difference]
         table.add_row(label, *cells)
     return table
@@ -101,7 +101,7 @@ def _mean_and_rate(evaluation: Evaluation, rate: str) -> tuple[str, str]:
     if evaluation.n_invalid:
         return "not valid", f"{evaluation.n_invalid} with NaN or inf"
     s = evaluation.summary()
-    return f"{number_text(s['mean_return'])} ± {number_text(s['std_return'])}", rate_text(s[rate], s[f"{rate}_ci"])
+    return f"{number_text(s['mean_return'])} ± {number_text(s['std_return'])}", f"{s[rate]:.1%}"
 
 
 def better_text(p_better: float, paired: bool) -> str:

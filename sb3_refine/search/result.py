@@ -169,4 +169,6 @@ def _advice(difference: PairedDifference, n_episodes: int) -> str:
         return "The agent may be at its best already; if not, try larger perturbations"
     if n_episodes < FEW_EPISODES:
         return f"{n_episodes} held-out episodes are too few for this difference: try n_eval_episodes=100"
+    if difference.is_mostly_better:
+        return f"Try n_eval_episodes={3 * n_episodes}, or more updates"
     return "Try more held-out episodes (n_eval_episodes), more updates, or another seed"

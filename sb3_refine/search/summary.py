@@ -15,7 +15,7 @@ from sb3_refine.rollouts.episode import Episode
 if TYPE_CHECKING:
     from sb3_refine.search.result import Result
 
-_WIDTH = 100  # where there is no terminal
+_WIDTH = 80  # where there is no terminal
 
 
 def verdict(result: "Result") -> Text:
