@@ -14,7 +14,7 @@ copyright = "2026, the sb3_refine contributors"
 release = sb3_refine.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "api_coverage"]
 source_suffix = {".md": "myst-nb"}
-exclude_patterns = ["cluster/*"]
+exclude_patterns = ["cluster/*", "conda/*"]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 # The tutorials run when the documentation is built. A run is kept until the tutorial changes.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sb3_refine.training.judge_callback import JudgeCallback
     from sb3_refine.training.trainer import Trainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Imported on first use (PEP 562): torch takes two seconds, and `sb3-refine --help` needs none of it.
 _HOMES = {

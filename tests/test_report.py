@@ -106,6 +106,12 @@ def refinement(before=OLD, after=None, decision="refined", failed=None, paired=T
     return json.loads(json.dumps(content))
 
 
+def about_mesh(content):
+    """The same, of a search that maximised the mesh dimension."""
+    content["settings"]["objective"] = "mesh-dimension"
+    return content | {"objective_difference": content["paired_difference"]}
+
+
 def examination(lost=0.0, continuous=True, n_dimensions=2, n=20):
     """Both the same, but for what the refined one loses to the noise."""
     rng = np.random.default_rng(1)
@@ -410,7 +416,8 @@ def test_every_plot_is_drawn_in_both_colours(run_folder):
     from sb3_refine.reporting import plots
 
     after = OLD + RNG.normal(20, 30, N)
-    report_of(run_folder, refinement(after=after, failed=np.arange(N) < 3), with_motion(examination()))
+    content = about_mesh(refinement(after=after, failed=np.arange(N) < 3))
+    report_of(run_folder, content, with_motion(examination()))
     assert sorted(path.stem for path in run_folder.glob("plots/*.png")) == sorted(PLOTS)
     for path in run_folder.glob("plots/*.png"):
         found = colours(path)
@@ -558,10 +565,10 @@ def test_the_time_between_two_steps_of_a_panda():
 
 
 def test_the_motion_is_shown_where_there_is_any(run_folder):
-    content, found = refinement(), with_motion(examination())
+    content, found = about_mesh(refinement()), with_motion(examination())
     text = text_of(run_folder, content, found)
     lower, upper = (found.motion["mesh"]["original"][bound] for bound in ("lower", "upper"))
-    assert f"the motion has: {lower:.2f} to {upper:.2f} before, " in text
+    assert f"the motion has, {lower:.2f} to {upper:.2f} before, " in text
     first, second = found.motion["phase"]["entries"]
     assert f"Observations {first} and {second} (numbered from 0) against each other over the last 500 steps" in text
     assert f"{found.motion['end_effector']['original']['jerk']:.2f} m/s³ before" in text
@@ -574,6 +581,26 @@ def test_the_motion_is_shown_where_there_is_any(run_folder):
     found.motion["phase"]["original"] = found.motion["phase"]["refined"]
     assert "against each other over the whole episode" in text_of(run_folder, content, found)
     assert not any((run_folder / "plots" / f"{name}.png").exists() for name in ("mesh", "end_effector"))
+
+
+def test_boxes_are_counted_only_where_their_dimension_was_maximised(run_folder):
+    text = text_of(run_folder, refinement(), with_motion(examination()))
+    assert "plots/phase.png" in text
+    assert "plots/mesh.png" not in text
+    assert not (run_folder / "plots" / "mesh.png").exists()
+
+
+def test_the_verdict_and_one_picture_come_first(run_folder):
+    for decision, picture, paired in (
+        ("refined", "paired", True),
+        ("original", "paired", True),
+        ("refined", "returns", False),
+    ):
+        text = text_of(run_folder, refinement(decision=decision, paired=paired), examination())
+        head, _ = text.split("## Before and after")
+        assert "\n\n## Robustness" in text
+        assert re.findall(r"plots/(\w+)\.png", head) == [picture]
+        assert ("Why the original was kept: " in head) == (decision == "original")
 
 
 def test_a_robustness_result_without_motion_is_read(run_folder):

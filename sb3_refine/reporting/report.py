@@ -115,6 +115,7 @@ def report_text(run_folder: Path, record: RunRecord, plots: set[str]) -> str:
         worst=_worst_seeds(run_folder, record, changes) if record.is_tested else None,
         failed=record.is_tested and any((*_of(record.baseline).failed, *_of(record.refined).failed)),
         max_dimensions=MAX_DIMENSIONS,
+        is_about_mesh=_is_about_mesh(record),
         bounds=lambda mesh: f"{number_text(mesh['lower'])} to {number_text(mesh['upper'])}",
         phase_span=_phase_span(robustness.motion) if robustness else "",
         noise_returns=returns,
@@ -180,9 +181,14 @@ def _plotted(record: RunRecord) -> dict[str, tuple[Any, ...]]:
         shown |= {
             name: (robustness.motion[name], names)
             for name in ("mesh", "phase", "end_effector")
-            if name in robustness.motion
+            if name in robustness.motion and (name != "mesh" or _is_about_mesh(record))
         }
     return shown
+
+
+def _is_about_mesh(record: RunRecord) -> bool:
+    """Whether the mesh dimension was maximised. Otherwise its plot is left out: few readers know the quantity."""
+    return record.objective.replace("_", "-").startswith("mesh-dimension")
 
 
 def _plot_line(name: str, plots: set[str]) -> str:
