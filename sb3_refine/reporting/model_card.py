@@ -18,6 +18,13 @@ _ROWS = (
     ("mean length", "mean_length"),
 )
 
+_PICTURES = {
+    "paired": "Each dot is a seed. Above the line, the return is higher {after}; below, it is lower.",
+    "returns": "How often each return occurred, before and {after}; a tick is an episode.",
+    "learning_curve": "The return during the search.",
+}
+"""Plots that the card may show, the first that there is, with their captions. The report shows all of them."""
+
 _OUTCOMES = {
     "refined": "This is the refined agent: it did better than the original on held-out seeds.",
     "original": "This is the **original** agent, unchanged: no better one was found.",
@@ -37,6 +44,8 @@ def model_card(run: RunFolder, repo: str) -> str:
     file_name = f"{record.algo}-{run.env_name}"
     env_kwargs = {key: value for key, value in (run.args.get("env_kwargs") or {}).items() if key != "render_mode"}
     difference = record.paired_difference
+    drawn = {path.stem for path in run.plots}
+    picture = next((name for name in _PICTURES if name in drawn), None)
     return render(
         "model_card.md.j2",
         record=record,
@@ -45,7 +54,8 @@ def model_card(run: RunFolder, repo: str) -> str:
         outcome=_OUTCOMES[record.decision],
         rows=_rows(record),
         better=better_text(difference.p_better or 0.0, difference.paired) if difference else "",
-        plots=[path.stem for path in run.plots],
+        picture=picture,
+        caption=_PICTURES[picture].format(after=WORDING[record.method].after) if picture else "",
         has_report=run.report is not None,
         organization=organization,
         own_name="" if name == file_name else name,
