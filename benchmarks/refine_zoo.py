@@ -119,7 +119,7 @@ def fresh(found: dict[str, Any] | None) -> str:
 
 def main() -> None:
     options = parser(__doc__.splitlines()[1])
-    options.add_argument("--only", default="", help="only agents with this in ALGO ENV_K")
+    options.add_argument("--only", nargs="+", default=[""], help="only agents with one of these in ALGO ENV_K")
     options.add_argument("--optimizer", default="backtracking-ars", help="search method")
     options.add_argument("--n-updates", type=int, help="length of each search (default: the preset's)")
     options.add_argument("--episodes", type=int, default=500, help="fresh episodes of each agent that was refined")
@@ -130,7 +130,7 @@ def main() -> None:
     logging.getLogger("sb3_refine").setLevel(logging.ERROR)
     results = json.loads(options.json.read_text()) if options.json is not None and options.json.exists() else []
     done = {(result["algo"], result["env"], result["exp_id"]) for result in results}
-    found = [agent for agent in agents(options.agents) if options.only in "{} {}_{}".format(*agent)]
+    found = [one for one in agents(options.agents) if any(part in "{} {}_{}".format(*one) for part in options.only)]
     run = circumstances()
     for agent in track([agent for agent in found if agent not in done], description="agents"):
         results.append({**refine(*agent, options), "run": run})

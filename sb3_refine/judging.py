@@ -20,7 +20,7 @@ from sb3_refine.errors import RefineError, check_count, check_seconds
 from sb3_refine.evaluation.acceptance import ORIGINAL, UNCHECKED
 from sb3_refine.evaluation.baseline import evaluate_baseline
 from sb3_refine.evaluation.evaluation import Evaluation
-from sb3_refine.evaluation.judge import JudgeSettings, Verdict, judge_candidates
+from sb3_refine.evaluation.judge import AUTO, JudgeSettings, Verdict, judge_candidates
 from sb3_refine.evaluation.selection import Candidate
 from sb3_refine.evaluation.soup import greedy_soup, n_scores
 from sb3_refine.evaluation.target import EvaluationTarget, open_targets
@@ -143,7 +143,7 @@ class Judge:
         original: Agent | BaseAlgorithm,
         objective: str | Objective | Callable[[Trajectory], float] = "return",
         seed: int = 0,
-        n_eval_episodes: int | str = 100,
+        n_eval_episodes: int | str = AUTO,
         alpha: float = 0.05,
         min_effect: float | None = None,
         max_return_loss: float = 0.05,
@@ -230,6 +230,7 @@ class Judge:
         progress_bar: bool = False,
         origin: Origin | None = None,
         n_average: int = 0,
+        is_time_limited: bool = False,
     ) -> Judgement:
         """
         :param candidates: at least one, for the environment of the original
@@ -237,6 +238,7 @@ class Judge:
         :param origin: where the candidates come from; by default, from elsewhere
         :param n_average: add the average of this many candidates, the last ones, and a greedy soup of all, see
             :func:`~sb3_refine.evaluation.soup.greedy_soup`; 0 for neither
+        :param is_time_limited: whether ``n_eval_episodes="auto"`` is its smallest number
         :return: the verdict, which can be saved
         :raises RefineError: when there is no candidate, or one is of another environment
         :raises EpisodeError: when an episode fails
@@ -257,7 +259,8 @@ class Judge:
         ):
             original = Candidate("original", targets[0], episodes=list(self._baseline))
             others = [Candidate(each.name, target) for each, target in zip(named, targets[1:], strict=True)]
-            verdict = judge_candidates(original, others, self.settings, self.seeds)
+            settings = self.settings.for_limited_time() if is_time_limited else self.settings
+            verdict = judge_candidates(original, others, settings, self.seeds)
             progress.total = progress.n  # with "auto", or where seeds decide nothing, it is another number
         chosen = next(each for each in named if each.name == verdict.chosen.name)
         return self._judgement(chosen, named, _result_of(verdict), origin or Origin())

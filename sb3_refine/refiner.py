@@ -24,7 +24,7 @@ from sb3_refine.errors import RefineError, check_count, check_seconds
 from sb3_refine.evaluation.acceptance import ORIGINAL
 from sb3_refine.evaluation.baseline import evaluate_baseline, recheck_reproducibility, warn_if_unexpected
 from sb3_refine.evaluation.calibration import N_CALIBRATION_EPISODES, calibrate
-from sb3_refine.evaluation.judge import JudgeSettings
+from sb3_refine.evaluation.judge import AUTO, JudgeSettings
 from sb3_refine.evaluation.robustness import check_entries
 from sb3_refine.evaluation.selection import Candidate
 from sb3_refine.evaluation.target import EvaluationTarget, rollout_task
@@ -112,7 +112,7 @@ class Refiner:
         backend: Backend = "process",
         seed: int = 0,
         episodes_per_candidate: int | None = None,
-        n_eval_episodes: int | str = 100,
+        n_eval_episodes: int | str = AUTO,
         alpha: float = 0.05,
         min_effect: float | None = None,
         max_return_loss: float = 0.05,
@@ -271,7 +271,8 @@ class Refiner:
             if search.n_updates_done < n_updates and not self.is_part:
                 reason = "a callback stopped it" if is_stopped else "the time is up"
                 logger.warning("the search ended after %d of %d updates: %s", search.n_updates_done, n_updates, reason)
-            self._conclude(search, original, evaluator)
+            settings = self.judging if time_limit is None else self.judging.for_limited_time()
+            self._conclude(search, original, evaluator, settings)
             assert self.result is not None
             if not self.is_part:
                 log_verdict(log, self.result, self.model.num_timesteps)
@@ -539,10 +540,12 @@ class Refiner:
             calibrate(optimizer, self.agent, self.parameters, evaluator, seeds)
             search.count(evaluator)
 
-    def _conclude(self, search: SearchState, original: Candidate, evaluator: Evaluator) -> None:
+    def _conclude(
+        self, search: SearchState, original: Candidate, evaluator: Evaluator, settings: JudgeSettings
+    ) -> None:
         """Choose, test, and leave the better of the two in the model."""
         if self.acceptance:
-            result, chosen = tested_result(search, original, evaluator, self.judging, self.seeds)
+            result, chosen = tested_result(search, original, evaluator, settings, self.seeds)
             self.tested = (search.start_theta, chosen)
             self.parameters.set_theta(search.start_theta if result.decision == ORIGINAL else chosen)
         else:

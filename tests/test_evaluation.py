@@ -183,7 +183,7 @@ def test_a_small_gain_on_nearly_all_seeds_is_explained():
     before = np.random.default_rng(0).normal(-160, 110, size=100)
     verdict = decide(evaluation(before), evaluation(before + np.linspace(1, 8, 100)))
     assert verdict.decision == "original"
-    assert verdict.reason.startswith("better on 100% of the 100 held-out seeds, but a few bad episodes could cancel")
+    assert verdict.reason.startswith("better on 100% of the 100 held-out seeds, but a few bad episodes can cancel")
     assert with_advice(verdict, 100).reason.endswith("Try n_eval_episodes=300, or more updates")
 
 

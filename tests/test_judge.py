@@ -64,6 +64,30 @@ def test_without_selection_the_first_candidate_is_tested(demo, untrained):
     assert [one["name"] for one in verdict.candidates] == ["zeros", "untrained"]
 
 
+@pytest.fixture
+def auto(monkeypatch):
+    """The default settings, with fewer episodes."""
+    monkeypatch.setattr("sb3_refine.evaluation.judge.AUTO_EPISODES", (10, 30))
+    return JudgeSettings()
+
+
+def n_tested(original, candidates, settings):
+    candidates = [Candidate(f"candidate {number}", target) for number, target in enumerate(candidates)]
+    verdict = judge_candidates(Candidate("original", original), candidates, settings, EpisodeSeeds(0))
+    assert len(verdict.candidate.seeds) == len(verdict.baseline.seeds)
+    return len(verdict.baseline.seeds)
+
+
+def test_the_number_of_test_episodes_depends_on_the_gain_on_validation_seeds(demo, untrained, auto):
+    up, down = (EvaluationTarget(demo.evaluator, demo.theta * np.float32(factor)) for factor in (1.001, 0.999))
+    assert n_tested(untrained, [demo], auto) == 10  # a large gain
+    assert n_tested(demo, [up, down], auto) == 30  # one of them is a little better
+    assert n_tested(demo, [untrained], auto) == 10  # there is nothing to show
+    assert n_tested(demo, [demo], auto) == 10
+    assert n_tested(demo, [up, down], auto.for_limited_time()) == 10
+    assert n_tested(demo, [up, down], JudgeSettings(n_eval_episodes=12).for_limited_time()) == 12
+
+
 def test_another_objective_is_calibrated_on_the_original():
     objective = make_objective("smooth:weight=0.5")
     demo = target_of(load_agent(DEMO["algo"], DEMO["env"], DEMO["folder"]), objective)
@@ -84,7 +108,7 @@ def zeros(target):
         ({"n_eval_episodes": 1}, "n_eval_episodes: expected a whole number of at least 2, got 1"),
         ({"alpha": 1.0}, "alpha: expected a number between 0 and 1, got 1.0"),
         ({"min_effect": -1.0, "n_eval_episodes": "auto"}, "min_effect: expected a positive number, got -1.0"),
-        ({"min_effect": 1.0}, "min_effect: only used with n_eval_episodes='auto'"),
+        ({"min_effect": 1.0, "n_eval_episodes": 100}, "min_effect: only used with n_eval_episodes='auto'"),
         ({"max_return_loss": 2}, "max_return_loss: expected a share from 0 to 1, or inf for any, got 2"),
     ],
 )

@@ -515,7 +515,7 @@ def test_the_papers_preset_is_the_paper():
         ({"n_deltas": 3}, r"optimizer: backtracking-ars has no option 'n_deltas' \(did you mean n_delta"),
         ({"n_delta": 0}, "n_delta: expected a whole number of at least 1, got 0"),
         ({"parameters": "critic"}, "matches none of the parameters behind the action"),
-        ({"min_effect": 2.0}, "min_effect: only used with n_eval_episodes='auto'"),
+        ({"min_effect": 2.0, "n_eval_episodes": 100}, "min_effect: only used with n_eval_episodes='auto'"),
         ({"alpha": 2}, "alpha: expected a number between 0 and 1, got 2"),
         ({"n_eval_episodes": 1}, "n_eval_episodes: expected a whole number of at least 2, got 1"),
         ({"seed": -1}, "seed: expected a whole number of at least 0, got -1"),

@@ -10,7 +10,7 @@ from conftest import train
 
 from sb3_refine import Refiner
 from sb3_refine.evaluation.evaluation import Evaluation
-from sb3_refine.evaluation.judge import AUTO_EPISODES
+from sb3_refine.evaluation.judge import MIN_EFFECT_EPISODES
 from sb3_refine.evaluation.selection import Candidate, episodes_to_resolve, n_selection_episodes, sequential_halving
 from sb3_refine.evaluation.statistics import mean_interval
 from sb3_refine.evaluation.target import EvaluationTarget
@@ -105,7 +105,7 @@ def test_episodes_to_resolve_an_effect():
     n = episodes_to_resolve(before, after, 0.1, alpha=0.05)
     assert z * np.sqrt(4 / 3 / n) + tail / n <= 0.1 < z * np.sqrt(4 / 3 / (n - 1)) + tail / (n - 1)
     assert episodes_to_resolve(before, before, 0.1, alpha=0.05) == 2
-    assert episodes_to_resolve(before, np.full(5, np.nan), 0.1, alpha=0.05) > AUTO_EPISODES[1]
+    assert episodes_to_resolve(before, np.full(5, np.nan), 0.1, alpha=0.05) > MIN_EFFECT_EPISODES[1]
 
 
 def test_that_many_episodes_do_resolve_it():
@@ -211,13 +211,13 @@ def test_no_search_seed_is_used_twice_whatever_the_sizes_of_the_populations():
     assert search.state_dict()["n_search_seeds"] == 10
 
 
-@pytest.mark.parametrize(("min_effect", "n_episodes"), [(1e9, AUTO_EPISODES[0]), (150.0, None)])
+@pytest.mark.parametrize(("min_effect", "n_episodes"), [(1e9, MIN_EFFECT_EPISODES[0]), (150.0, None)])
 def test_auto_runs_as_many_episodes_as_the_effect_takes(model, caplog, min_effect, n_episodes):
     caplog.set_level("INFO", "sb3_refine")
     result = Refiner(model, **SHORT, n_eval_episodes="auto", min_effect=min_effect, n_workers=2).learn(2).result
     n_seeds = len(result.baseline.seeds)
     wanted = int(re.search(r"to resolve a difference of \S+ takes (\d+)", caplog.text)[1])
-    assert n_seeds == (n_episodes or min(max(wanted, AUTO_EPISODES[0]), AUTO_EPISODES[1]))
+    assert n_seeds == (n_episodes or min(max(wanted, MIN_EFFECT_EPISODES[0]), MIN_EFFECT_EPISODES[1]))
     assert f"{n_seeds} held-out episodes: to resolve a difference of" in caplog.text
     assert len(set(result.baseline.seeds)) == n_seeds
 
@@ -242,7 +242,7 @@ def test_auto_survives_an_invalid_episode(model, monkeypatch):
         return Evaluation(found.seeds, (first._replace(episode_return=np.nan), *others))
 
     monkeypatch.setattr(EvaluationTarget, "run", with_nan)
-    assert len(refiner.learn(1).result.baseline.seeds) == AUTO_EPISODES[0]
+    assert len(refiner.learn(1).result.baseline.seeds) == MIN_EFFECT_EPISODES[0]
 
 
 def test_a_numpy_integer_is_a_number_of_episodes(model):

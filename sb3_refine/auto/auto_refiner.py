@@ -152,7 +152,10 @@ class AutoRefiner:
             candidates = _candidates(race)
             if not candidates:
                 raise RefineError("time_limit: too short to search, to train and to judge the result")
-            self.judgement = self.judge.judge(candidates, progress_bar, self._origin(race))
+            is_time_limited = time_limit is not None
+            self.judgement = self.judge.judge(
+                candidates, progress_bar, self._origin(race), is_time_limited=is_time_limited
+            )
         n_env_steps = int(_sum(race.arms, STEPS))
         log_verdict(log, self.judgement.result, self.agent.model.num_timesteps + n_env_steps)
         return self.judgement

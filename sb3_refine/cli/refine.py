@@ -305,13 +305,21 @@ def _announce(refiner: "Refiner", n_updates: int) -> None:
     say(f"{agent.algo} on {agent.env_name}: {refiner.parameters.size:,} parameters ({scope}), {normalised}")
     print(
         f"{plural(n_updates, 'update')} of {refiner.episodes_per_update} rollouts: "
-        f"{plural(n_updates * refiner.episodes_per_update, 'rollout')}, "
-        f"up to {plural(refiner.n_held_out, 'held-out episode')}, {workers}",
+        f"{plural(n_updates * refiner.episodes_per_update, 'rollout')}, {_held_out(refiner)}, {workers}",
         flush=True,
     )
     n_test = refiner.judging.n_eval_episodes
     if refiner.acceptance and isinstance(n_test, int) and n_test < FEW_EPISODES:
         print(f"{n_test} test episodes show large differences only: see --n-eval-episodes", flush=True)
+
+
+def _held_out(refiner: "Refiner") -> str:
+    from sb3_refine.formatting import plural
+
+    least, most = refiner.judging.test_range
+    n_more = 2 * (most - least) if refiner.acceptance else 0
+    more = f" ({n_more} more where the gain is small)" if n_more else ""
+    return f"up to {plural(refiner.n_held_out, 'held-out episode')}{more}"
 
 
 def duration_callback(refiner: "Refiner") -> "BaseCallback":

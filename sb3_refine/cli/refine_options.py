@@ -237,15 +237,16 @@ def add_verdict_options(verdict: argparse._ArgumentGroup) -> None:
     verdict.add_argument(
         "--n-eval-episodes",
         type=count_or_auto,
-        default=100,
+        default="auto",
         metavar="N",
-        help="held-out episodes; auto: 50 to 2000, as many as it takes to resolve --min-effect (default: %(default)s)",
+        help="held-out episodes; auto: 100, or up to 400 where the gain on the validation seeds is too small for 100 "
+        "(default: %(default)s)",
     )
     verdict.add_argument(
         "--min-effect",
         type=float,
         metavar="X",
-        help="a difference worth knowing of (default: 1%% of the original's mean)",
+        help="with auto, the difference to resolve instead, by 50 to 2000 episodes",
     )
     verdict.add_argument("--alpha", type=float, default=0.05, help="level of significance (default: %(default)s)")
     verdict.add_argument(

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,11 @@ from sb3_refine.seeding import EpisodeSeeds
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-AUTO_EPISODES = (50, 2000)
+AUTO_EPISODES = (100, 400)
 """Fewest and most test episodes that ``n_eval_episodes="auto"`` settles on."""
+
+MIN_EFFECT_EPISODES = (50, 2000)
+"""The same with a ``min_effect``."""
 
 _VALIDATION_EPISODES = 50  # where the number of test episodes is not known beforehand
 
@@ -35,10 +38,11 @@ class JudgeSettings:
     :param objective: what is maximised
     :param objective_name: what reasons call the objective; by default its own name
     :param n_eval_episodes: test episodes of the original and of the chosen candidate; ``"auto"`` for as many as it
-        takes to resolve ``min_effect``, within :data:`AUTO_EPISODES`. Twice as many where a seed does not decide an
-        episode, so that episodes cannot be paired
+        takes to show a gain as large as that on the validation seeds, within :data:`AUTO_EPISODES`. Twice as many
+        where a seed does not decide an episode, so that episodes cannot be paired
     :param alpha: level of significance
-    :param min_effect: the difference to resolve, in units of the objective; None for a hundredth of the original's
+    :param min_effect: the difference to resolve instead, in units of the objective, with ``"auto"``, within
+        :data:`MIN_EFFECT_EPISODES`
     :param max_return_loss: share of the original's mean return that may be lost where the objective is not the return;
         from 0 to 1, or infinity for no limit
     :param selection: whether to choose among the candidates on validation seeds; without, the first one is tested
@@ -47,7 +51,7 @@ class JudgeSettings:
 
     objective: Objective = field(default_factory=Return)
     objective_name: str = ""
-    n_eval_episodes: int | str = 100
+    n_eval_episodes: int | str = AUTO
     alpha: float = 0.05
     min_effect: float | None = None
     max_return_loss: float = 0.05
@@ -86,6 +90,19 @@ class JudgeSettings:
         is_free = isinstance(self.objective, Return) or self.max_return_loss == np.inf
         return None if is_free else self.max_return_loss
 
+    @property
+    def test_range(self) -> tuple[int, int]:
+        """Fewest and most test episodes, where episodes are paired."""
+        n = self.n_eval_episodes
+        if not isinstance(n, str):
+            return int(n), int(n)
+        return AUTO_EPISODES if self.min_effect is None else MIN_EFFECT_EPISODES
+
+    def for_limited_time(self) -> "JudgeSettings":
+        """:return: the same, for a run with a time limit: ``"auto"`` is its smallest number"""
+        is_open = self.n_eval_episodes == AUTO and self.min_effect is None
+        return replace(self, n_eval_episodes=AUTO_EPISODES[0]) if is_open else self
+
     def n_episodes(self, n_candidates: int, has_baseline: bool = False, paired: bool = True) -> int:
         """
         :param n_candidates: at least one
@@ -94,7 +111,7 @@ class JudgeSettings:
         :return: validation and test episodes of :func:`judge_candidates` at most; with ``"auto"``, a guess
         """
         n = self.n_eval_episodes
-        n_test = 2 * _VALIDATION_EPISODES if isinstance(n, str) else int(n)
+        n_test = AUTO_EPISODES[0] if isinstance(n, str) else int(n)
         n_validation = 0 if has_baseline else self.n_validation_episodes
         if self.selection:
             n_validation += n_selection_episodes(n_candidates, self.n_validation_episodes)
@@ -192,16 +209,23 @@ def _factor(paired: bool) -> int:
 def _n_test_episodes(
     original: Candidate, chosen: Candidate, paired: bool, settings: JudgeSettings, seeds: EpisodeSeeds
 ) -> int:
-    """As many as asked for, or as it takes to resolve the least difference of interest; unpaired, twice as many."""
-    if not isinstance(settings.n_eval_episodes, str):
-        return int(settings.n_eval_episodes) * _factor(paired)
-    objective = settings.objective
+    """
+    As many as asked for, or as it takes to resolve a difference; unpaired, twice as many. The number does not depend on
+    any test episode, so that there is one test at level ``alpha``.
+    """
+    least, most = (n * _factor(paired) for n in settings.test_range)
+    if least == most:
+        return least
+    objective, effect = settings.objective, settings.min_effect
+    if effect is None and not chosen.episodes:  # there was no choice on validation seeds
+        return least
     chosen.run_on(seeds.take("validation", settings.n_validation_episodes), objective.metrics)
-    effect = settings.min_effect or abs(objective.of_episodes(original.episodes)) / 100 or 1.0
     before, after = (np.array([objective.fitness(e) for e in which.episodes]) for which in (original, chosen))
-    wanted = episodes_to_resolve(before, after, effect, settings.alpha)
-    wanted *= _factor(paired)
-    least, most = (n_episodes * _factor(paired) for n_episodes in AUTO_EPISODES)
+    if effect is None:
+        effect = float(after.mean() - before.mean())
+    if not effect > 0:
+        return least
+    wanted = episodes_to_resolve(before, after, effect, settings.alpha) * _factor(paired)
     n_episodes = min(max(wanted, least), most)
     logger.info(
         "%d held-out episodes: to resolve a difference of %.3g takes %d; at least %d and at most %d are run",

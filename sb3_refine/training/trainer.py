@@ -149,7 +149,8 @@ class Trainer:
             if not checkpoints:
                 raise RefineError(f"time_limit: {time_limit:g} s are too short to train and to judge the result")
             self.judgement = self.judge.judge(
-                checkpoints.agents(), progress_bar, self._origin(training, n_timesteps), self.n_average
+                *(checkpoints.agents(), progress_bar, self._origin(training, n_timesteps), self.n_average),
+                is_time_limited=time_limit is not None,
             )
             checkpoints.end()
         log_verdict(log, self.judgement.result, self.agent.model.num_timesteps + training.n_env_steps)
