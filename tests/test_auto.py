@@ -98,7 +98,8 @@ def test_decisions_are_kept_and_not_made_again(tmp_path):
         race_of(tmp_path, search=lambda n: 0.0, training=lambda n: 5.0)
 
 
-def test_search_and_training_are_judged_together(made_agents, tmp_path):
+def test_search_and_training_are_judged_together(made_agents, tmp_path, caplog):
+    caplog.set_level("INFO", "sb3_refine.auto.race")
     agent = load_agent("ppo", ENV_ID, made_agents)
     judgement = AutoRefiner(agent, **FAST).learn(budget=40, checkpoint_folder=tmp_path)
     names = [one["name"] for one in judgement.result.candidates]
@@ -110,6 +111,8 @@ def test_search_and_training_are_judged_together(made_agents, tmp_path):
     update = 5  # rollouts: what is left may be too little for another one
     assert judgement.result.env_steps > sum(n_steps for _, n_steps, _ in arms.values()) > (40 - update) * 200
     assert rounds[0].startswith("after 25% of the budget: search ")
+    assert [line for line in caplog.messages if line.startswith("after ")] == rounds
+    assert caplog.messages[:2] == ["search:", "training:"]
     ended = next(text.split()[-2] for text in rounds if text.endswith(" ends"))
     assert sum(name.startswith(f"{ended}: ") for name in names) <= 2, "of an arm that ended, the last candidates alone"
 

@@ -1,6 +1,7 @@
 """Successive halving of one budget between the arms."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from sb3_refine.agents.decoding.schema import list_of, optional, record, text
 from sb3_refine.auto.arms import Arm
 from sb3_refine.files import atomic_path
 from sb3_refine.training.checkpoints import read_state
+
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "auto.json"
 
@@ -102,12 +105,14 @@ class Race:
             return is_stopped() or used_up
 
         if not is_over() and not arm.is_done:
+            logger.info("%s:", arm.name)
             arm.advance(is_over)
 
     def _cut(self, racing: list[Arm], planned: float) -> list[Arm]:
         """The arms that go on."""
         decision = self._recorded.pop(0) if self._recorded else self._decide(racing, planned)
         self.decisions.append(decision)
+        logger.info("%s", decision["text"])
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(self._path) as path:
             path.write_text(json.dumps([*self.decisions, *self._recorded]))

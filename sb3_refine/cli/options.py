@@ -22,6 +22,8 @@ class Parser(argparse.ArgumentParser):
     """One line an error, with the nearest option or subcommand."""
 
     def error(self, message: str) -> NoReturn:
+        if message == "unrecognized arguments: ":
+            message += "an empty one"
         unknown, *_ = message.removeprefix("unrecognized arguments: ").split() or [""]
         if unknown != message.split(maxsplit=1)[0]:
             message += did_you_mean(unknown.split("=")[0], [*self._option_string_actions, *SUBCOMMANDS])

@@ -16,6 +16,11 @@ class SerialEvaluator(Evaluator):
 
     _worker: RolloutWorker | None = None
 
+    @classmethod
+    def default_n_workers(cls) -> int | None:
+        """:return: 1"""
+        return 1
+
     def __enter__(self) -> Self:
         with globals_restored():
             self._worker = RolloutWorker(self.task)
