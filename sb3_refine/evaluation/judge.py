@@ -27,6 +27,9 @@ AUTO_EPISODES = (100, 400)
 MIN_EFFECT_EPISODES = (50, 2000)
 """The same with a ``min_effect``."""
 
+_CAUTION = 3  # times as many test episodes as validation seeds suggest: there, the gain is that of the best of several
+# candidates, and the worst episodes are seldom among 50
+
 _VALIDATION_EPISODES = 50  # where the number of test episodes is not known beforehand
 
 
@@ -216,7 +219,7 @@ def _n_test_episodes(
     least, most = (n * _factor(paired) for n in settings.test_range)
     if least == most:
         return least
-    objective, effect = settings.objective, settings.min_effect
+    objective, effect, caution = settings.objective, settings.min_effect, 1 if settings.min_effect else _CAUTION
     if effect is None and not chosen.episodes:  # there was no choice on validation seeds
         return least
     chosen.run_on(seeds.take("validation", settings.n_validation_episodes), objective.metrics)
@@ -225,7 +228,7 @@ def _n_test_episodes(
         effect = float(after.mean() - before.mean())
     if not effect > 0:
         return least
-    wanted = episodes_to_resolve(before, after, effect, settings.alpha) * _factor(paired)
+    wanted = caution * episodes_to_resolve(before, after, effect, settings.alpha) * _factor(paired)
     n_episodes = min(max(wanted, least), most)
     logger.info(
         "%d held-out episodes: to resolve a difference of %.3g takes %d; at least %d and at most %d are run",
