@@ -122,7 +122,11 @@ def add_agent_options(parser: Parser) -> None:
         help="episodes in which the goal is reached go on until their time is up, as Panda's did in 2021",
     )
     agent.add_argument(
-        "--gym-packages", nargs="+", default=[], metavar="MODULE", help="modules that register environments"
+        "--gym-packages",
+        nargs="+",
+        default=[],
+        metavar="MODULE",
+        help="modules to import first: they may register environments, optimizers, objectives and backends",
     )
     agent.add_argument("--device", default="auto", help="as the Zoo has it; rollouts run on the CPU (default: auto)")
     agent.add_argument(

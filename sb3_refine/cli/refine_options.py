@@ -46,7 +46,7 @@ def make_parser() -> Parser:
     """:return: the parser of ``sb3-refine``"""
     parser = Parser(
         prog="sb3-refine",
-        usage="sb3-refine --algo ALGO --env ENV [options]\n       sb3-refine {judge,evaluate,push} --help",
+        usage="sb3-refine --algo ALGO --env ENV [options]\n       sb3-refine --model ZIP --env ENV [options]\n       sb3-refine {judge,evaluate,push} --help",
         description="Refine a trained Stable-Baselines3 agent by random search, and test the result on held-out seeds.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -91,7 +91,7 @@ def _add_search_options(parser: Parser) -> None:
         type=count,
         metavar="ROLLOUTS",
         help="episodes of the search, instead of a number of updates; with --method auto, of search and training "
-        "together, counted in environment steps",
+        "together, each as long as the original's mean episode",
     )
     search.add_argument("--n-delta", type=count, help="directions an update, two candidates each")
     search.add_argument("--n-top", type=count, help="of ars: directions that enter the update (default: all)")
@@ -239,7 +239,7 @@ def add_verdict_options(verdict: argparse._ArgumentGroup) -> None:
         type=count_or_auto,
         default="auto",
         metavar="N",
-        help="held-out episodes; auto: 100, or up to 400 where the gain on the validation seeds is too small for 100 "
+        help="held-out episodes; auto: 100, or up to 400 where the gain on the validation seeds is too small for 100; 100 with a time limit "
         "(default: %(default)s)",
     )
     verdict.add_argument(
