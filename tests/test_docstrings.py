@@ -6,8 +6,9 @@ from importlib import import_module
 import pytest
 
 MODULES = (
-    "agents.load", "evaluation.selection", "evaluation.statistics", "judging", "objectives", "optimizers.base",
-    "refiner", "rollouts.mesh_dimension",
+    "agents.load", "evaluation.acceptance", "evaluation.selection", "evaluation.statistics", "judging", "objectives",
+    "optimizers.base", "optimizers.population", "refiner", "rollouts.mesh_dimension", "training.judge_callback",
+    "training.trainer",
 )  # fmt: skip
 
 

@@ -46,7 +46,9 @@ def make_parser() -> Parser:
     """:return: the parser of ``sb3-refine``"""
     parser = Parser(
         prog="sb3-refine",
-        usage="sb3-refine --algo ALGO --env ENV [options]\n       sb3-refine --model ZIP --env ENV [options]\n       sb3-refine {judge,evaluate,push} --help",
+        usage="sb3-refine --algo ALGO --env ENV [options]\n"
+        "       sb3-refine --model ZIP --env ENV [options]\n"
+        "       sb3-refine {judge,evaluate,push} --help",
         description="Refine a trained Stable-Baselines3 agent by random search, and test the result on held-out seeds.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -239,7 +241,8 @@ def add_verdict_options(verdict: argparse._ArgumentGroup) -> None:
         type=count_or_auto,
         default="auto",
         metavar="N",
-        help="held-out episodes; auto: 100, or up to 400 where the gain on the validation seeds is too small for 100; 100 with a time limit "
+        help="held-out episodes; auto: 100, or up to 400 where the gain on the validation seeds is too small for 100; "
+        "100 with a time limit "
         "(default: %(default)s)",
     )
     verdict.add_argument(

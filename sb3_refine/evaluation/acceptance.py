@@ -53,6 +53,12 @@ def decide(
     An accepted agent need not be better on every seed, nor in another environment, nor fail less often; only, its
     failure rate did not rise significantly at ``alpha``.
 
+    >>> from sb3_refine.rollouts.episode import Episode
+    >>> before = Evaluation(range(100), [Episode(100.0 + seed % 10, 50, False) for seed in range(100)])
+    >>> after = Evaluation(range(100), [Episode(104.0 + seed % 10, 50, False) for seed in range(100)])
+    >>> print(decide(before, after).reason)
+    better on held-out seeds: paired difference +4 [3.695, 4.161] at 95%
+
     :param baseline: episodes of the original on held-out seeds
     :param refined: episodes of the refined agent on the same seeds
     :param alpha: level of significance

@@ -41,8 +41,8 @@ class JudgeSettings:
     :param objective: what is maximised
     :param objective_name: what reasons call the objective; by default its own name
     :param n_eval_episodes: test episodes of the original and of the chosen candidate; ``"auto"`` for three times as
-        many as it takes to show a gain as large as that on the validation seeds, within :data:`AUTO_EPISODES`. Twice as many
-        where a seed does not decide an episode, so that episodes cannot be paired
+        many as it takes to show a gain as large as that on the validation seeds, within :data:`AUTO_EPISODES`. Twice
+        as many where a seed does not decide an episode, so that episodes cannot be paired
     :param alpha: level of significance
     :param min_effect: the difference to resolve instead, in units of the objective, with ``"auto"``, within
         :data:`MIN_EFFECT_EPISODES`

@@ -42,6 +42,12 @@ class NoisePopulation(Population):
     Candidates :math:`\theta + s_i \sigma \odot \delta_i`, where each direction :math:`\delta_i` is a slice of the noise
     table. Beside ``theta``, a candidate takes a few bytes.
 
+    >>> pair = NoisePopulation(np.zeros(3), std=0.1, keys=[7, 7], signs=[1.0, -1.0], seed=0)
+    >>> bool(np.all(pair.theta(0) == -pair.theta(1)))
+    True
+    >>> pair.groups  # both run on the same episode seeds
+    [0, 0]
+
     :param theta: the point to perturb, float32 of shape ``(n_parameters,)``
     :param std: standard deviation of the perturbation: one for all parameters, or one each, shape ``(n_parameters,)``
     :param keys: of each candidate, the key of its direction, see :func:`~sb3_refine.optimizers.noise_table.noise_key`

@@ -24,6 +24,14 @@ class JudgeCallback(BaseCallback):
     Works in Stable-Baselines3's ``learn()`` and in the Zoo, as ``callback: sb3_refine.JudgeCallback``. The environment
     has to be one that can be built again, see :class:`~sb3_refine.refiner.Refiner`.
 
+    >>> import tempfile
+    >>> from stable_baselines3 import PPO
+    >>> model = PPO("MlpPolicy", "Pendulum-v1", n_steps=200, batch_size=50, seed=0, device="cpu")
+    >>> callback = JudgeCallback(tempfile.mkdtemp(), n_eval_episodes=10, report=False, verbose=0, backend="serial")
+    >>> model = model.learn(1_000, callback)
+    >>> callback.judgement.result.decision in ("refined", "original")
+    True
+
     :param save_path: folder of the result, in the Zoo's layout: the agent, ``refinement.json``, ``report.md``, and the
         checkpoints in ``checkpoints/``
     :param save_freq: steps of the callback between two checkpoints, as in ``CheckpointCallback``; None for a hundredth

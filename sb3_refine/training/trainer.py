@@ -40,6 +40,12 @@ class Trainer:
     What is saved is a real continuation: the state of the optimizers, the statistics of the observations and the number
     of time steps are those of the checkpoint.
 
+    >>> from stable_baselines3 import PPO
+    >>> model = PPO("MlpPolicy", "Pendulum-v1", n_steps=200, batch_size=50, seed=0, device="cpu")
+    >>> judgement = Trainer(model, n_eval_episodes=10, backend="serial").learn(1_000)
+    >>> judgement.result.decision in ("refined", "original")
+    True
+
     :param model: a Stable-Baselines3 model, or an :class:`~sb3_refine.agents.agent.Agent` from ``load_agent``; it is
         left as it is
     :param env: see :class:`~sb3_refine.refiner.Refiner`
