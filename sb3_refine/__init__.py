@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from sb3_refine.agents.agent import Agent
     from sb3_refine.agents.load import load_agent
     from sb3_refine.auto.auto_refiner import AutoRefiner
+    from sb3_refine.deploy.export import export
     from sb3_refine.errors import RefineError
     from sb3_refine.judging import judge
     from sb3_refine.refiner import Refiner, refine
@@ -23,6 +24,7 @@ _HOMES = {
     "RefineError": "errors",
     "Refiner": "refiner",
     "Trainer": "training.trainer",
+    "export": "deploy.export",
     "judge": "judging",
     "load_agent": "agents.load",
     "refine": "refiner",
@@ -35,6 +37,7 @@ __all__ = [
     "RefineError",
     "Refiner",
     "Trainer",
+    "export",
     "judge",
     "load_agent",
     "refine",

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from sb3_refine.cli.evaluate import evaluate_agents, make_evaluate_parser
+from sb3_refine.cli.export import export_agent, make_export_parser
 from sb3_refine.cli.judge import judge_agents, make_judge_parser
 from sb3_refine.cli.options import Parser, check_demo, given_options, is_code
 from sb3_refine.cli.push import make_push_parser, push_run
@@ -20,6 +21,7 @@ _SUBCOMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace
     "push": (make_push_parser, push_run),
     "evaluate": (make_evaluate_parser, evaluate_agents),
     "judge": (make_judge_parser, judge_agents),
+    "export": (make_export_parser, export_agent),
 }
 
 

@@ -48,7 +48,7 @@ def make_parser() -> Parser:
         prog="sb3-refine",
         usage="sb3-refine --algo ALGO --env ENV [options]\n"
         "       sb3-refine --model ZIP --env ENV [options]\n"
-        "       sb3-refine {judge,evaluate,push} --help",
+        "       sb3-refine {judge,evaluate,export,push} --help",
         description="Refine a trained Stable-Baselines3 agent by random search, and test the result on held-out seeds.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

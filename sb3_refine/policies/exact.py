@@ -116,17 +116,17 @@ class GreedyAction:
     """
 
     def __init__(self, kind: str, n_actions: int):
-        self._kind, self._n_actions = kind, n_actions
+        self.kind, self._n_actions = kind, n_actions
 
     def of(self, output: th.Tensor) -> Callable[[], np.int64]:
         """
         :param output: the network's output, overwritten from step to step
         :return: a function that makes the action of it
         """
-        if self._kind == "quantiles":
+        if self.kind == "quantiles":
             quantiles = output.view(-1, self._n_actions)
             return lambda: quantiles.mean(dim=0).numpy().argmax()
-        if self._kind == "logits":  # Categorical normalises them, and takes the most probable
+        if self.kind == "logits":  # Categorical normalises them, and takes the most probable
             return lambda: th.softmax(output - output.logsumexp(dim=-1, keepdim=True), dim=-1).numpy().argmax()
         return output.numpy().argmax
 

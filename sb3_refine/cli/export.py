@@ -1,0 +1,65 @@
+"""``sb3-refine export``: a policy for where there is no Stable-Baselines3."""
+
+import argparse
+import logging
+
+from sb3_refine.cli.options import Parser, add_agent_options, count, load_chosen_agent, say, set_up_logging
+
+_FORMATS = ("onnx", "torch", "c")
+
+
+def make_export_parser() -> Parser:
+    """:return: the parser of ``sb3-refine export``"""
+    parser = Parser(
+        prog="sb3-refine export",
+        description="Write an agent's deterministic policy as ONNX, for torch.export, or as a C header. The input is a "
+        "batch of raw observations in float32, the output the actions: normalisation, squashing, scaling and clipping "
+        "are inside. Each file is compared with predict on the observations of some episodes.",
+        epilog="example: sb3-refine export --algo ppo --env LunarLanderContinuous-v2 -f refined-agents -o exported "
+        "--format onnx c",
+        allow_abbrev=False,
+    )
+    add_agent_options(parser)
+    output = parser.add_argument_group("the output")
+    output.add_argument("-o", "--output", help="folder of the files (default: exported/ALGO-ENV)")
+    output.add_argument(
+        "--format",
+        dest="formats",
+        nargs="+",
+        choices=_FORMATS,
+        default=["onnx"],
+        help="onnx, torch (a .pt2 of torch.export), c (a header of C99) (default: onnx)",
+    )
+    output.add_argument("--n-eval-episodes", type=count, default=10, metavar="N", help="for the check (default: 10)")
+    output.add_argument("--seed", type=int, default=0, help="of these episodes (default: 0)")
+    return parser
+
+
+def export_agent(options: argparse.Namespace) -> int:
+    """
+    Run ``sb3-refine export``.
+
+    :param options: of :func:`make_export_parser`
+    :return: exit status
+    :raises RefineError: when the policy cannot be exported
+    :raises EpisodeError: when an episode of the check fails
+    """
+    set_up_logging(logging.WARNING)
+    agent = load_chosen_agent(options)
+    from sb3_refine.deploy.export import FILE_NAME, export
+
+    folder = options.output or f"exported/{agent.algo}-{agent.env_name}"
+    content = export(agent, folder, options.formats, options.n_eval_episodes, options.seed)
+    checked = f"{content['checked_on']['n_steps']:,} steps"
+    for file in content["files"].values():
+        say(f"{folder}/{file['file']}: {file['bytes']:,} bytes; {_found(file, checked)}")
+    say(f"details: {folder}/{FILE_NAME}")
+    return 0
+
+
+def _found(file: dict[str, object], checked: str) -> str:
+    if file["largest_difference"] is None:
+        return "not checked: there is no C compiler (cc)"
+    if "n_different" in file:
+        return f"{file['n_different']} other actions than predict in {checked}"
+    return f"largest difference to predict in {checked}: {file['largest_difference']:.2g}"

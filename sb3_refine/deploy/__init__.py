@@ -1,0 +1,1 @@
+"""An agent for where there is no Stable-Baselines3: ONNX, torch.export, C."""

@@ -1,0 +1,154 @@
+"""Exported policies give the actions of predict."""
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import stable_baselines3
+import toy_envs  # noqa: F401 - registers its environments
+from conftest import MADE, ZOO_AGENTS, train
+from sb3_contrib import QRDQN
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from test_kinds import load, make
+from torch import nn
+
+from sb3_refine import RefineError, export, load_agent
+from sb3_refine.agents.from_model import agent_from_model
+from sb3_refine.deploy import formats
+from sb3_refine.deploy.export import FILE_NAME
+from sb3_refine.deploy.formats import FORMATS
+from sb3_refine.deploy.network import deployed_policy
+
+TOLERANCE = 1e-5  # of actions between -2 and 2: other orders of summation in float32
+
+
+class DictPendulum(gym.Env):
+    """Pendulum with its observation in two parts."""
+
+    def __init__(self):
+        self.env = gym.make("Pendulum-v1")
+        self.action_space = self.env.action_space
+        low, high = self.env.observation_space.low, self.env.observation_space.high
+        self.observation_space = gym.spaces.Dict(
+            {"speed": gym.spaces.Box(low[2:], high[2:]), "angle": gym.spaces.Box(low[:2], high[:2])}
+        )
+
+    def _parts(self, observation):
+        return {"speed": observation[2:], "angle": observation[:2]}
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = self.env.reset(seed=seed)
+        return self._parts(observation), info
+
+    def step(self, action):
+        observation, *rest = self.env.step(action)
+        return self._parts(observation), *rest
+
+
+def dict_model():
+    env = VecNormalize(DummyVecEnv([DictPendulum]), norm_obs_keys=["speed"])
+    return stable_baselines3.SAC("MultiInputPolicy", env, policy_kwargs={"net_arch": [16]}, seed=0, device="cpu")
+
+
+def discrete_model(cls):
+    return cls("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [16]}, seed=0, device="cpu")
+
+
+@pytest.mark.parametrize("algo", MADE)
+def test_continuous_actions_are_those_of_predict(algo, tmp_path):
+    """Of every algorithm: clipped or squashed and scaled, a2c with normalised observations."""
+    record = export(train(algo), tmp_path, list(FORMATS), n_episodes=2)
+    assert record["checked_on"]["n_steps"] == 400
+    for file in record["files"].values():
+        assert file["largest_difference"] < TOLERANCE
+        assert (tmp_path / file["file"]).stat().st_size == file["bytes"]
+    assert json.loads((tmp_path / FILE_NAME).read_text())["files"] == record["files"]
+    assert record["output"] == {"name": "action", "shape": ["batch", 1], "dtype": "float32"}
+
+
+@pytest.mark.parametrize("cls", [stable_baselines3.PPO, stable_baselines3.DQN, QRDQN])
+def test_discrete_actions_are_those_of_predict(cls, tmp_path):
+    record = export(discrete_model(cls), tmp_path, list(FORMATS), n_episodes=5)
+    assert record["checked_on"]["n_steps"] > 40
+    for file in record["files"].values():
+        assert file["n_different"] == 0
+    assert record["output"] == {"name": "action", "shape": ["batch"], "dtype": "int64"}
+
+
+def test_the_entries_of_a_dict_are_one_after_the_other(tmp_path):
+    record = export(dict_model(), tmp_path, list(FORMATS), n_episodes=2)
+    assert record["input"]["entries"] == [{"key": "angle", "size": 2}, {"key": "speed", "size": 1}]
+    for file in record["files"].values():
+        assert file["largest_difference"] < TOLERANCE
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_observations_far_outside_give_actions_within_the_bounds(name, tmp_path):
+    """Normalised observations are clipped, and so are actions; a batch of any size."""
+    model = train("a2c")
+    path, policy = tmp_path / f"policy{FORMATS[name].suffix}", deployed_policy(agent_from_model(model))
+    FORMATS[name].write(policy, path, path.stem)
+    run = FORMATS[name].read(path, policy)
+    observations = (np.geomspace(1e-3, 1e6, 50)[:, None] * np.random.default_rng(0).normal(size=(50, 3))).astype("f4")
+    expected = model.predict(model.get_vec_normalize_env().normalize_obs(observations), deterministic=True)[0]
+    assert np.abs(run(observations) - expected).max() < TOLERANCE
+    assert run(observations[:1]).shape == (1, 1)
+
+
+@pytest.mark.parametrize("activation_fn", [nn.ELU, nn.LeakyReLU, nn.SiLU, nn.Sigmoid])
+def test_activations_in_c(activation_fn, tmp_path):
+    kwargs = {"net_arch": [16, 16], "activation_fn": activation_fn}
+    model = stable_baselines3.PPO("MlpPolicy", "Pendulum-v1", policy_kwargs=kwargs, seed=0, device="cpu")
+    assert export(model, tmp_path, ["c"], n_episodes=1)["files"]["c"]["largest_difference"] < TOLERANCE
+
+
+def test_an_activation_without_c_is_refused(tmp_path):
+    kwargs = {"net_arch": [16], "activation_fn": nn.Mish}
+    model = stable_baselines3.PPO("MlpPolicy", "Pendulum-v1", policy_kwargs=kwargs, seed=0, device="cpu")
+    with pytest.raises(RefineError, match="no C for the activation Mish; choose another format"):
+        export(model, tmp_path, ["c"], n_episodes=1)
+    assert not list(tmp_path.glob("*.h"))
+
+
+def test_without_a_compiler_the_header_is_not_checked(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats.shutil, "which", lambda name: None)
+    assert export(train("ppo"), tmp_path, ["c"], n_episodes=1)["files"]["c"]["largest_difference"] is None
+
+
+@pytest.mark.parametrize("kind", ["lstm", "masked", "image", "frame stack, normalised", "multi-binary", "crossq"])
+def test_what_cannot_be_exported_is_refused(kind, tmp_path):
+    algo, env_id, _ = make(kind, tmp_path)
+    with pytest.raises(RefineError, match="export: (the policy of this .* is no plain MLP|a vec_env_wrapper)"):
+        export(load(tmp_path, algo, env_id), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_formats_are_one_line(tmp_path):
+    with pytest.raises(RefineError, match=r"format: unknown 'onxn' \(did you mean onnx\?\)"):
+        export(train("ppo"), tmp_path, ["onxn"])
+
+
+def test_the_command_line_says_how_far_from_predict(run, tmp_path):
+    done = run("export", "--demo", "-o", tmp_path / "out", "--format", "onnx", "c", "--n-eval-episodes", 2)
+    assert done.returncode == 0, done.stderr
+    assert "Pendulum-v1.onnx" in done.stdout
+    assert done.stdout.count("largest difference to predict in 400 steps: ") == 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "Pendulum-v1.h",
+        "Pendulum-v1.onnx",
+        FILE_NAME,
+    ]
+
+
+ZOO = sorted(path for path in ZOO_AGENTS.glob("*/*_1/*.zip") if path.stem == path.parent.name.removesuffix("_1"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ZOO, ids=lambda path: f"{path.parent.parent.name} {path.stem}")
+def test_every_zoo_agent_is_exported(path, tmp_path):
+    agent = load_agent(path.parent.parent.name, path.stem, ZOO_AGENTS)
+    record = export(agent, tmp_path, list(FORMATS), n_episodes=3)
+    for file in record["files"].values():
+        assert file.get("n_different", 0) == 0
+        assert file["largest_difference"] < 1e-4
