@@ -6,7 +6,8 @@ from importlib import import_module
 import pytest
 
 MODULES = (
-    "agents.load", "deploy.export", "evaluation.acceptance", "evaluation.selection", "evaluation.statistics", "judging", "objectives",
+    "agents.load", "deploy.export",
+    "evaluation.acceptance", "evaluation.selection", "evaluation.statistics", "judging", "objectives",
     "optimizers.base", "optimizers.population", "refiner", "rollouts.mesh_dimension", "training.judge_callback",
     "training.trainer",
 )  # fmt: skip
