@@ -67,7 +67,7 @@ def test_without_selection_the_first_candidate_is_tested(demo, untrained):
 @pytest.fixture
 def auto(monkeypatch):
     """The default settings, with fewer episodes."""
-    monkeypatch.setattr("sb3_refine.evaluation.judge.AUTO_EPISODES", (10, 30))
+    monkeypatch.setattr("sb3_refine.evaluation.judge.AUTO_EPISODES", (40, 60))
     return JudgeSettings()
 
 
@@ -80,11 +80,12 @@ def n_tested(original, candidates, settings):
 
 def test_the_number_of_test_episodes_depends_on_the_gain_on_validation_seeds(demo, untrained, auto):
     up, down = (EvaluationTarget(demo.evaluator, demo.theta * np.float32(factor)) for factor in (1.001, 0.999))
-    assert n_tested(untrained, [demo], auto) == 10  # a large gain
-    assert n_tested(demo, [up, down], auto) == 30  # one of them is a little better
-    assert n_tested(demo, [untrained], auto) == 10  # there is nothing to show
-    assert n_tested(demo, [demo], auto) == 10
-    assert n_tested(demo, [up, down], auto.for_limited_time()) == 10
+    assert n_tested(untrained, [demo, zeros(untrained)], auto) == 40  # a large gain
+    assert n_tested(demo, [up], auto) + n_tested(demo, [down], auto) == 100  # one of them is worse
+    assert n_tested(demo, [up, down], auto) == 60  # one of them is a little better
+    assert n_tested(demo, [untrained, zeros(untrained)], auto) == 40  # there is nothing to show
+    assert n_tested(demo, [demo], auto) == 40
+    assert n_tested(demo, [up, down], auto.for_limited_time()) == 40
     assert n_tested(demo, [up, down], JudgeSettings(n_eval_episodes=12).for_limited_time()) == 12
 
 

@@ -600,7 +600,7 @@ def test_the_verdict_and_one_picture_come_first(run_folder):
         head, _ = text.split("## Before and after")
         assert "\n\n## Robustness" in text
         assert re.findall(r"plots/(\w+)\.png", head) == [picture]
-        assert ("Why the original was kept: " in head) == (decision == "original")
+        assert ("The reason: " in head) == (decision == "original")
 
 
 def test_a_robustness_result_without_motion_is_read(run_folder):

@@ -216,7 +216,7 @@ def test_auto_runs_as_many_episodes_as_the_effect_takes(model, caplog, min_effec
     caplog.set_level("INFO", "sb3_refine")
     result = Refiner(model, **SHORT, n_eval_episodes="auto", min_effect=min_effect, n_workers=2).learn(2).result
     n_seeds = len(result.baseline.seeds)
-    wanted = int(re.search(r"to resolve a difference of \S+ takes (\d+)", caplog.text)[1])
+    wanted = int(re.search(r"to resolve a difference of \S+ takes about (\d+)", caplog.text)[1])
     assert n_seeds == (n_episodes or min(max(wanted, MIN_EFFECT_EPISODES[0]), MIN_EFFECT_EPISODES[1]))
     assert f"{n_seeds} held-out episodes: to resolve a difference of" in caplog.text
     assert len(set(result.baseline.seeds)) == n_seeds

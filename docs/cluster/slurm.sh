@@ -14,7 +14,8 @@ export RAY_AUTH_MODE=token # others on the same machines cannot use this Ray
 ray get-auth-token --generate > /dev/null # into ~/.ray/auth_token, which all nodes have to see
 
 # Starts Ray on all nodes, runs the command on the first one, and stops Ray. The time limit, in seconds, ends the search
-# before Slurm ends the job. 64 pairs of candidates in each update keep 128 processors busy. If the job is killed, `sb3-refine --resume FOLDER --backend ray:address=auto` goes on.
+# before Slurm ends the job. 64 pairs of candidates in each update keep 128 processors busy. If the job is killed,
+# `sb3-refine --resume FOLDER --backend ray:address=auto` goes on.
 srun --kill-on-bad-exit=1 ray symmetric-run --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus "$SLURM_CPUS_PER_TASK" -- \
     sb3-refine --algo tqc --env Walker2DBulletEnv-v0 -f rl-trained-agents --backend ray:address=auto \

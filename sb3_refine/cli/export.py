@@ -3,7 +3,7 @@
 import argparse
 import logging
 
-from sb3_refine.cli.options import Parser, add_agent_options, count, load_chosen_agent, say, set_up_logging
+from sb3_refine.cli.options import Parser, add_agent_options, count, load_chosen_agent, say, set_up_logging, whole
 
 _FORMATS = ("onnx", "torch", "c")
 
@@ -21,7 +21,7 @@ def make_export_parser() -> Parser:
     )
     add_agent_options(parser)
     output = parser.add_argument_group("the output")
-    output.add_argument("-o", "--output", help="folder of the files (default: exported/ALGO-ENV)")
+    output.add_argument("-o", "--output", help="folder of the files (default: exported/ALGO/ENV_K)")
     output.add_argument(
         "--format",
         dest="formats",
@@ -31,7 +31,7 @@ def make_export_parser() -> Parser:
         help="onnx, torch (a .pt2 of torch.export), c (a header of C99) (default: onnx)",
     )
     output.add_argument("--n-eval-episodes", type=count, default=10, metavar="N", help="for the check (default: 10)")
-    output.add_argument("--seed", type=int, default=0, help="of these episodes (default: 0)")
+    output.add_argument("--seed", type=whole, default=0, help="of these episodes (default: 0)")
     return parser
 
 
@@ -46,10 +46,11 @@ def export_agent(options: argparse.Namespace) -> int:
     """
     set_up_logging(logging.WARNING)
     agent = load_chosen_agent(options)
+    from sb3_refine.agents.zoo import new_run_folder
     from sb3_refine.deploy.export import FILE_NAME, export
 
-    folder = options.output or f"exported/{agent.algo}-{agent.env_name}"
-    content = export(agent, folder, options.formats, options.n_eval_episodes, options.seed)
+    folder = options.output or new_run_folder("exported", agent.algo, agent.env_name)
+    content = export(agent, folder, options.formats, n_episodes=options.n_eval_episodes, seed=options.seed)
     checked = f"{content['checked_on']['n_steps']:,} steps"
     for file in content["files"].values():
         say(f"{folder}/{file['file']}: {file['bytes']:,} bytes; {_found(file, checked)}")
@@ -58,8 +59,8 @@ def export_agent(options: argparse.Namespace) -> int:
 
 
 def _found(file: dict[str, object], checked: str) -> str:
-    if file["largest_difference"] is None:
-        return "not checked: there is no C compiler (cc)"
+    if "unchecked" in file:
+        return f"not checked: {file['unchecked']}"
     if "n_different" in file:
         return f"{file['n_different']} other actions than predict in {checked}"
     return f"largest difference to predict in {checked}: {file['largest_difference']:.2g}"

@@ -77,7 +77,7 @@ def search_from_agent(options: argparse.Namespace) -> int:
     agent = refiner.agent
     check_entries_of(agent, options)
     if options.dry_run:
-        return _dry_run(refiner, n_updates)
+        return _dry_run(refiner, n_updates, options.time_limit is not None)
     run_folder = Path(options.resume or new_run_folder(options.output, agent.algo, agent.env_name))
     with refiner:  # one pool of workers for the search, the test and the report
         try:
@@ -106,7 +106,7 @@ def _search(refiner: "Refiner", n_updates: int, run_folder: Path, options: argpa
         refiner.agent.source = original_source(refiner.agent.source, state_folder)
         refiner.set_logger(make_logger(options, run_folder))
         if options.verbose:
-            _announce(refiner, n_updates)
+            _announce(refiner, n_updates, options.time_limit is not None)
         refiner.learn(
             n_updates,
             callback=duration_callback(refiner) if options.verbose and not options.progress else None,
@@ -294,7 +294,7 @@ def make_logger(options: argparse.Namespace, run_folder: Path) -> Any:
     return Logger(str(run_folder), formats)
 
 
-def _announce(refiner: "Refiner", n_updates: int) -> None:
+def _announce(refiner: "Refiner", n_updates: int, is_time_limited: bool) -> None:
     from sb3_refine.formatting import plural
     from sb3_refine.search.result import FEW_EPISODES
 
@@ -303,9 +303,10 @@ def _announce(refiner: "Refiner", n_updates: int) -> None:
     scope = refiner.parameters.scope
     workers = "all processors of the cluster" if refiner.n_workers is None else plural(refiner.n_workers, "worker")
     say(f"{agent.algo} on {agent.env_name}: {refiner.parameters.size:,} parameters ({scope}), {normalised}")
+    n_rollouts = plural(n_updates * refiner.episodes_per_update, "rollout")
     print(
-        f"{plural(n_updates, 'update')} of {refiner.episodes_per_update} rollouts: "
-        f"{plural(n_updates * refiner.episodes_per_update, 'rollout')}, {_held_out(refiner)}, {workers}",
+        f"{plural(n_updates, 'update')} of {refiner.episodes_per_update} rollouts: {n_rollouts}, "
+        f"{_held_out(refiner, is_time_limited)}, {workers}",
         flush=True,
     )
     n_test = refiner.judging.n_eval_episodes
@@ -313,12 +314,12 @@ def _announce(refiner: "Refiner", n_updates: int) -> None:
         print(f"{n_test} test episodes show large differences only: see --n-eval-episodes", flush=True)
 
 
-def _held_out(refiner: "Refiner") -> str:
+def _held_out(refiner: "Refiner", is_time_limited: bool) -> str:
     from sb3_refine.formatting import plural
 
     least, most = refiner.judging.test_range
-    n_more = 2 * (most - least) if refiner.acceptance else 0
-    more = f" ({n_more} more where the gain is small)" if n_more else ""
+    n_more = 2 * (most - least) if refiner.acceptance and not is_time_limited else 0
+    more = f", and up to {n_more} more where the gain is small" if n_more else ""
     return f"up to {plural(refiner.n_held_out, 'held-out episode')}{more}"
 
 
@@ -344,10 +345,10 @@ def duration_callback(refiner: "Refiner") -> "BaseCallback":
     return Announces()
 
 
-def _dry_run(refiner: "Refiner", n_updates: int) -> int:
+def _dry_run(refiner: "Refiner", n_updates: int, is_time_limited: bool) -> int:
     from sb3_refine.formatting import duration
 
-    _announce(refiner, n_updates)
+    _announce(refiner, n_updates, is_time_limited)
     episodes, seconds = refiner.try_episodes()
     n_episodes = n_updates * refiner.episodes_per_update + refiner.n_held_out
     returns = " and ".join(f"{episode.episode_return:.1f}" for episode in episodes)

@@ -1,5 +1,6 @@
 """A C header without dependencies."""
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -20,7 +21,7 @@ def prefix_of(name: str) -> str:
     :param name: of the file
     :return: beginning of all names in the header
     """
-    return re.sub(r"\W", "_", name).lower().lstrip("0123456789_") or "policy"
+    return re.sub(r"\W", "_", name, flags=re.ASCII).lower().lstrip("0123456789_") or "policy"
 
 
 def header_text(policy: DeployedPolicy, name: str) -> str:
@@ -33,7 +34,7 @@ def header_text(policy: DeployedPolicy, name: str) -> str:
     environment = Environment(
         loader=PackageLoader("sb3_refine.deploy"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(floats=_floats, doubles=_doubles)
+    environment.filters.update(floats=_floats, doubles=_doubles, quoted=_quoted)
     layers: list[dict[str, Any]] = []
     for layer in policy.layers:
         if isinstance(layer, nn.Linear):
@@ -74,6 +75,11 @@ def _in_c(layer: nn.Module) -> str:
     if type(layer) not in _ACTIVATIONS:
         raise RefineError(f"format: no C for the activation {type(layer).__name__}; choose another format")
     return _ACTIVATIONS[type(layer)](layer)
+
+
+def _quoted(key: str) -> str:
+    """Within a comment."""
+    return json.dumps(key).replace("*/", "* /")
 
 
 def _floats(values: np.ndarray) -> str:

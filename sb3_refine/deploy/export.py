@@ -1,35 +1,44 @@
 """Export an agent, and check each file against ``predict``."""
 
-import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_refine.agents.agent import Agent
 from sb3_refine.agents.from_model import agent_from_model
-from sb3_refine.deploy.formats import FORMATS, INPUT, OUTPUT, Function
+from sb3_refine.deploy.formats import FORMATS, INPUT, OUTPUT, CannotRunError
 from sb3_refine.deploy.network import DeployedPolicy, deployed_policy
 from sb3_refine.errors import RefineError, check_count, did_you_mean
 from sb3_refine.evaluation.target import rollout_task
 from sb3_refine.evaluators import SerialEvaluator
-from sb3_refine.files import atomic_path, sha256
+from sb3_refine.files import as_json, atomic_path, reraise_write_errors, sha256
 from sb3_refine.optimizers import ExplicitPopulation
 from sb3_refine.policies.base import DeterministicPolicy
 from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.reporting.record import versions
 from sb3_refine.seeding import EpisodeSeeds
 
+logger = logging.getLogger(__name__)
+
 FILE_NAME = "export.json"
+
+TOLERANCE = 1e-3
+"""Largest difference to ``predict``, as a share of the largest action, or share of steps with another discrete action,
+with which a file is kept."""
 
 
 class _Watched(DeterministicPolicy):
     """Another policy, and what it got and gave."""
 
-    def __init__(self, policy: DeterministicPolicy, as_input: Any):
+    def __init__(self, policy: DeterministicPolicy, as_input: Callable[[Any], np.ndarray]):
         self._policy, self._as_input = policy, as_input
         self._targets, self.normalisation = policy._targets, policy.normalisation
         self.observations: list[np.ndarray] = []
@@ -46,13 +55,18 @@ class _Watched(DeterministicPolicy):
 
 
 def export(
-    model: Any, output: str | Path, formats: Sequence[str] = ("onnx",), n_episodes: int = 10, seed: int = 0
+    model: BaseAlgorithm | Agent,
+    output: str | Path,
+    formats: Sequence[str] = ("onnx",),
+    env: str | Callable[[], gym.Env] | VecEnv | gym.Env | None = None,
+    n_episodes: int = 10,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """
     Write an agent's deterministic policy for where there is no Stable-Baselines3. The input is a batch of raw
     observations in float32, the output the actions for the environment: normalisation of the observations, squashing,
-    scaling and clipping of the actions are inside. The entries of a ``Dict`` observation are one after the other, in
-    the order that ``export.json`` names.
+    scaling and clipping of the actions are inside; wrappers of the environment are not. The entries of a ``Dict``
+    observation are one after the other, in the order that ``export.json`` names.
 
     Each file is run on the observations of some episodes, and compared with ``model.predict``.
 
@@ -67,51 +81,60 @@ def export(
     :param output: folder, one for each agent: ``ENV.onnx``, ``ENV.pt2``, ``ENV.h`` and ``export.json``
     :param formats: some of :data:`~sb3_refine.deploy.formats.FORMATS`: ``"onnx"``, ``"torch"`` (``torch.export``),
         ``"c"`` (a header of C99)
+    :param env: see :class:`~sb3_refine.refiner.Refiner`
     :param n_episodes: for the check
     :param seed: of these episodes
     :return: the content of ``export.json``
-    :raises RefineError: when the policy cannot be exported, with the reason
+    :raises RefineError: when the policy cannot be exported, with the reason, or a file does not give the actions of
+        ``predict``
     """
     check_count("n_episodes", n_episodes, 1)
+    check_count("seed", seed, 0)
     for name in formats:
         if name not in FORMATS:
             raise RefineError(
                 f"format: unknown {name!r}{did_you_mean(name, FORMATS)}; choose some of {', '.join(FORMATS)}"
             )
-    agent = model if isinstance(model, Agent) else agent_from_model(model)
+        FORMATS[name].check_packages()
+    if isinstance(model, Agent) and env is not None:
+        raise RefineError("env: an Agent brings its own environment; leave env out, or pass agent.model")
+    agent = model if isinstance(model, Agent) else agent_from_model(model, env)
     policy, folder = deployed_policy(agent), Path(output)
-    observations, actions = _steps(agent, policy, EpisodeSeeds(seed).take("test", n_episodes))
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {}
-    for name in dict.fromkeys(formats):
-        suffix, write, read = FORMATS[name]
-        path = folder / f"{agent.env_name.replace('/', '-')}{suffix}"
-        with atomic_path(path) as temporary:
-            write(policy, temporary, path.stem)
-        files[name] = {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
-        files[name] |= _check(read(path, policy), policy, observations, actions)
-    content = {
-        "algo": agent.algo,
-        "env": agent.env_id,
-        "input": {
-            "name": INPUT,
-            "shape": ["batch", policy.n_inputs],
-            "dtype": "float32",
-            "entries": [{"key": entry.key, "size": entry.size} for entry in policy.entries],
-        },
-        "output": {
-            "name": OUTPUT,
-            "shape": ["batch", *policy.action_shape],
-            "dtype": "float32" if policy.is_continuous else "int64",
-        },
-        "n_parameters": sum(values.numel() for values in policy.parameters()),
-        "checked_on": {"n_episodes": n_episodes, "n_steps": len(observations), "seed": seed},
-        "files": files,
-        "source": agent.source,
-        "versions": versions(),
-    }
-    with atomic_path(folder / FILE_NAME) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    with reraise_write_errors("the exported policy", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        observations, actions = _steps(agent, policy, EpisodeSeeds(seed).take("test", n_episodes))
+        names = list(dict.fromkeys(formats))
+        packages = ("onnx", "onnxruntime") if "onnx" in names else ()
+        files = {name: _write(name, folder, agent.env_name, policy, observations, actions) for name in names}
+        content = {
+            "algo": agent.algo,
+            "env": agent.env_id,
+            "wrappers": [name for name, _ in agent.recipe.wrappers],
+            "input": {
+                "name": INPUT,
+                "shape": ["batch", policy.n_inputs],
+                "dtype": "float32",
+                "entries": [{"key": entry.key, "size": entry.size} for entry in policy.entries],
+            },
+            "output": {
+                "name": OUTPUT,
+                "shape": ["batch", *policy.action_shape],
+                "dtype": "float32" if policy.is_continuous else "int64",
+            },
+            "n_parameters": sum(values.numel() for values in policy.parameters()),
+            "checked_on": {"n_episodes": n_episodes, "n_steps": len(observations), "seed": seed},
+            "files": files,
+            "source": agent.source,
+            "versions": versions() | {package: version(package) for package in packages},
+        }
+        with atomic_path(folder / FILE_NAME) as temporary:
+            temporary.write_text(as_json(content), encoding="utf-8")
+    if agent.recipe.wrappers:
+        logger.warning(
+            "export: the policy gets the observations that these wrappers make, and they get its actions; they are not "
+            "in the file: %s",
+            ", ".join(name for name, _ in agent.recipe.wrappers),
+        )
     return content
 
 
@@ -125,12 +148,33 @@ def _steps(agent: Agent, policy: DeployedPolicy, seeds: list[int]) -> tuple[np.n
     return np.array(watched.observations), np.array(watched.actions)
 
 
-def _check(
-    run: Function | None, policy: DeployedPolicy, observations: np.ndarray, actions: np.ndarray
+def _write(
+    name: str, folder: Path, env_name: str, policy: DeployedPolicy, observations: np.ndarray, actions: np.ndarray
 ) -> dict[str, Any]:
-    """How far the actions of a file are from those of ``predict``."""
-    if run is None:
-        return {"largest_difference": None}
-    found = run(observations)
-    checked: dict[str, Any] = {"largest_difference": float(np.abs(found.astype(np.float64) - actions).max())}
-    return checked if policy.is_continuous else {**checked, "n_different": int((found != actions).sum())}
+    """Write a file, and keep it if it gives the actions."""
+    kind = FORMATS[name]
+    path = folder / f"{env_name}{kind.suffix}"
+    with atomic_path(path) as temporary:
+        kind.write(policy, temporary, path.stem)
+        try:
+            found = _compared(kind.read(temporary, policy, path.stem)(observations), actions, policy)
+        except CannotRunError as error:
+            found = {"unchecked": str(error)}
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path), **found}
+
+
+def _compared(found: np.ndarray, actions: np.ndarray, policy: DeployedPolicy) -> dict[str, Any]:
+    """How far actions are from those of ``predict``."""
+    result: dict[str, Any]
+    if not policy.is_continuous:
+        result = {"n_different": int((found != actions).sum())}
+        is_same = result["n_different"] <= TOLERANCE * len(actions)
+    else:
+        result = {"largest_difference": float(np.abs(found.astype(np.float64) - actions).max())}
+        is_same = result["largest_difference"] <= TOLERANCE * (float(np.abs(actions).max()) or 1.0)
+    if not is_same:
+        raise RefineError(
+            f"export: the file does not give the actions of predict ({result}): the policy class changes how actions "
+            "are made, and cannot be exported"
+        )
+    return result

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import torch as th
 
 from sb3_refine.deploy.c_header import header_text, prefix_of
 from sb3_refine.deploy.network import DeployedPolicy
-from sb3_refine.errors import RefineError
+from sb3_refine.errors import RefineError, one_line
 
 INPUT, OUTPUT = "observation", "action"
 """Names of the input and of the output."""
@@ -25,23 +26,31 @@ Function = Callable[[np.ndarray], np.ndarray]
 """From a batch of observations, float32 of shape ``(n, n_inputs)``, to the actions."""
 
 
+class CannotRunError(Exception):
+    """A file that was written cannot be run on this machine, so that it cannot be compared."""
+
+
 class Format(NamedTuple):
     """
     :param suffix: of the file
-    :param write: writes a policy to a path; the third argument is the name of the file
-    :param read: the function in a file that was written; None where this machine cannot run it
+    :param check_packages: raises :class:`~sb3_refine.errors.RefineError` when a package is missing
+    :param write: writes a policy to a path; the third argument is the name of the final file
+    :param read: the function in a file that was written; raises :class:`CannotRunError`
     """
 
     suffix: str
+    check_packages: Callable[[], None]
     write: Callable[[DeployedPolicy, Path, str], None]
-    read: Callable[[Path, DeployedPolicy], Function | None]
+    read: Callable[[Path, DeployedPolicy, str], Function]
+
+
+def _check_onnx() -> None:
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise RefineError(f"format: onnx needs {', '.join(missing)}; run: pip install 'sb3-refine[export]'")
 
 
 def _write_onnx(policy: DeployedPolicy, path: Path, name: str) -> None:
-    try:
-        import onnxscript  # noqa: F401 - torch.onnx needs it
-    except ImportError:
-        raise RefineError("export: onnx is not installed; run: pip install 'sb3-refine[export]'") from None
     with _quiet_exporter():
         th.onnx.export(
             policy,
@@ -70,7 +79,7 @@ def _quiet_exporter() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _read_onnx(path: Path, policy: DeployedPolicy) -> Function:
+def _read_onnx(path: Path, policy: DeployedPolicy, name: str) -> Function:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -85,29 +94,34 @@ def _write_torch(policy: DeployedPolicy, path: Path, name: str) -> None:
     th.export.save(program, path)
 
 
-def _read_torch(path: Path, policy: DeployedPolicy) -> Function:
+def _read_torch(path: Path, policy: DeployedPolicy, name: str) -> Function:
     module = th.export.load(path).module()
     return lambda observations: module(th.from_numpy(observations)).detach().numpy()
 
 
 def _write_c(policy: DeployedPolicy, path: Path, name: str) -> None:
-    path.write_text(header_text(policy, name))
+    path.write_text(header_text(policy, name), encoding="utf-8")
 
 
-def _read_c(path: Path, policy: DeployedPolicy) -> Function | None:
+def _read_c(path: Path, policy: DeployedPolicy, name: str) -> Function:
     compiler = shutil.which("cc")
     if compiler is None:
-        return None
-    prefix = prefix_of(path.stem)
+        raise CannotRunError("there is no C compiler (cc)")
+    kind = "float" if policy.is_continuous else "int"
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder) / "policy.c", Path(folder) / "policy.so"
         source.write_text(
-            f'#include "{path.name}"\nvoid act(const float *o, {"float" if policy.is_continuous else "int"} *a)'
-            f" {{ {prefix}_act(o, a); }}\n"
+            f'#include "{path.resolve()}"\nvoid act(const float *o, {kind} *a) {{ {prefix_of(name)}_act(o, a); }}\n',
+            encoding="utf-8",
         )
-        command = [compiler, "-std=c99", "-O2", "-shared", "-fPIC", "-I", str(path.parent.resolve()), str(source)]
-        subprocess.run([*command, "-o", str(library), "-lm"], check=True, capture_output=True)
-        act = ctypes.CDLL(str(library)).act
+        command = [compiler, "-std=c99", "-O2", "-shared", "-fPIC", str(source), "-o", str(library), "-lm"]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+            act = ctypes.CDLL(str(library)).act
+        except subprocess.CalledProcessError as error:
+            raise CannotRunError(f"the C compiler failed: {one_line(RuntimeError(error.stderr), 200)}") from error
+        except OSError as error:
+            raise CannotRunError(f"the compiled header cannot be loaded: {one_line(error, 200)}") from error
     dtype = np.float32 if policy.is_continuous else np.intc
 
     def run(observations: np.ndarray) -> np.ndarray:
@@ -120,8 +134,8 @@ def _read_c(path: Path, policy: DeployedPolicy) -> Function | None:
 
 
 FORMATS = {
-    "onnx": Format(".onnx", _write_onnx, _read_onnx),
-    "torch": Format(".pt2", _write_torch, _read_torch),
-    "c": Format(".h", _write_c, _read_c),
+    "onnx": Format(".onnx", _check_onnx, _write_onnx, _read_onnx),
+    "torch": Format(".pt2", lambda: None, _write_torch, _read_torch),
+    "c": Format(".h", lambda: None, _write_c, _read_c),
 }
 """By the name on the command line."""

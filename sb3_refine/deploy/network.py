@@ -1,6 +1,7 @@
 """From a batch of raw observations to the actions that the environment gets, as one torch module."""
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +46,8 @@ class Normalisation:
 class DeployedPolicy(nn.Module):
     """
     A deterministic MLP policy with everything around the network: normalisation of the observations, the squashing,
-    scaling and clipping of actions, the choice of the best action. This is what ``model.predict`` and ``VecNormalize``
-    do together, without the rounding of single observations.
+    scaling and clipping of actions, the choice of the best action. This is what ``VecNormalize`` and ``model.predict``
+    do together, for a batch. (Observations in float64 are rounded to float32 first.)
 
     :param entries: of the input
     :param normalisation: or None
@@ -129,17 +130,23 @@ def deployed_policy(agent: Agent) -> DeployedPolicy:
     :raises RefineError: when the policy is no plain MLP with ``Box`` or ``Discrete`` actions
     """
     policy: Any = agent.model.policy
-    network = network_of(policy)
+    if agent.recipe.vec_wrappers:
+        raise RefineError(
+            "export: a frame stack or another vec_env_wrapper changes the observations before the policy gets them"
+        )
+    try:
+        network = network_of(policy)
+    except (AttributeError, TypeError, ValueError):  # a class of the user's own may be built otherwise
+        network = None
     if network is None:
         raise RefineError(
-            f"export: the policy of this {type(agent.model).__name__} is no plain MLP from flat observations to Box or "
-            "Discrete actions (images, LSTMs and batch normalisation are not exported)"
+            f"export: the policy of this {type(agent.model).__name__} is no plain MLP from Box observations, or a Dict "
+            "of them, to Box or Discrete actions (images, discrete observations, LSTMs, masks and batch normalisation "
+            "are not exported)"
         )
-    if agent.recipe.vec_wrappers:
-        raise RefineError("export: a vec_env_wrapper changes the observations before the policy gets them")
     space, action_space = agent.observation_space, policy.action_space
     entries = [Entry(key, _size(space, key)) for key in network.keys]
-    layers = [_copied(layer) for layer in network.layers]
+    layers = [deepcopy(layer).cpu() for layer in network.layers]
     is_box = isinstance(action_space, spaces.Box)
     kind = network.to_action.kind if isinstance(network.to_action, GreedyAction) else ""
     is_squashed = is_box and bool(policy.squash_output)
@@ -149,14 +156,6 @@ def deployed_policy(agent: Agent) -> DeployedPolicy:
 def _size(space: spaces.Space, key: str | None) -> int:
     entry = space[key] if isinstance(space, spaces.Dict) and key is not None else space
     return math.prod(entry.shape or ())
-
-
-def _copied(layer: nn.Module) -> nn.Module:
-    if not isinstance(layer, nn.Linear):
-        return layer
-    copy = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
-    copy.load_state_dict({name: values.detach().cpu() for name, values in layer.state_dict().items()})
-    return copy
 
 
 def _normalisation(agent: Agent, entries: list[Entry]) -> Normalisation | None:

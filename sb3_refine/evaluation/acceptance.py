@@ -118,8 +118,9 @@ def _verdict(difference: PairedDifference, n_seeds: int) -> str:
     if difference.ci_high < 0:
         return "worse on held-out seeds"
     if difference.mean > 0 and difference.is_mostly_better:
-        share = f"{difference.p_better:.0%} of the {n_seeds} held-out seeds"
-        return f"better on {share}, but a few bad episodes can cancel a gain this small"
+        return (
+            f"better on nearly all of the {n_seeds} held-out seeds, but a few bad episodes can cancel a gain this small"
+        )
     return "not significantly better on held-out seeds"
 
 

@@ -122,7 +122,7 @@ class PairedDifference:
 
     @property
     def is_mostly_better(self) -> bool:
-        """Whether the second is better on nine of ten seeds."""
+        """Whether the second is better on nearly all seeds."""
         return self.paired and self.p_better >= 0.9
 
 

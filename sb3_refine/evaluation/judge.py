@@ -49,6 +49,7 @@ class JudgeSettings:
     :param max_return_loss: share of the original's mean return that may be lost where the objective is not the return;
         from 0 to 1, or infinity for no limit
     :param selection: whether to choose among the candidates on validation seeds; without, the first one is tested
+    :param is_time_limited: whether ``"auto"`` means 100 at most, for which time can be set aside
     :raises RefineError: when a setting is out of range
     """
 
@@ -59,6 +60,7 @@ class JudgeSettings:
     min_effect: float | None = None
     max_return_loss: float = 0.05
     selection: bool = True
+    is_time_limited: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.n_eval_episodes, str):
@@ -99,12 +101,12 @@ class JudgeSettings:
         n = self.n_eval_episodes
         if not isinstance(n, str):
             return int(n), int(n)
-        return AUTO_EPISODES if self.min_effect is None else MIN_EFFECT_EPISODES
+        least, most = AUTO_EPISODES if self.min_effect is None else MIN_EFFECT_EPISODES
+        return least, AUTO_EPISODES[0] if self.is_time_limited else most
 
     def for_limited_time(self) -> "JudgeSettings":
-        """:return: the same, for a run with a time limit: ``"auto"`` is its smallest number"""
-        is_open = self.n_eval_episodes == AUTO and self.min_effect is None
-        return replace(self, n_eval_episodes=AUTO_EPISODES[0]) if is_open else self
+        """:return: the same, for a run with a time limit"""
+        return replace(self, is_time_limited=True)
 
     def n_episodes(self, n_candidates: int, has_baseline: bool = False, paired: bool = True) -> int:
         """
@@ -220,18 +222,18 @@ def _n_test_episodes(
     if least == most:
         return least
     objective, effect, caution = settings.objective, settings.min_effect, 1 if settings.min_effect else _CAUTION
-    if effect is None and not chosen.episodes:  # there was no choice on validation seeds
+    if _is_same(original, chosen):
         return least
     chosen.run_on(seeds.take("validation", settings.n_validation_episodes), objective.metrics)
     before, after = (np.array([objective.fitness(e) for e in which.episodes]) for which in (original, chosen))
     if effect is None:
-        effect = float(after.mean() - before.mean())
+        effect = float(np.nanmean(after - before)) if np.isfinite(after - before).any() else 0.0
     if not effect > 0:
         return least
-    wanted = caution * episodes_to_resolve(before, after, effect, settings.alpha) * _factor(paired)
-    n_episodes = min(max(wanted, least), most)
+    wanted = episodes_to_resolve(before, after, effect, settings.alpha)
+    n_episodes = min(max(caution * wanted, least), most)
     logger.info(
-        "%d held-out episodes: to resolve a difference of %.3g takes %d; at least %d and at most %d are run",
+        "%d held-out episodes: to resolve a difference of %.3g takes about %d; at least %d and at most %d are run",
         *(n_episodes, effect, wanted, least, most),
     )
     return n_episodes

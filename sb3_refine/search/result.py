@@ -168,7 +168,9 @@ def _advice(difference: PairedDifference, n_episodes: int) -> str:
     if difference.ci_low == difference.ci_high == 0:
         return "The agent may be at its best already; if not, try larger perturbations"
     if n_episodes < FEW_EPISODES:
-        return f"{n_episodes} held-out episodes are too few for this difference: try n_eval_episodes=100"
+        return (
+            f"{n_episodes} held-out episodes are too few for this difference: try n_eval_episodes=100 and another seed"
+        )
     if difference.is_mostly_better:
-        return f"Try n_eval_episodes={3 * n_episodes}, or more updates"
+        return f"Try n_eval_episodes={3 * n_episodes} and another seed, or more updates"
     return "Try more held-out episodes (n_eval_episodes), more updates, or another seed"
