@@ -93,7 +93,10 @@ def main() -> None:
     options = options_parser.parse_args()
     options.figures.mkdir(parents=True, exist_ok=True)
     cases = [case for case in CASES if not options.only or case.objective.partition(":")[0] in options.only]
-    write(options.json, [run(case, options) for case in cases])
+    found = []
+    for case in cases:
+        found.append(run(case, options))
+        write(options.json, found)
 
 
 if __name__ == "__main__":
