@@ -35,7 +35,7 @@ class Case:
 
 
 CASES = [
-    Case("smooth:weight=2", "tqc", "PandaReach-v1", "actions", (("end_at_success", False),)),
+    Case("smooth:weight=1", "tqc", "PandaReach-v1", "actions", (("end_at_success", False),)),
     Case("mesh-dimension", "a2c", "HopperBulletEnv-v0", "phase"),
     Case("survival", "dqn", "LunarLander-v2", "failures"),
     Case("cvar", "ppo", "LunarLanderContinuous-v2", "returns"),
