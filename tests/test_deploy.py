@@ -58,7 +58,10 @@ def discrete_model(cls):
     return cls("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [16]}, seed=0, device="cpu")
 
 
-@pytest.mark.parametrize("algo", MADE)
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("algo", [pytest.param(x, marks=() if x in ("a2c", "sac", "tqc") else SLOW) for x in MADE])
 def test_continuous_actions_are_those_of_predict(algo, tmp_path):
     """Of every algorithm: clipped or squashed and scaled, a2c with normalised observations."""
     record = export(train(algo), tmp_path, list(FORMATS), n_episodes=2)
@@ -99,6 +102,7 @@ def test_observations_far_outside_give_actions_within_the_bounds(name, tmp_path)
     assert run(observations[:1]).shape == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation_fn", [nn.ELU, nn.LeakyReLU, nn.SiLU, nn.Sigmoid])
 def test_activations_in_c(activation_fn, tmp_path):
     kwargs = {"net_arch": [16, 16], "activation_fn": activation_fn}
@@ -165,7 +169,14 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
         export(train("ppo"), tmp_path / "file" / "out", ["torch"], n_episodes=1)
 
 
-@pytest.mark.parametrize("kind", ["lstm", "masked", "image", "frame stack, normalised", "multi-binary", "crossq"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "lstm",
+        "frame stack, normalised",
+        *(pytest.param(x, marks=SLOW) for x in ("masked", "image", "multi-binary", "crossq")),
+    ],
+)
 def test_what_cannot_be_exported_is_refused(kind, tmp_path):
     algo, env_id, _ = make(kind, tmp_path)
     with pytest.raises(RefineError, match="export: (the policy of this .* is no plain MLP|a frame stack)"):
