@@ -201,6 +201,15 @@ def test_the_command_line_says_how_far_from_predict(run, tmp_path):
     ]
 
 
+def test_a_failed_export_leaves_no_folder(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    done = run("export", "--demo")
+    assert done.returncode == 1
+    assert "onnx needs onnx, onnxscript, onnxruntime" in done.stderr
+    assert not list((tmp_path / "exported").rglob("*_1"))
+
+
 ZOO = sorted(path for path in ZOO_AGENTS.glob("*/*_1/*.zip") if path.stem == path.parent.name.removesuffix("_1"))
 
 

@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+from contextlib import suppress
+from pathlib import Path
 
 from sb3_refine.cli.options import Parser, add_agent_options, count, load_chosen_agent, say, set_up_logging, whole
 
@@ -49,8 +51,13 @@ def export_agent(options: argparse.Namespace) -> int:
     from sb3_refine.agents.zoo import new_run_folder
     from sb3_refine.deploy.export import FILE_NAME, export
 
-    folder = options.output or new_run_folder("exported", agent.algo, agent.env_name)
-    content = export(agent, folder, options.formats, n_episodes=options.n_eval_episodes, seed=options.seed)
+    folder = Path(options.output or new_run_folder("exported", agent.algo, agent.env_name))
+    try:
+        content = export(agent, folder, options.formats, n_episodes=options.n_eval_episodes, seed=options.seed)
+    except BaseException:
+        with suppress(OSError):  # not empty, or not there
+            folder.rmdir()
+        raise
     checked = f"{content['checked_on']['n_steps']:,} steps"
     for file in content["files"].values():
         say(f"{folder}/{file['file']}: {file['bytes']:,} bytes; {_found(file, checked)}")
