@@ -18,6 +18,7 @@ from torch import nn
 
 from sb3_refine import RefineError, export, load_agent
 from sb3_refine.agents.from_model import agent_from_model
+from sb3_refine.cli.export import _FORMATS
 from sb3_refine.deploy import formats
 from sb3_refine.deploy.export import FILE_NAME
 from sb3_refine.deploy.formats import FORMATS
@@ -182,6 +183,10 @@ def test_what_cannot_be_exported_is_refused(kind, tmp_path):
     with pytest.raises(RefineError, match="export: (the policy of this .* is no plain MLP|a frame stack)"):
         export(load(tmp_path, algo, env_id), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_offers_all_formats():
+    assert set(_FORMATS) == set(FORMATS)
 
 
 def test_unknown_formats_are_one_line(tmp_path):

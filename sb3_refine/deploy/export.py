@@ -102,7 +102,8 @@ def export(
     policy, folder = deployed_policy(agent), Path(output)
     with reraise_write_errors("the exported policy", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        observations, actions = _steps(agent, policy, EpisodeSeeds(seed).take("test", n_episodes))
+    observations, actions = _steps(agent, policy, EpisodeSeeds(seed).take("test", n_episodes))
+    with reraise_write_errors("the exported policy", folder):
         names = list(dict.fromkeys(formats))
         packages = ("onnx", "onnxruntime") if "onnx" in names else ()
         files = {name: _write(name, folder, agent.env_name, policy, observations, actions) for name in names}

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import nn
 
 from sb3_refine.agents.agent import Agent
+from sb3_refine.envs.observations import Normalisation, normalisation_of_entry
 from sb3_refine.errors import RefineError
 from sb3_refine.policies.exact import GreedyAction, network_of
 
@@ -26,21 +27,6 @@ class Entry:
 
     key: str | None
     size: int
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """
-    Frozen normalisation of the whole input, in double precision as in ``VecNormalize``.
-
-    :param mean: of each number; 0 where an entry is not normalised
-    :param std: of each number; 1 where an entry is not normalised
-    :param clip: largest absolute value after it; infinity where an entry is not normalised
-    """
-
-    mean: np.ndarray
-    std: np.ndarray
-    clip: np.ndarray
 
 
 class DeployedPolicy(nn.Module):
@@ -162,12 +148,5 @@ def _normalisation(agent: Agent, entries: list[Entry]) -> Normalisation | None:
     statistics: Any = agent.statistics
     if statistics is None or not statistics.norm_obs:
         return None
-    parts = []
-    for entry in entries:
-        obs_rms = statistics.obs_rms if entry.key is None else statistics.obs_rms.get(entry.key)
-        if obs_rms is None:  # not in `norm_obs_keys`
-            parts.append((np.zeros(entry.size), np.ones(entry.size), np.full(entry.size, np.inf)))
-        else:
-            std = np.sqrt(obs_rms.var + statistics.epsilon).ravel()
-            parts.append((np.array(obs_rms.mean).ravel(), std, np.full(entry.size, float(statistics.clip_obs))))
-    return Normalisation(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    parts = [normalisation_of_entry(statistics, agent.observation_space, entry.key) for entry in entries]
+    return Normalisation(*(np.concatenate(column) for column in zip(*parts, strict=True)))

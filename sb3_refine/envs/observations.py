@@ -66,11 +66,17 @@ def normalisation_of(vec_normalize: "VecNormalize | None", space: spaces.Space) 
     if vec_normalize is None or not vec_normalize.norm_obs:
         return None
     keys = observed_keys(space) if isinstance(space, spaces.Dict) else [None]
-    parts = [_part(vec_normalize, space, key) for key in keys]
+    parts = [normalisation_of_entry(vec_normalize, space, key) for key in keys]
     return Normalisation(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _part(vec_normalize: "VecNormalize", space: Any, key: str | None) -> Normalisation:
+def normalisation_of_entry(vec_normalize: "VecNormalize", space: Any, key: str | None) -> Normalisation:
+    """
+    :param vec_normalize: statistics of an agent
+    :param space: observation space of its raw environment
+    :param key: of a ``Dict`` observation; None for a plain one
+    :return: of that entry
+    """
     rms: Any = vec_normalize.obs_rms
     if key is not None:
         space, rms = space[key], rms.get(key)
