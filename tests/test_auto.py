@@ -1,6 +1,7 @@
 """``AutoRefiner`` and ``--method auto``: search and training share one budget."""
 
 import json
+import re
 import time
 
 import numpy as np
@@ -34,68 +35,73 @@ class ToyArm:
         return self._fitness(self.n_env_steps) + self._noise
 
 
-def race_of(tmp_path, search, training, second=lambda n: 0.0, is_stopped=lambda: False, time_left=None):
-    arms = [ToyArm("search", search), ToyArm("training", training)]
-    race = Race(
-        *arms,
-        Budget(800, STEPS),
-        lambda racing: [arm.fitness() for arm in racing],
-        lambda: ToyArm("second", second),
-        tmp_path,
-    )
+def race_of(tmp_path, training, search, second=lambda n: 0.0, is_stopped=lambda: False, time_left=None):
+    """A race of toy arms: the steps and the planned share of each, and which ended. The original's fitness is 1."""
+    shares = {}
+
+    def start_search(share, start):
+        name, fitness = ("search", search) if start is None else (f"search from {start.name}", second)
+        shares[name] = share
+        return ToyArm(name, fitness)
+
+    def compare(arms):
+        return [ToyArm("", lambda n: 1.0).fitness() if arm is None else arm.fitness() for arm in arms]
+
+    race = Race(ToyArm("training", training), Budget(800, STEPS), compare, start_search, tmp_path)
     race.run(is_stopped, time_left)
-    return {arm.name: arm.n_env_steps for arm in race.arms}, [decision["ends"] for decision in race.decisions]
+    return {arm.name: arm.n_env_steps for arm in race.arms}, [decision["ends"] for decision in race.decisions], shares
 
 
-def test_an_arm_that_is_clearly_worse_ends_at_once(tmp_path):
-    used, ends = race_of(tmp_path, search=lambda n: 5.0, training=lambda n: 0.0)
-    assert used == {"search": 700, "training": 100}
+def test_a_training_that_soon_is_clearly_worse_than_the_original_ends(tmp_path):
+    used, ends, shares = race_of(tmp_path, training=lambda n: -5.0, search=lambda n: 2.0)
+    assert used == {"training": 100, "search": 700}
     assert ends == ["training"]
+    assert shares == {"search": 7 / 8}, "the search is planned for all that is left"
 
 
-def test_the_last_arm_goes_on_as_long_as_there_is_time(tmp_path):
+def test_the_last_search_goes_on_as_long_as_there_is_time(tmp_path):
     seconds = iter(range(1000, -1, -1))
-    used, _ = race_of(tmp_path, lambda n: 5.0, lambda n: 0.0, time_left=lambda: next(seconds))
-    assert used == {"search": 100 + 10 * 999, "training": 100}
-    used, _ = race_of(tmp_path / "other", lambda n: 5.0, lambda n: 0.0, time_left=lambda: 0.0)
-    assert used == {"search": 100, "training": 100}
+    used, *_ = race_of(tmp_path, lambda n: -5.0, lambda n: 2.0, time_left=lambda: next(seconds))
+    assert used == {"training": 100, "search": 10 * 999}
+    used, *_ = race_of(tmp_path / "other", lambda n: -5.0, lambda n: 2.0, time_left=lambda: 0.0)
+    assert used == {"training": 100, "search": 0}
 
 
-def test_equal_arms_go_on_until_half_of_the_budget(tmp_path):
-    used, ends = race_of(tmp_path, search=lambda n: 0.1, training=lambda n: 0.0)
-    assert used == {"search": 600, "training": 200}
+def test_where_the_search_is_better_a_second_one_starts_from_there(tmp_path):
+    used, ends, shares = race_of(tmp_path, training=lambda n: 1.0, search=lambda n: 2.0)
+    assert used == {"training": 300, "search": 300, "search from search": 200}
     assert ends == [None, "training"]
+    assert shares == {"search": 3 / 8, "search from search": 2 / 8}
 
 
-def test_where_the_search_ends_a_second_search_starts_from_the_training(tmp_path):
-    used, ends = race_of(tmp_path, lambda n: 0.0, lambda n: 5.0, second=lambda n: 0.0)
-    assert used == {"search": 100, "training": 600, "second": 100}
-    assert ends == ["search", "second"]
-    used, ends = race_of(tmp_path / "other", lambda n: 0.0, lambda n: 5.0, second=lambda n: 9.0)
-    assert used == {"search": 100, "training": 200, "second": 500}
+def test_where_the_training_is_better_it_goes_on_and_a_search_starts_from_there(tmp_path):
+    used, ends, shares = race_of(tmp_path, training=lambda n: 3.0, search=lambda n: 2.0)
+    assert used == {"training": 400, "search": 300, "search from training": 100}
+    assert ends == [None, "search"]
+    assert shares == {"search": 3 / 8, "search from training": 1 / 8}
 
 
-def test_a_late_start_of_the_training_is_seen(tmp_path):
-    """Worse at first, but not clearly, and better by half of the budget."""
-    used, ends = race_of(tmp_path, lambda n: 0.0, lambda n: -0.2 if n < 150 else 3.0)
-    assert ends[:2] == [None, "search"]
-    assert used["search"] == 200
+def test_a_training_that_gets_better_late_is_seen(tmp_path):
+    """Worse than the original at first, but not clearly."""
+    used, ends, _ = race_of(tmp_path, training=lambda n: 0.8 if n < 150 else 3.0, search=lambda n: 2.0)
+    assert ends == [None, "search"]
+    assert used["training"] == 400
 
 
-def test_a_race_that_is_stopped_at_once_still_has_its_second_search(tmp_path):
-    """What an interrupted race has found is judged, that of the second search too."""
-    race_of(tmp_path, lambda n: 0.0, lambda n: 5.0)
-    used, _ = race_of(tmp_path, lambda n: 0.0, lambda n: 5.0, is_stopped=lambda: True)
-    assert used == {"search": 0, "training": 0, "second": 0}
+def test_a_race_that_is_stopped_at_once_still_has_all_arms_that_it_had(tmp_path):
+    """What an interrupted race has found is judged, that of the last search too."""
+    race_of(tmp_path, training=lambda n: 3.0, search=lambda n: 2.0)
+    used, *_ = race_of(tmp_path, lambda n: 3.0, lambda n: 2.0, is_stopped=lambda: True)
+    assert used == {"training": 0, "search": 0, "search from training": 0}
 
 
 def test_decisions_are_kept_and_not_made_again(tmp_path):
-    race_of(tmp_path, search=lambda n: 5.0, training=lambda n: 0.0)
-    used, ends = race_of(tmp_path, search=lambda n: 0.0, training=lambda n: 5.0)
-    assert (used, ends) == ({"search": 700, "training": 100}, ["training"])
+    race_of(tmp_path, training=lambda n: -5.0, search=lambda n: 2.0)
+    used, ends, _ = race_of(tmp_path, training=lambda n: 5.0, search=lambda n: 2.0)
+    assert (used, ends) == ({"training": 100, "search": 700}, ["training"])
     (tmp_path / "auto.json").write_text("[1]")
     with pytest.raises(RefineError, match=r"resume: .*auto.json cannot be read"):
-        race_of(tmp_path, search=lambda n: 0.0, training=lambda n: 5.0)
+        race_of(tmp_path, training=lambda n: 5.0, search=lambda n: 2.0)
 
 
 def test_search_and_training_are_judged_together(made_agents, tmp_path, caplog):
@@ -110,9 +116,9 @@ def test_search_and_training_are_judged_together(made_agents, tmp_path, caplog):
     assert arms["search"][1] == 200 * arms["search"][0]
     update = 5  # rollouts: what is left may be too little for another one
     assert judgement.result.env_steps > sum(n_steps for _, n_steps, _ in arms.values()) > (40 - update) * 200
-    assert rounds[0].startswith("after 25% of the budget: search ")
+    assert re.match(r"after 1\d% of the budget: original -\d+(\.\d+)?, training -\d", rounds[0])
     assert [line for line in caplog.messages if line.startswith("after ")] == rounds
-    assert caplog.messages[:2] == ["search:", "training:"]
+    assert caplog.messages[0] == "training:"
     ended = next(text.split()[-2] for text in rounds if text.endswith(" ends"))
     assert sum(name.startswith(f"{ended}: ") for name in names) <= 2, "of an arm that ended, the last candidates alone"
 
@@ -120,18 +126,19 @@ def test_search_and_training_are_judged_together(made_agents, tmp_path, caplog):
 @pytest.mark.slow
 def test_an_interrupted_race_goes_on_to_the_same_verdict(made_agents, tmp_path):
     agent = load_agent("a2c", ENV_ID, made_agents)
-    whole = AutoRefiner(agent, **FAST).learn(budget=60)
-    calls = []
+    calls, last_call = [], None
 
     def stop(*_):
         calls.append(1)
-        if len(calls) == n_calls:
+        if len(calls) == last_call:
             raise KeyboardInterrupt
         return True
 
-    for n_calls in (2, 1100):
+    whole = AutoRefiner(agent, **FAST).learn(budget=60, callback=stop)
+    n_of_trial = 60 * 200 // 8 // agent.model.n_envs
+    for last_call in (n_of_trial + 3, len(calls) - 2):  # in the first search, and near the end
         calls.clear()
-        folder = tmp_path / str(n_calls)
+        folder = tmp_path / str(last_call)
         interrupted = AutoRefiner(agent, **FAST)
         with pytest.raises(KeyboardInterrupt):
             interrupted.learn(budget=60, callback=stop, checkpoint_folder=folder)
@@ -192,7 +199,7 @@ def test_the_command_line_says_where_the_budget_went(tmp_path):
     report = (run_folder / "report.md").read_text()
     assert "## Search and training" in report
     assert "Where the budget went:" in report
-    assert "after 25% of the budget: search" in report.replace("\n  ", " ")
+    assert "% of the budget: original" in report.replace("\n  ", " ")
     resumed = ["--resume", run_folder, "--no-report", "--backend", "serial", "--verbose", 0, "--time-limit", 0]
     assert main([str(argument) for argument in resumed]) == 0
 

@@ -48,7 +48,7 @@ SETTINGS = "settings.json"
 
 _N_SEEDS = 16  # of a comparison
 _FIRST_SEED = 100_000  # of the comparisons, in the stream of validation seeds: none that the final choice is made on
-_SHARE_OF_SEARCH = 0.8  # of the budget: what the search gets at most, and so the length of its schedules
+_PLANNED = 0.9  # of a search's share of the budget: the length of its schedules, as some candidates take longer
 _N_CANDIDATES, _N_COMPARED = 12, 200  # guesses of what the verdict and the comparisons take, where time is limited
 
 
@@ -193,7 +193,7 @@ class AutoRefiner:
         return json.loads(json.dumps(settings))
 
     def _budget(self, n_rollouts: int | None, time_limit: float | None) -> tuple[Budget, int]:
-        """What search and training share, and the updates of the search that fit in."""
+        """What search and training share, and the updates of a search that would fit in."""
         baseline = self.judge.evaluate_original()
         if self.agent.recipe.end_at_success:
             warn_if_unexpected(self.agent, baseline)
@@ -206,7 +206,7 @@ class AutoRefiner:
         else:
             n_episodes = float(default_n_updates(self._refiner.optimizer_name) * per_update)
             budget = Budget(n_episodes * pace, SECONDS)
-        return budget, max(1, round(_SHARE_OF_SEARCH * n_episodes / per_update))
+        return budget, max(1, round(n_episodes / per_update))
 
     def _seconds_of_verdict(self, n_compared: int = 0, n_candidates: int = _N_CANDIDATES) -> float:
         """With ``n_compared`` episodes before the verdict; at the pace of the original, or of the last comparison."""
@@ -231,15 +231,14 @@ class AutoRefiner:
             *(int(self.judge.evaluate_original().lengths.max()), self._buffer, self._trust, keep_buffer),
         )
 
-        def search(name: str, start: Agent, n_updates: int, folder: Path) -> SearchArm:
-            return SearchArm(name, start, n_updates, folder, log, hooks, **self._search)
+        def search(share: float, start: Arm | None) -> Arm:
+            n_planned = max(1, round(_PLANNED * share * n_updates))
+            if start is None:
+                return SearchArm("search", self.agent, n_planned, folder / "search", log, hooks, **self._search)
+            at = self._start_of_second(start, folder / "second")
+            return SearchArm(f"search from {start.name}", at, n_planned, folder / "second", log, hooks, **self._search)
 
-        def second() -> Arm:
-            start = self._start_of_second(training, folder / "second")
-            return search("search from training", start, max(1, n_updates // 2), folder / "second")
-
-        first = search("search", self.agent, n_updates, folder / "search")
-        return Race(first, training, total, self._compare, second, folder)
+        return Race(training, total, self._compare, search, folder)
 
     def _interrupted(self, race: Race) -> Judgement | None:
         """The last candidate of the arm that began last, if there is one."""
@@ -249,11 +248,11 @@ class AutoRefiner:
         reason = f"interrupted: this is {candidates[-1].name}, not tested on held-out seeds"
         return self.judge.unchecked(candidates[-1], reason, self._origin(race))
 
-    def _start_of_second(self, training: TrainArm, folder: Path) -> Agent:
-        """The best of the recent checkpoints; of a race that is resumed, the one that was the best then."""
+    def _start_of_second(self, arm: Arm, folder: Path) -> Agent:
+        """The best of an arm's recent candidates; of a race that is resumed, the one that was the best then."""
         paths = folder / "start.zip", folder / "start.pkl"
         if not paths[0].exists():
-            best = self._best(training)
+            best = self._best(arm)
             start = self.agent if best is None else best[0].agent
             folder.mkdir(parents=True, exist_ok=True)
             if start.vec_normalize is not None:
@@ -262,17 +261,17 @@ class AutoRefiner:
                 start.model.save(path)
         return agent_at(self.agent, *paths, self._trust)
 
-    def _compare(self, arms: Sequence[Arm]) -> list[np.ndarray | None]:
-        """The fitness of each arm's best recent candidate, in the same episodes."""
+    def _compare(self, arms: Sequence[Arm | None]) -> list[np.ndarray | None]:
+        """The fitness of each arm's best recent candidate, or of the original, in the same episodes."""
         found = []
         for arm in arms:
             best = self._best(arm)
             found.append(None if best is None else best[1])
         return found
 
-    def _best(self, arm: Arm) -> tuple[NamedAgent, np.ndarray] | None:
-        """The best of an arm's recent candidates, and its fitness in the episodes of a comparison."""
-        named = arm.recent_candidates()
+    def _best(self, arm: Arm | None) -> tuple[NamedAgent, np.ndarray] | None:
+        """The best of an arm's recent candidates, or the original, and its fitness in the episodes of a comparison."""
+        named = [NamedAgent("original", self.agent)] if arm is None else arm.recent_candidates()
         if not named:
             return None
         seeds = self.judge.seeds.take("validation", _N_SEEDS, _FIRST_SEED)
