@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable
 
+from sb3_refine.cli.distill import distill_agent, make_distill_parser
 from sb3_refine.cli.evaluate import evaluate_agents, make_evaluate_parser
 from sb3_refine.cli.export import export_agent, make_export_parser
 from sb3_refine.cli.judge import judge_agents, make_judge_parser
@@ -21,6 +22,7 @@ _SUBCOMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace
     "push": (make_push_parser, push_run),
     "evaluate": (make_evaluate_parser, evaluate_agents),
     "judge": (make_judge_parser, judge_agents),
+    "distill": (make_distill_parser, distill_agent),
     "export": (make_export_parser, export_agent),
 }
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 DEMO = {"algo": "ppo", "env": "Pendulum-v1", "folder": Path(__file__).parents[1] / "demo"}
 
-SUBCOMMANDS = ("push", "evaluate", "judge", "export")
+SUBCOMMANDS = ("push", "evaluate", "judge", "distill", "export")
 
 _FROM_HUB = ("organization", "repo_name", "revision")
 

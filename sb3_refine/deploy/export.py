@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,9 @@ from sb3_refine.agents.from_model import agent_from_model
 from sb3_refine.deploy.formats import FORMATS, INPUT, OUTPUT, CannotRunError
 from sb3_refine.deploy.network import DeployedPolicy, deployed_policy
 from sb3_refine.errors import RefineError, check_count, did_you_mean
+from sb3_refine.evaluation.demonstrations import demonstrate
 from sb3_refine.evaluation.target import rollout_task
-from sb3_refine.evaluators import SerialEvaluator
 from sb3_refine.files import as_json, atomic_path, reraise_write_errors, sha256
-from sb3_refine.optimizers import ExplicitPopulation
-from sb3_refine.policies.base import DeterministicPolicy
-from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.reporting.record import versions
 from sb3_refine.seeding import EpisodeSeeds
 
@@ -33,25 +29,6 @@ FILE_NAME = "export.json"
 TOLERANCE = 1e-3
 """Largest difference to ``predict``, as a share of the largest action, or share of steps with another discrete action,
 with which a file is kept."""
-
-
-class _Watched(DeterministicPolicy):
-    """Another policy, and what it got and gave."""
-
-    def __init__(self, policy: DeterministicPolicy, as_input: Callable[[Any], np.ndarray]):
-        self._policy, self._as_input = policy, as_input
-        self._targets, self.normalisation = policy._targets, policy.normalisation
-        self.observations: list[np.ndarray] = []
-        self.actions: list[np.ndarray] = []
-
-    def begin_episode(self, env: gym.Env) -> None:
-        self._policy.begin_episode(env)
-
-    def __call__(self, observation: Any) -> Any:
-        action = self._policy(observation)
-        self.observations.append(self._as_input(observation))
-        self.actions.append(np.array(action))
-        return action
 
 
 def export(
@@ -141,12 +118,9 @@ def export(
 
 def _steps(agent: Agent, policy: DeployedPolicy, seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Observations and the actions of ``predict`` in some episodes of the agent."""
-    task = rollout_task(agent, None, accelerator=True)
-    watched = _Watched(task.policy, policy.as_input)
-    theta = PolicyParameters(agent.model.policy, "actor").get_theta()
-    with SerialEvaluator(replace(task, policy=watched)) as evaluator:
-        evaluator.evaluate(ExplicitPopulation([theta]), [seeds])
-    return np.array(watched.observations), np.array(watched.actions)
+    episodes = demonstrate(rollout_task(agent), seeds)
+    observations = [policy.as_input(observation) for episode in episodes for observation in episode.observations]
+    return np.array(observations), np.concatenate([episode.labels for episode in episodes])
 
 
 def _write(

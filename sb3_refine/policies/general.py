@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_refine.policies.base import DeterministicPolicy
+from sb3_refine.policies.transformer import TransformerPolicy
 
 if TYPE_CHECKING:
     from stable_baselines3.common.policies import BasePolicy
@@ -52,8 +53,8 @@ class GeneralPolicy(DeterministicPolicy):
         return self._policy.predict(observation, deterministic=True)[0]
 
 
-class RecurrentPolicy(GeneralPolicy):
-    """sb3-contrib's recurrent policies: the state of the LSTM runs through the episode."""
+class StatefulPolicy(GeneralPolicy):
+    """sb3-contrib's recurrent policies and transformers: their state runs through the episode."""
 
     _state: Any = None
 
@@ -91,9 +92,17 @@ def _as_vec_env_would(observation: Any, space: spaces.Space) -> Any:
     return np.asarray(observation, dtype=space.dtype)
 
 
+def is_stateful(policy: "BasePolicy") -> bool:
+    """
+    :param policy: of a Stable-Baselines3 model
+    :return: whether ``predict`` needs the ``state`` that it returned last
+    """
+    return hasattr(policy, "lstm_actor") or isinstance(policy, TransformerPolicy)
+
+
 def _general_class(policy: "BasePolicy") -> type[GeneralPolicy]:
-    if hasattr(policy, "lstm_actor"):
-        return RecurrentPolicy
+    if is_stateful(policy):
+        return StatefulPolicy
     return MaskedPolicy if "action_masks" in inspect.signature(policy.predict).parameters else GeneralPolicy
 
 

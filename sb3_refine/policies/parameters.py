@@ -93,8 +93,8 @@ def action_scores(policy: Any, observation: th.Tensor | dict[str, th.Tensor]) ->
     The differentiable quantity that the deterministic action is made from.
 
     :param policy: policy of a Stable-Baselines3 model
-    :param observation: batch of observations as the policy's ``obs_to_tensor`` makes them; for a recurrent policy,
-        those of one episode
+    :param observation: batch of observations as the policy's ``obs_to_tensor`` makes them; for a recurrent policy or a
+        transformer, those of one episode
     :return: the action itself for ``Box`` action spaces, before it is rescaled or clipped to the space; for discrete
         ones, the values or logits of all actions, one part of the action after the other
     """
@@ -145,7 +145,7 @@ def _influential_parameters(policy: BasePolicy) -> dict[str, nn.Parameter]:
     """Parameters that the deterministic action has a gradient path to, in registration order."""
     named = dict(policy.named_parameters())
     policy.set_training_mode(False)
-    zeros: Any = create_empty_array(policy.observation_space, n=1, fn=np.zeros)
+    zeros: Any = create_empty_array(policy.observation_space, n=2, fn=np.zeros)  # of two: the second has a past
     observation, _ = policy.obs_to_tensor(zeros)
     with differentiable(named.values()):
         score = action_scores(policy, observation).sum()

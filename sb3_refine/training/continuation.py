@@ -28,6 +28,7 @@ from sb3_refine.errors import RefineError, check_count, one_line
 from sb3_refine.files import atomic_path, reraise_write_errors, sha256
 from sb3_refine.parts import check_choice
 from sb3_refine.policies.base import one_thread
+from sb3_refine.policies.transformer import TransformerPolicy
 from sb3_refine.seeding import derived_seed, globals_restored
 from sb3_refine.training.buffer_file import load_buffer, save_buffer
 from sb3_refine.training.environment import VEC_ENVS, training_env
@@ -81,6 +82,8 @@ class Continuation:
     """
 
     def __init__(self, agent: Agent, settings: TrainSettings, seed: int, logger: Logger | None = None):
+        if isinstance(agent.model.policy, TransformerPolicy):
+            raise RefineError("method: PPO cannot train a transformer; use `method='search'`")
         self._settings, self._seed, self._logger = settings, seed, logger
         self.n_slices = 0
         self.n_episodes = 0

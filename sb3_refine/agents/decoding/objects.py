@@ -48,6 +48,7 @@ _POLICIES = {
     "sb3_contrib.crossq.policies": {"CrossQPolicy", "MultiInputPolicy"},
     "sb3_contrib.qrdqn.policies": {"QRDQNPolicy", "CnnPolicy", "MultiInputPolicy"},
     "sb3_contrib.tqc.policies": {"TQCPolicy", "CnnPolicy", "MultiInputPolicy"},
+    "sb3_refine.policies.transformer": {"TransformerPolicy"},
     "stable_baselines3.common.policies": {
         "ActorCriticPolicy", "ActorCriticCnnPolicy", "MultiInputActorCriticPolicy",
     },

@@ -1,0 +1,1 @@
+"""Students: policies of another architecture that learn an agent's actions."""

@@ -1,0 +1,337 @@
+"""A student learns an agent's actions: behaviour cloning, then DAgger."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+
+from sb3_refine.agents.agent import Agent, save_agent
+from sb3_refine.agents.copies import with_theta
+from sb3_refine.agents.from_model import agent_from_model
+from sb3_refine.agents.zoo import new_run_folder
+from sb3_refine.distill.cloning import Cloning
+from sb3_refine.distill.students import Student, make_student
+from sb3_refine.envs.normalisation import without_env
+from sb3_refine.errors import RefineError, check_count, check_seconds
+from sb3_refine.evaluation.demonstrations import Demonstration, demonstrate, stacked
+from sb3_refine.evaluation.evaluation import Evaluation, paired_difference
+from sb3_refine.evaluation.target import check_valid, open_targets, rollout_task
+from sb3_refine.evaluators import Backend, backend_options
+from sb3_refine.files import as_json, atomic_path, reraise_write_errors, sha256
+from sb3_refine.policies.choice import rollout_policy
+from sb3_refine.policies.parameters import PolicyParameters
+from sb3_refine.reporting.record import versions
+from sb3_refine.seeding import EpisodeSeeds, globals_restored
+from sb3_refine.stopwatch import Stopwatch
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "distillation.json"
+
+N_VALIDATION_EPISODES = 20
+"""Of each round's student: the best one is tested."""
+
+_HELD_OUT = 0.1  # of the episodes of a round, at least one
+_LEAST_VARIANCE = 1e-8  # of an entry of the observation, below which the entry counts as constant
+_OF_ENVIRONMENT = ("env_wrapper", "frame_stack", "vec_env_wrapper")  # entries of config.yml
+
+
+@dataclass(frozen=True)
+class Round:
+    """
+    What a round has led to.
+
+    :param number: 0 for behaviour cloning, then one for each round of DAgger
+    :param n_episodes: with labels, so far
+    :param n_steps: of these
+    :param loss: of the student, mean over the steps that it has learned from
+    :param held_out_loss: over the steps of episodes that were held out
+    :param mean_return: of the student on validation seeds
+    """
+
+    number: int
+    n_episodes: int
+    n_steps: int
+    loss: float
+    held_out_loss: float
+    mean_return: float
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """
+    The result of :func:`distill`.
+
+    :param agent: the student
+    :param record: the content of ``distillation.json``
+    """
+
+    agent: Agent
+    record: dict[str, Any]
+
+    @property
+    def model(self) -> BaseAlgorithm:
+        """The student: a model of ``PPO``."""
+        return self.agent.model
+
+    def save(self, folder: str | Path = "distilled-agents", run_folder: str | Path | None = None) -> Path:
+        """
+        Save the student in the Zoo's layout, with ``distillation.json`` beside it.
+
+        :param folder: output folder; the student goes to ``folder/ppo/ENV_K``, K the next free number
+        :param run_folder: a folder made by :func:`~sb3_refine.agents.zoo.new_run_folder`, instead
+        :return: the run's folder
+        :raises RefineError: when the folder cannot be written
+        """
+        run_folder = Path(run_folder or new_run_folder(folder, self.agent.algo, self.agent.env_name))
+        digest = sha256(save_agent(self.agent, run_folder))
+        with reraise_write_errors(FILE_NAME, run_folder), atomic_path(run_folder / FILE_NAME) as path:
+            path.write_text(as_json({**self.record, "output_sha256": digest}), encoding="utf-8")
+        return run_folder
+
+
+def distill(
+    teacher: BaseAlgorithm | Agent,
+    student: str = "mlp",
+    env: str | Callable[[], gym.Env] | VecEnv | gym.Env | None = None,
+    n_episodes: int = 20,
+    n_rounds: int = 5,
+    n_gradient_steps: int | None = None,
+    learning_rate: float | None = None,
+    n_eval_episodes: int = 100,
+    seed: int = 0,
+    n_workers: int | None = None,
+    backend: Backend = "process",
+    accelerator: bool = True,
+    episode_timeout: float = 600.0,
+    on_round: Callable[[Round], object] = lambda found: None,
+    **student_kwargs: Any,
+) -> Distillation:
+    """
+    Make a student: a policy of another architecture that takes a trained agent's deterministic actions. The student
+    first learns from episodes of the teacher (behaviour cloning); then, in each round of DAgger
+    (https://arxiv.org/abs/1011.0686, algorithm 3.1, with beta 0 after the first round), it acts, and learns the
+    teacher's actions for what it has seen. The student that is best on validation seeds is compared with the teacher on
+    test seeds.
+
+    >>> from stable_baselines3 import SAC
+    >>> teacher = SAC("MlpPolicy", "Pendulum-v1", seed=0, device="cpu")
+    >>> found = distill(teacher, "linear", n_episodes=2, n_rounds=0, n_eval_episodes=2, backend="serial")
+    >>> found.record["student"]["n_parameters"]
+    4
+
+    :param teacher: a Stable-Baselines3 model, or an :class:`~sb3_refine.agents.agent.Agent` from ``load_agent``; it is
+        left as it is
+    :param student: one of ``sb3_refine.distill.students.STUDENTS``, with options as in ``"mlp:net_arch=[16,16]"``
+    :param env: see :class:`~sb3_refine.refiner.Refiner`
+    :param n_episodes: of each round; one in ten is held out
+    :param n_rounds: of DAgger
+    :param n_gradient_steps: see :class:`~sb3_refine.distill.cloning.Cloning`, as for the next
+    :param learning_rate: of Adam
+    :param n_eval_episodes: test episodes of both
+    :param seed: of everything random
+    :param n_workers: see :class:`~sb3_refine.refiner.Refiner`, for the next three too; the workers run the episodes on
+        validation and test seeds
+    :param backend: who runs these
+    :param accelerator: whether to use a faster, bit-identical ``step`` where there is one
+    :param episode_timeout: seconds after which an episode counts as hanging
+    :param on_round: called after each round
+    :param student_kwargs: options of the student
+    :return: the student, a model of ``PPO``, and its figures
+    :raises RefineError: when an argument is wrong
+    :raises EpisodeError: when an episode fails
+    """
+    for name, value, least in (("n_rounds", n_rounds, 0), ("n_eval_episodes", n_eval_episodes, 2), ("seed", seed, 0)):
+        check_count(name, value, least)
+    check_count("n_episodes", n_episodes, 2)
+    check_count("n_gradient_steps", 1 if n_gradient_steps is None else n_gradient_steps, 1)
+    if learning_rate is not None and not 0 < learning_rate < np.inf:
+        raise RefineError(f"learning_rate: expected a number above 0, got {learning_rate}")
+    check_seconds("episode_timeout", episode_timeout)
+    if isinstance(teacher, Agent) and env is not None:
+        raise RefineError("env: an Agent brings its own environment; leave env out, or pass teacher.model")
+    made = make_student(student, student_kwargs)
+    _, backend_kwargs = backend_options("backend", backend, n_workers)
+    workers = {
+        "backend": backend_options("backend", backend, n_workers)[0],
+        **backend_kwargs,
+        "accelerator": accelerator,
+        "episode_timeout": episode_timeout,
+    }
+    agent = teacher if isinstance(teacher, Agent) else agent_from_model(teacher, env)
+    stopwatch = Stopwatch()
+    training = {"seed": seed, "n_gradient_steps": n_gradient_steps, "learning_rate": learning_rate}
+    course = _Course(agent, made, n_episodes, training, workers)
+    for number in range(n_rounds + 1):
+        on_round(course.advance(number))
+    best = course.best
+    with open_targets([agent, best], **workers) as targets:
+        test_seeds = EpisodeSeeds(seed).take("test", n_eval_episodes)
+        of_teacher, of_student = (target.run(test_seeds) for target in targets)
+        is_paired = all(target.is_seeded for target in targets)
+    for evaluation, whose in ((of_teacher, "the teacher"), (of_student, "the student")):
+        check_valid(evaluation, whose)
+    record = {
+        "student": {"architecture": student, **_figures(best, of_student)},
+        "teacher": {"algo": agent.algo, **_figures(agent, of_teacher)},
+        "paired_difference": asdict(paired_difference(of_teacher, of_student, paired=is_paired)),
+        "env": agent.env_id,
+        "rounds": [asdict(each) for each in course.rounds],
+        "chosen_round": course.chosen,
+        "rollouts": course.n_episodes + 2 * n_eval_episodes,
+        "env_steps": course.n_env_steps + int(of_teacher.lengths.sum() + of_student.lengths.sum()),
+        "wall_time_s": stopwatch.wall_time_s,
+        "cpu_time_s": stopwatch.cpu_time_s,
+        "settings": {
+            "n_episodes": n_episodes,
+            "n_rounds": n_rounds,
+            "n_gradient_steps": n_gradient_steps or made.n_gradient_steps,
+            "learning_rate": learning_rate or made.learning_rate,
+            "n_eval_episodes": n_eval_episodes,
+            "seed": seed,
+        },
+        "seeds": {"test": test_seeds},
+        "source": agent.source,
+        "versions": versions(),
+    }
+    best.model.num_timesteps = course.rounds[-1].n_steps
+    best.args["teacher"] = {"algo": agent.algo, **_brief(of_teacher)}
+    return Distillation(best, record)
+
+
+class _Course:
+    """The rounds: demonstrations so far, the student, and the best of it."""
+
+    def __init__(
+        self, teacher: Agent, student: Student, n_episodes: int, training: dict[str, Any], workers: dict[str, Any]
+    ):
+        self._per_round, self._seeds, self._workers = n_episodes, EpisodeSeeds(training["seed"]), workers
+        self._task = rollout_task(teacher, None, workers["accelerator"])
+        self.n_episodes = self.n_env_steps = 0
+        self.rounds: list[Round] = []
+        self._demonstrations, self._held_out = self._demonstrated(None)
+        statistics = teacher.vec_normalize
+        if statistics is None:
+            statistics = _statistics_of(teacher, self._demonstrations)
+        self._student = _student_of(teacher, student, statistics, training["seed"])
+        self._cloning = Cloning(self._student.model.policy, student, self._student.statistics, **training)
+        self._parameters = PolicyParameters(self._student.model.policy)
+        self._best: tuple[float, np.ndarray] = -np.inf, self._parameters.get_theta()
+        self.chosen = 0
+
+    def advance(self, number: int) -> Round:
+        """
+        :param number: of the round
+        :return: what it has led to
+        """
+        if number > 0:  # the first ones are the teacher's own
+            learned, held_out = self._demonstrated(self._student)
+            self._demonstrations += learned
+            self._held_out += held_out
+        self._cloning.fit(self._demonstrations)
+        mean_return = self._mean_return()
+        if mean_return > self._best[0]:
+            self._best, self.chosen = (mean_return, self._parameters.get_theta()), number
+        found = Round(
+            number=number,
+            n_episodes=len(self._demonstrations) + len(self._held_out),
+            n_steps=sum(map(len, self._demonstrations + self._held_out)),
+            loss=self._cloning.loss(self._demonstrations),
+            held_out_loss=self._cloning.loss(self._held_out),
+            mean_return=mean_return,
+        )
+        self.rounds.append(found)
+        return found
+
+    @property
+    def best(self) -> Agent:
+        """The student of the round that was best on validation seeds."""
+        return with_theta(self._student, self._best[1])
+
+    def _mean_return(self) -> float:
+        with open_targets([self._student], **self._workers) as (target,):
+            evaluation = target.run(self._seeds.take("validation", N_VALIDATION_EPISODES))
+        check_valid(evaluation, "the student")
+        self.n_episodes += len(evaluation.episodes)
+        self.n_env_steps += int(evaluation.lengths.sum())
+        return float(evaluation.returns.mean())
+
+    def _demonstrated(self, acting: Agent | None) -> tuple[list[Demonstration], list[Demonstration]]:
+        """Episodes to learn from, and others to hold out."""
+        seeds = self._seeds.take("search", self._per_round, len(self.rounds) * self._per_round if acting else 0)
+        policy = None
+        if acting is not None:
+            policy = rollout_policy(acting.model, self._parameters, acting.statistics, acting.observation_space)
+        found = demonstrate(self._task, seeds, policy)
+        self.n_episodes += len(found)
+        self.n_env_steps += sum(map(len, found))
+        n_held_out = max(1, round(_HELD_OUT * len(found)))
+        return found[n_held_out:], found[:n_held_out]
+
+
+def _statistics_of(teacher: Agent, demonstrations: list[Demonstration]) -> VecNormalize | None:
+    """Statistics of the observations of a teacher that has none: networks learn better from normalised observations."""
+    space = teacher.observation_space
+    parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
+    if not all(isinstance(part, spaces.Box) and not is_image_space(part) for part in parts.values()):
+        return None
+    env = DummyVecEnv([teacher.recipe.build])
+    try:
+        statistics = VecNormalize(env, norm_reward=False, training=False)
+        observations = stacked([each for one in demonstrations for each in one.observations])
+        rms: Any = statistics.obs_rms
+        for key, each in rms.items() if isinstance(rms, dict) else [("", rms)]:
+            values = (observations[key] if isinstance(observations, dict) else observations).astype(np.float64)
+            each.mean, each.var, each.count = values.mean(axis=0), values.var(axis=0), float(len(values))
+            each.var = np.where(each.var < _LEAST_VARIANCE, 1.0, each.var)
+        return without_env(statistics)
+    finally:
+        env.close()
+
+
+def _student_of(teacher: Agent, student: Student, statistics: VecNormalize | None, seed: int) -> Agent:
+    """A new student in the teacher's environment."""
+    policy, policy_kwargs = student.policy(teacher.observation_space)
+    env = DummyVecEnv([teacher.recipe.build])
+    try:
+        with globals_restored():
+            model = PPO(policy, env, seed=seed, device="cpu", policy_kwargs=policy_kwargs)
+    finally:
+        env.close()
+    model.env = None
+    name = policy if isinstance(policy, str) else f"{policy.__module__}.{policy.__qualname__}"
+    config = {key: teacher.config[key] for key in _OF_ENVIRONMENT if key in teacher.config}
+    args: dict[str, Any] = {
+        key: teacher.args[key] for key in ("env", "env_kwargs", "gym_packages") if key in teacher.args
+    }
+    return Agent(
+        model=model,
+        algo="ppo",
+        env_name=teacher.env_name,
+        recipe=teacher.recipe,
+        observation_space=teacher.observation_space,
+        vec_normalize=statistics,
+        config={**config, "policy": name, "normalize": statistics is not None},
+        args=args,
+        source=teacher.source,
+        left_out=teacher.left_out,
+    )
+
+
+def _figures(agent: Agent, evaluation: Evaluation) -> dict[str, Any]:
+    n_parameters = PolicyParameters(agent.model.policy).size
+    return {"n_parameters": n_parameters, **evaluation.summary(), "returns": evaluation.returns.tolist()}
+
+
+def _brief(evaluation: Evaluation) -> Mapping[str, Any]:
+    summary = evaluation.summary()
+    return {name: summary[name] for name in ("mean_return", "std_return", "n_episodes")}
