@@ -11,7 +11,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from tqdm import tqdm
 
-from sb3_refine.agents.agent import Agent, save_agent
+from sb3_refine.agents.agent import Agent, save_agent, teacher_of
 from sb3_refine.agents.averages import average
 from sb3_refine.agents.candidates import NamedAgent, check_same_environment, load_candidates, without_copies
 from sb3_refine.agents.from_model import agent_from_model
@@ -95,7 +95,7 @@ class Judgement:
         run_folder = Path(run_folder or new_run_folder(folder, self.agent.algo, self.agent.env_name))
         save_agent(original, run_folder / "state")
         digest = sha256(save_agent(self.agent, run_folder))
-        settings = {**self.settings, "algo": self.agent.algo}
+        settings = {**self.settings, "algo": self.agent.algo, **teacher_of(original)}
         record = record_of(self.result, self.objective, settings, self.seeds, original.source, digest, self.method)
         write_record(run_folder, record)
         return run_folder

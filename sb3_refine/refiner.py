@@ -15,7 +15,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 from typing_extensions import Self
 
-from sb3_refine.agents.agent import Agent, save_agent
+from sb3_refine.agents.agent import Agent, save_agent, teacher_of
+from sb3_refine.agents.copies import round_parameters
 from sb3_refine.agents.from_model import agent_from_model
 from sb3_refine.agents.sb3_models import sync_copies
 from sb3_refine.agents.zoo import new_run_folder
@@ -41,6 +42,7 @@ from sb3_refine.optimizers import (
 )
 from sb3_refine.parts import check_choice
 from sb3_refine.policies.parameters import PolicyParameters
+from sb3_refine.policies.rounding import check_rounding
 from sb3_refine.reporting.record import FILE_NAME, read_record, record_of, write_record
 from sb3_refine.reporting.report import report_on, write_report
 from sb3_refine.rollouts.episode import Episode, Trajectory
@@ -95,6 +97,8 @@ class Refiner:
     :param acceptance: whether to test at all; without, ``learn()`` leaves the last iterate, unchecked
     :param accelerator: whether to use a faster, bit-identical ``step`` where there is one for the environment
     :param episode_timeout: seconds after which an episode counts as hanging
+    :param quantize: ``"float16"``, ``"int8"`` or ``"int4"``: in all episodes, those of the original included, the
+        weights are rounded so, see :func:`~sb3_refine.policies.rounding.rounded`; an accepted agent has rounded weights
     :param tensorboard_log: folder for TensorBoard; None for that of a model in memory, if it has one; ``""`` for none
     :param verbose: 0: silent, 1: a line for each entry of the log, 2: Stable-Baselines3's tables
     :param optimizer_kwargs: options of the search method, such as ``n_delta``, ``learning_rate`` and ``delta_std``
@@ -120,6 +124,7 @@ class Refiner:
         acceptance: bool = True,
         accelerator: bool = True,
         episode_timeout: float = 600.0,
+        quantize: str | None = None,
         tensorboard_log: str | None = None,
         verbose: int = 0,
         **optimizer_kwargs: Any,
@@ -129,6 +134,7 @@ class Refiner:
         check_count("episodes_per_candidate", 1 if episodes_per_candidate is None else episodes_per_candidate, 1)
         check_count("seed", seed, 0)
         check_seconds("episode_timeout", episode_timeout)
+        check_rounding("quantize", quantize)
         if isinstance(model, Agent) and env is not None:
             raise RefineError("env: an Agent brings its own environment; leave env out, or pass agent.model")
         self.objective = make_objective(objective)
@@ -140,6 +146,7 @@ class Refiner:
         self.parameters = PolicyParameters(self.model.policy, parameters)
         self.n_workers = self._backend_kwargs["n_workers"] or EVALUATORS[self.backend].default_n_workers()
         self.acceptance, self.accelerator, self.episode_timeout = acceptance, accelerator, episode_timeout
+        self.quantize = quantize
         self.tensorboard_log, self.verbose = tensorboard_folder(tensorboard_log, model), verbose
         self.seed, self.run_seed, self.seeds = seed, seed, EpisodeSeeds(seed)
         self.is_part = False
@@ -305,6 +312,7 @@ class Refiner:
             "gym_packages": list(self.agent.recipe.gym_packages),
             "backend": self.backend,
             "n_workers": self.n_workers,
+            **teacher_of(self.agent),
         }
         record = record_of(self.result, self.objective, settings, seeds, self.agent.source, sha256(zip_path))
         write_record(run_folder, record)
@@ -377,6 +385,7 @@ class Refiner:
             "max_return_loss": self.judging.max_return_loss,
             "acceptance": self.acceptance,
             "selection": self.judging.selection,
+            **({"quantize": self.quantize} if self.quantize else {}),
         }
 
     @property
@@ -411,7 +420,9 @@ class Refiner:
 
     def make_task(self) -> RolloutTask:
         """:return: what workers roll out: the environment in the form that the probe finds to be reproducible"""
-        self._task = rollout_task(self.agent, self.parameters, self.accelerator, self.objective, self.episode_timeout)
+        self._task = rollout_task(
+            self.agent, self.parameters, self.accelerator, self.objective, self.episode_timeout, self.quantize
+        )
         return self._task
 
     def set_logger(self, logger: Logger) -> None:
@@ -498,7 +509,7 @@ class Refiner:
         except BaseException as error:
             if self.result is None:  # before the verdict; after the verdict, the model is what the result says
                 if isinstance(error, KeyboardInterrupt):
-                    self.parameters.set_theta(search.best[1])
+                    self._take_over(search.best[1])
                     self.result = interrupted_result(search)
                 else:
                     self.parameters.set_theta(search.start_theta)
@@ -511,6 +522,12 @@ class Refiner:
     def _set_theta(self, theta: np.ndarray) -> None:
         self.parameters.set_theta(theta)
         sync_copies(self.model)
+
+    def _take_over(self, theta: np.ndarray) -> None:
+        """Write what was found into the model, as it was in its episodes."""
+        self.parameters.set_theta(theta)
+        if self.quantize is not None:
+            round_parameters(self.model.policy, self.quantize)
 
     def _n_held_out(self, has_baseline: bool) -> int:
         return self.judging.n_episodes(N_ITERATES, has_baseline, self.is_seeded) if self.acceptance else 0
@@ -547,10 +564,13 @@ class Refiner:
         if self.acceptance:
             result, chosen = tested_result(search, original, evaluator, settings, self.seeds)
             self.tested = (search.start_theta, chosen)
-            self.parameters.set_theta(search.start_theta if result.decision == ORIGINAL else chosen)
+            if result.decision == ORIGINAL:
+                self.parameters.set_theta(search.start_theta)
+            else:
+                self._take_over(chosen)
         else:
             result = untested_result(search)
-            self.parameters.set_theta(search.optimizer.theta)
+            self._take_over(search.optimizer.theta)
         self.result = result  # last: the model is what the result says
         if search.baseline is not None and self.is_seeded:
             evaluator.on_episode = lambda: None  # these belong neither to the search nor to its test

@@ -13,6 +13,7 @@ from sb3_contrib import QRDQN
 from sb3_contrib.common.wrappers import TimeFeatureWrapper
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from test_distill import Short
 from test_kinds import load, make
 from torch import nn
 
@@ -23,6 +24,7 @@ from sb3_refine.deploy import formats
 from sb3_refine.deploy.export import FILE_NAME
 from sb3_refine.deploy.formats import FORMATS
 from sb3_refine.deploy.network import deployed_policy
+from sb3_refine.policies.transformer import TransformerPolicy
 
 TOLERANCE = 1e-5  # of actions between -2 and 2: other orders of summation in float32
 
@@ -99,8 +101,8 @@ def test_observations_far_outside_give_actions_within_the_bounds(name, tmp_path)
     run = FORMATS[name].read(path, policy, path.stem)
     observations = (np.geomspace(1e-3, 1e6, 50)[:, None] * np.random.default_rng(0).normal(size=(50, 3))).astype("f4")
     expected = model.predict(model.get_vec_normalize_env().normalize_obs(observations), deterministic=True)[0]
-    assert np.abs(run(observations) - expected).max() < TOLERANCE
-    assert run(observations[:1]).shape == (1, 1)
+    assert np.abs(run(observations)[0] - expected).max() < TOLERANCE
+    assert run(observations[:1])[0].shape == (1, 1)
 
 
 @pytest.mark.slow
@@ -226,3 +228,78 @@ def test_every_zoo_agent_is_exported(path, tmp_path):
     for file in record["files"].values():
         assert file.get("n_different", 0) == 0
         assert file.get("largest_difference", 0.0) < 1e-4
+
+
+# ---------------------------------------------------------------- rounded weights
+
+
+@pytest.mark.parametrize("quantize", ["float16", "int8"])
+@pytest.mark.parametrize("algo", ["sac", "a2c"])
+def test_rounded_weights_are_stored_with_fewer_bytes_and_give_the_actions_of_the_rounded_agent(
+    made_agents, tmp_path, algo, quantize
+):
+    agent = load_agent(algo, "Pendulum-v1", made_agents)
+    formats = ["onnx", "torch", "c"]
+    record = export(agent, tmp_path, formats, n_episodes=1, quantize=quantize)
+    assert record["quantize"] == quantize
+    for name in formats:
+        found = record["files"][name]
+        assert found.get("largest_difference", 0) < 1e-5, name
+    text = (tmp_path / "Pendulum-v1.h").read_text()
+    stored = {"float16": "uint16_t", "int8": "int8_t"}[quantize]
+    assert f"static const {stored} " in text
+    import onnx
+
+    weights = [each for each in onnx.load(str(tmp_path / "Pendulum-v1.onnx")).graph.initializer if len(each.dims) == 2]
+    kinds = {onnx.TensorProto.DataType.Name(each.data_type) for each in weights if 1 not in each.dims}
+    assert kinds == {quantize.upper()}
+
+
+@pytest.mark.parametrize("action_space", [gym.spaces.Box(-2, 1, (2,)), gym.spaces.Discrete(3)], ids=str)
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_a_transformer_is_exported_with_its_state(tmp_path, action_space, quantize):
+    """Longer than the context, and the bounds are not symmetric."""
+    agent = transformer(action_space)
+    record = export(agent, tmp_path, ["onnx", "torch"], n_episodes=2, quantize=quantize)
+    assert [entry["name"] for entry in record["state"]] == ["memory", "last_action", "n_steps"]
+    assert record["checked_on"]["n_steps"] == 20
+    for file in record["files"].values():
+        assert file.get("n_different", file.get("largest_difference")) < TOLERANCE
+    with pytest.raises(RefineError, match="no C for a transformer; choose onnx or torch"):
+        export(agent, tmp_path, ["c"], n_episodes=1)
+
+
+def test_episodes_of_a_transformer_may_begin_at_any_time(tmp_path):
+    """In a batch, each episode has a state of its own; zeros begin a new one."""
+    import onnxruntime
+
+    agent = transformer(gym.spaces.Box(-2, 1, (2,)))
+    export(agent, tmp_path, ["onnx"], n_episodes=1)
+    (path,) = tmp_path.glob("*.onnx")
+    session = onnxruntime.InferenceSession(str(path))
+    observations = np.random.default_rng(0).uniform(-1, 1, (12, 2, 3)).astype(np.float32)
+    state, expected_state = None, None
+    for number, observation in enumerate(observations):
+        starts = np.array([number == 0, number in (0, 7)])
+        expected, expected_state = agent.model.predict(observation, expected_state, starts, deterministic=True)
+        if state is None:
+            state = [entry.zeros(2) for entry in deployed_policy(agent).state]
+        state[2][starts] = 0
+        names = [each.name for each in session.get_inputs()]
+        actions, *state = session.run(None, dict(zip(names, [observation, *state], strict=True)))
+        np.testing.assert_allclose(actions, expected, atol=TOLERANCE)
+
+
+def transformer(action_space):
+    sizes = {"context": 4, "n_layers": 2, "embed_dim": 16}
+    env = Short(action_space=action_space)
+    model = stable_baselines3.PPO(TransformerPolicy, env, n_steps=8, batch_size=8, policy_kwargs=sizes, seed=0)
+    with torch.no_grad():
+        for parameter in model.policy.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return agent_from_model(model, lambda: Short(action_space=action_space))
+
+
+def test_four_bits_are_stored_by_no_format(made_agents, tmp_path):
+    with pytest.raises(RefineError, match="quantize: no format stores 'int4'; choose from float16, int8"):
+        export(load_agent("sac", "Pendulum-v1", made_agents), tmp_path, quantize="int4")

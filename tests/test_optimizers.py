@@ -24,7 +24,7 @@ from sb3_refine.optimizers import (
 )
 from sb3_refine.optimizers.backtracking_ars import clear_difference
 from sb3_refine.optimizers.noise_table import direction, noise_key
-from sb3_refine.optimizers.openai_es import centred_ranks
+from sb3_refine.optimizers.openai_es import PlainOpenAIES, centred_ranks
 from sb3_refine.testing import OptimizerContract
 
 N_PARAMETERS = 20
@@ -32,6 +32,10 @@ N_PARAMETERS = 20
 
 class TestARS(OptimizerContract):
     optimizer = ARS
+
+
+class TestPlainOpenAIES(OptimizerContract):
+    optimizer = PlainOpenAIES
 
 
 class TestBacktrackingARS(OptimizerContract):
@@ -367,11 +371,29 @@ def test_openai_es_takes_the_step_of_its_equation():
     for update in range(3):
         ranks = np.array([0.3, 0.1, -0.5, 0.5, -0.1, -0.3])  # 4 of 5, 3 of 5, ...
         gradient = sum((ranks[2 * i] - ranks[2 * i + 1]) * delta(5, update, i) for i in range(3)) / (2 * 3 * 0.3)
-        theta.grad = torch.tensor(gradient, dtype=torch.float32) - 0.5 * (theta.detach() - 1)
+        with torch.no_grad():
+            theta -= 0.5 * (theta - 1)  # decoupled, and towards the start
+        theta.grad = torch.tensor(gradient, dtype=torch.float32)
         adam.step()
         optimizer.ask()
         optimizer.tell(fitness)
         assert np.allclose(optimizer.theta, theta.detach().numpy(), atol=1e-5)
+
+
+def test_the_settings_of_es_transformers_are_those_of_the_paper():
+    preset = PlainOpenAIES.presets["es-transformers"]
+    options = {name: value for name, value in preset.items() if name in PlainOpenAIES.options()}
+    optimizer = PlainOpenAIES(np.ones(N_PARAMETERS), seed=5, n_updates=10, **options)
+    assert (optimizer.delta_std, optimizer.learning_rate) == (0.01, 0.01)
+    assert optimizer.population_size == 4 * OpenAIES(np.ones(N_PARAMETERS), seed=5, n_updates=10).population_size
+    optimizer.ask()
+    optimizer.tell(np.full(optimizer.population_size, 1.0))
+    assert (optimizer.theta == 1).all(), "nothing is known, so nothing changes"
+    before = optimizer.theta
+    optimizer.ask()
+    optimizer.tell(np.arange(optimizer.population_size, dtype=float))
+    steps = optimizer.theta - np.float32(0.995) * before
+    assert np.allclose(np.abs(steps), 0.01, rtol=1e-3), "the first step of Adam, after the decay towards zero"
 
 
 def test_openai_es_stays_where_no_direction_is_better():
@@ -386,7 +408,7 @@ def test_openai_es_stays_where_no_direction_is_better():
     ("options", "line"),
     [
         ({"betas": (0.9, 1.0)}, r"betas: expected two numbers from 0 to below 1, got \(0.9, 1.0\)"),
-        ({"weight_decay": -1.0}, "weight_decay: expected a number of at least 0, got -1.0"),
+        ({"weight_decay": -1.0}, "weight_decay: expected a number from 0 to 1, got -1.0"),
         ({"delta_std": (0.0, 0.1)}, r"delta_std: expected a positive start, got \(0.0, 0.1\)"),
     ],
 )

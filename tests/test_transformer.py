@@ -99,7 +99,7 @@ def test_the_last_action_is_seen(action_space):
     policy = policy_of(BOX, action_space)
     previous = th.as_tensor(np.array([[action_space.sample() for _ in range(6)]]))
     other = previous.clone()
-    other[0, 3] = 1 - other[0, 3]
+    other[0, 3] = (other[0, 3] == 0).to(other.dtype)
     with th.no_grad():
         one, two = (
             policy.transformer(th.zeros(1, 6, 3), acted(policy, each), policy._target()) for each in (previous, other)

@@ -57,6 +57,14 @@ class Agent:
         return statistics_for_policy(self.vec_normalize, self.recipe)
 
 
+def teacher_of(agent: Agent) -> dict[str, Any]:
+    """
+    :param agent: any
+    :return: for settings: the figures of its teacher, where it is a student; else nothing
+    """
+    return {"teacher": agent.args["teacher"]} if "teacher" in agent.args else {}
+
+
 def save_agent(agent: Agent, run_folder: str | Path) -> Path:
     """
     Save an agent in the Zoo's layout, so that the Zoo's own tools and plain Stable-Baselines3 run on it.

@@ -7,10 +7,12 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import torch as th
+from stable_baselines3.common.policies import BasePolicy
 
 from sb3_refine.agents.agent import Agent
 from sb3_refine.agents.sb3_models import sync_copies
 from sb3_refine.policies.parameters import PolicyParameters
+from sb3_refine.policies.rounding import Rounding
 
 
 def with_own_policy(agent: Agent) -> Agent:
@@ -26,6 +28,31 @@ def with_own_policy(agent: Agent) -> Agent:
     if hasattr(model, "_create_aliases"):  # of off-policy algorithms, such as model.actor
         model._create_aliases()
     return replace(agent, model=model)
+
+
+def round_parameters(policy: BasePolicy, name: str) -> None:
+    """
+    Round the parameters behind the action, in place.
+
+    :param policy: of a Stable-Baselines3 model
+    :param name: of a format, see :data:`~sb3_refine.policies.rounding.ROUNDINGS`
+    """
+    parameters = PolicyParameters(policy)
+    parameters.set_theta(Rounding(name, policy, parameters)(parameters.get_theta()))
+
+
+def with_rounding(agent: Agent, name: str | None) -> Agent:
+    """
+    :param agent: any
+    :param name: of a format, see :data:`~sb3_refine.policies.rounding.ROUNDINGS`; None for the agent itself
+    :return: an agent whose parameters behind the action are rounded, and a policy of its own
+    """
+    if name is None:
+        return agent
+    changed = with_own_policy(agent)
+    round_parameters(changed.model.policy, name)
+    sync_copies(changed.model)
+    return changed
 
 
 def with_theta(agent: Agent, theta: np.ndarray, scope: str = "actor") -> Agent:

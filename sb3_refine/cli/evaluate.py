@@ -61,6 +61,12 @@ def make_evaluate_parser() -> Parser:
     episodes.add_argument("--n-workers", type=count, help="episodes run at a time (default: all processors)")
     episodes.add_argument("--backend", default="process", help="process, serial or ray (default: %(default)s)")
     episodes.add_argument("--no-accelerator", action="store_true", help="use the stock step of the environment")
+    episodes.add_argument(
+        "--quantize",
+        metavar="FORMAT",
+        help="round the agent's weights to float16, int8 or int4; without --compare-to, the other agent is the same "
+        "one, not rounded",
+    )
     output = parser.add_argument_group("the output")
     output.add_argument("--mesh-dimension", action="store_true", help="measure the mesh dimension, too; it takes time")
     output.add_argument(
@@ -117,6 +123,10 @@ def evaluate_agents(options: argparse.Namespace) -> int:
     agents = {AGENT: load_chosen_agent(options)}
     if options.compare_to is not None:
         agents = {OTHER: _load_other(options, agents[AGENT]), **agents}
+    if options.quantize is not None:
+        from sb3_refine.agents.copies import with_rounding
+
+        agents = {OTHER: agents[AGENT], **agents, AGENT: with_rounding(agents[AGENT], options.quantize)}
     from sb3_refine.evaluation.target import check_valid
     from sb3_refine.seeding import EpisodeSeeds
 
@@ -124,9 +134,9 @@ def evaluate_agents(options: argparse.Namespace) -> int:
     with _open_targets(options, agents.values()) as opened:
         targets = dict(zip(agents, opened, strict=True))
         report = _run(options, agents, targets, seeds)
-        _print_report(report, _title(options, agents[AGENT], len(seeds)))
+        _print_report(report, _title(options, agents[AGENT], len(seeds)), options)
         if options.json:
-            _write_json(report, options.alpha, Path(options.json))
+            _write_json(report, options.alpha, options.quantize, Path(options.json))
         for seed in seeds if options.seeds else seeds[:1]:
             record(targets, seed)
     for condition, evaluations in report.conditions.items():
@@ -139,12 +149,14 @@ def _check(options: argparse.Namespace) -> None:
     """Check the options before anything runs."""
     from sb3_refine.evaluators import EVALUATORS
     from sb3_refine.parts import parse_part
+    from sb3_refine.policies.rounding import check_rounding
 
     if options.seeds and len(set(options.seeds)) < len(options.seeds):
         raise RefineError("--seeds: names a seed more than once, which would count twice; name each once")
     if options.seeds and options.seed is not None:
         raise RefineError("--seeds: says which episodes to run, and so does --seed; leave one out")
     parse_part("--backend", options.backend, EVALUATORS)
+    check_rounding("--quantize", options.quantize)
     if not 0 < options.alpha < 1:
         raise RefineError(f"--alpha: expected a number between 0 and 1, got {options.alpha}")
     if options.json:
@@ -279,7 +291,7 @@ def _title(options: argparse.Namespace, agent: "Agent", n_episodes: int) -> str:
     return f"{agent.algo} on {agent.env_name}, {episodes} with {which}"
 
 
-def _print_report(report: _Report, title: str) -> None:
+def _print_report(report: _Report, title: str, options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from sb3_refine.evaluation.tables import figures_table, noise_table
@@ -289,7 +301,8 @@ def _print_report(report: _Report, title: str) -> None:
         console.width = _WIDTH
     console.print(printable(title), markup=False, soft_wrap=True)
     for name, agent in reversed(report.agents.items()):
-        console.print(printable(f"{name}: {_origin(agent)}"), markup=False, soft_wrap=True)
+        rounded = f", weights rounded to {options.quantize}" if name == AGENT and options.quantize else ""
+        console.print(printable(f"{name}: {_origin(agent)}{rounded}"), markup=False, soft_wrap=True)
     console.print()
     console.print(figures_table(report.noiseless))
     if len(report.conditions) > 1:
@@ -318,7 +331,7 @@ def _origin(agent: "Agent") -> str:
 # ---------------------------------------------------------------- what a program reads
 
 
-def _write_json(report: _Report, alpha: float, path: Path) -> None:
+def _write_json(report: _Report, alpha: float, quantize: str | None, path: Path) -> None:
     from sb3_refine.files import atomic_path
     from sb3_refine.reporting.record import versions
 
@@ -328,6 +341,7 @@ def _write_json(report: _Report, alpha: float, path: Path) -> None:
         "env_kwargs": agent.recipe.env_kwargs,
         "seeds": list(report.noiseless[AGENT].seeds),
         "alpha": alpha,
+        "quantize": quantize,
         "agents": {name: _content(report, name) for name in report.agents},
         "paired_differences": {condition: asdict(d) for condition, d in report.differences.items()},
         "versions": versions(),

@@ -32,6 +32,11 @@ def make_export_parser() -> Parser:
         default=["onnx"],
         help="onnx, torch (a .pt2 of torch.export), c (a header of C99) (default: onnx)",
     )
+    output.add_argument(
+        "--quantize",
+        choices=("float16", "int8"),
+        help="store the weights so; the files are compared with predict of an agent with these weights",
+    )
     output.add_argument("--n-eval-episodes", type=count, default=10, metavar="N", help="for the check (default: 10)")
     output.add_argument("--seed", type=whole, default=0, help="of these episodes (default: 0)")
     return parser
@@ -53,7 +58,14 @@ def export_agent(options: argparse.Namespace) -> int:
 
     folder = Path(options.output or new_run_folder("exported", agent.algo, agent.env_name))
     try:
-        content = export(agent, folder, options.formats, n_episodes=options.n_eval_episodes, seed=options.seed)
+        content = export(
+            agent,
+            folder,
+            options.formats,
+            n_episodes=options.n_eval_episodes,
+            seed=options.seed,
+            quantize=options.quantize,
+        )
     except BaseException:
         with suppress(OSError):  # not empty, or not there
             folder.rmdir()

@@ -128,6 +128,9 @@ def _search(refiner: "Refiner", n_updates: int, run_folder: Path, options: argpa
 
 def _save(refiner: "Refiner", run_folder: Path, options: argparse.Namespace) -> None:
     """Save the result; print it even where it cannot be saved."""
+    from sb3_refine.agents.agent import teacher_of
+    from sb3_refine.reporting.wording import notes_of
+
     assert refiner.result is not None
     shown = (refiner.result, refiner.objective)
     try:
@@ -137,7 +140,9 @@ def _save(refiner: "Refiner", run_folder: Path, options: argparse.Namespace) -> 
         with suppress(OSError):  # on the same full disk
             print_result(*shown, "not saved, or only in part", not options.verbose)
         raise
-    print_result(*shown, f"saved to {run_folder / f'{refiner.agent.env_name}.zip'}", not options.verbose)
+    saved = f"saved to {run_folder / f'{refiner.agent.env_name}.zip'}"
+    notes = notes_of({**refiner.settings, **teacher_of(refiner.agent)})
+    print_result(*shown, "\n".join([*notes, saved]), not options.verbose)
 
 
 @contextmanager
@@ -225,6 +230,7 @@ def _make_refiner(options: argparse.Namespace) -> tuple["Refiner", int]:
         selection=settings.pop("selection", True) and not options.no_selection,
         accelerator=not options.no_accelerator,
         episode_timeout=options.episode_timeout,
+        quantize=options.quantize,
         **settings,
     )
     if options.budget is not None:

@@ -10,7 +10,7 @@ METHODS = ("search", "train", "auto")
 OF_SEARCH = (
     "preset", "optimizer", "n_updates", "budget", "n_delta", "n_top", "learning_rate", "delta_std",
     "episodes_per_candidate", "parameters", "dry_run", "checkpoint_interval", "no_selection", "no_acceptance",
-    "log_interval",
+    "log_interval", "quantize",
 )  # fmt: skip
 OF_TRAINING = (
     "n_timesteps", "progress_remaining", "n_warm_up", "replay_buffer", "normalisation", "vec_env", "n_checkpoints",
@@ -21,7 +21,7 @@ NOT_OF = {
     "train": OF_SEARCH,
     "auto": (
         "preset", "n_updates", "dry_run", "checkpoint_interval", "no_selection", "no_acceptance", "log_interval",
-        "n_timesteps", "n_checkpoints", "n_average",
+        "quantize", "n_timesteps", "n_checkpoints", "n_average",
     ),
 }  # fmt: skip
 """Options that a method does not have."""
@@ -79,7 +79,8 @@ def _add_search_options(parser: Parser) -> None:
         "--preset",
         default="default",
         metavar="NAME",
-        help="settings of the optimizer: default, or paper: ars with 64 directions, 200 updates, the last iterate",
+        help="settings of the optimizer: default; paper: ars with 64 directions, 200 updates, the last iterate; "
+        "es-transformers: plain-openai-es for transformers",
     )
     search.add_argument(
         "--optimizer",
@@ -115,6 +116,7 @@ def _add_search_options(parser: Parser) -> None:
         metavar="N",
         help="episodes of each candidate (default: as the optimizer has it)",
     )
+    add_quantize_option(search)
     search.add_argument(
         "--parameters",
         default="actor",
@@ -196,6 +198,15 @@ def add_objective_option(group: argparse._ArgumentGroup) -> None:
         metavar="NAME[:OPTION=VALUE,...]",
         help="what is maximised: return, mesh-dimension, cvar, success, survival, smooth, or module:function "
         "(default: %(default)s)",
+    )
+
+
+def add_quantize_option(group: argparse._ArgumentGroup) -> None:
+    """:param group: of a parser"""
+    group.add_argument(
+        "--quantize",
+        metavar="FORMAT",
+        help="round the weights in all episodes, those of the original too: float16, int8 or int4 (default: not)",
     )
 
 

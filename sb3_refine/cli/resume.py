@@ -36,6 +36,7 @@ def resumed_settings(options: argparse.Namespace) -> dict[str, Any]:
     ):  # fmt: skip
         if name not in options.given:
             setattr(options, name, settings[name])
+    options.quantize = options.quantize or settings.get("quantize")
     options.no_acceptance = options.no_acceptance or not settings["acceptance"]
     options.no_end_at_success = options.no_end_at_success or not settings["end_at_success"]
     if options.model is None and options.algo is None and options.env is None:

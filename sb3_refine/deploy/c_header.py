@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import nn
 
 import sb3_refine
-from sb3_refine.deploy.network import DeployedPolicy
+from sb3_refine.deploy.network import DeployedMLP, RoundedLinear
 from sb3_refine.errors import RefineError
 
 _PER_LINE = 8
@@ -24,7 +24,7 @@ def prefix_of(name: str) -> str:
     return re.sub(r"\W", "_", name, flags=re.ASCII).lower().lstrip("0123456789_") or "policy"
 
 
-def header_text(policy: DeployedPolicy, name: str) -> str:
+def header_text(policy: DeployedMLP, name: str) -> str:
     """
     :param policy: any
     :param name: of the file
@@ -34,12 +34,11 @@ def header_text(policy: DeployedPolicy, name: str) -> str:
     environment = Environment(
         loader=PackageLoader("sb3_refine.deploy"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(floats=_floats, doubles=_doubles, quoted=_quoted)
+    environment.filters.update(floats=_floats, integers=_integers, doubles=_doubles, quoted=_quoted)
     layers: list[dict[str, Any]] = []
     for layer in policy.layers:
-        if isinstance(layer, nn.Linear):
-            bias = np.zeros(layer.out_features) if layer.bias is None else layer.bias.detach().numpy()
-            layers.append({"weight": layer.weight.detach().numpy(), "bias": bias, "activations": []})
+        if isinstance(layer, (nn.Linear, RoundedLinear)):
+            layers.append({**_arrays(layer), "activations": []})
         else:
             layers[-1]["activations"].append(_in_c(layer))
     n_values = layers[-1]["weight"].shape[0]
@@ -48,11 +47,20 @@ def header_text(policy: DeployedPolicy, name: str) -> str:
         prefix=prefix_of(name),
         policy=policy,
         layers=layers,
+        stored=layers[0]["weight"].dtype.name,
         n_quantiles=n_values // policy.n_actions,
         n_largest=max(policy.n_inputs, *(layer["weight"].shape[0] for layer in layers)),
         low=policy.low.numpy() if policy.is_continuous else None,
         high=policy.high.numpy() if policy.is_continuous else None,
     )
+
+
+def _arrays(layer: nn.Linear | RoundedLinear) -> dict[str, np.ndarray]:
+    """Weights and bias as they are stored; 16-bit numbers as their bits, which C99 has no type for."""
+    arrays = {"weight": layer.weight, "bias": layer.bias, "scale": getattr(layer, "scale", None)}
+    found = {name: values.detach().numpy() for name, values in arrays.items() if values is not None}
+    found.setdefault("bias", np.zeros(layer.out_features, np.float32))
+    return {name: values.view(np.uint16) if values.dtype == np.float16 else values for name, values in found.items()}
 
 
 _ACTIVATIONS: dict[type[nn.Module], Callable[[Any], str]] = {
@@ -84,6 +92,10 @@ def _quoted(key: str) -> str:
 
 def _floats(values: np.ndarray) -> str:
     return _lines(_literal(f"{value:.9g}", "f") for value in np.asarray(values, dtype=np.float32).ravel())
+
+
+def _integers(values: np.ndarray) -> str:
+    return _lines(str(value) for value in values.ravel())
 
 
 def _doubles(values: np.ndarray) -> str:

@@ -12,19 +12,24 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_refine.agents.agent import Agent
+from sb3_refine.agents.copies import with_rounding
 from sb3_refine.agents.from_model import agent_from_model
-from sb3_refine.deploy.formats import FORMATS, INPUT, OUTPUT, CannotRunError
+from sb3_refine.deploy.formats import FORMATS, INPUT, OUTPUT, CannotRunError, Function
 from sb3_refine.deploy.network import DeployedPolicy, deployed_policy
 from sb3_refine.errors import RefineError, check_count, did_you_mean
-from sb3_refine.evaluation.demonstrations import demonstrate
+from sb3_refine.evaluation.demonstrations import Demonstration, demonstrate
 from sb3_refine.evaluation.target import rollout_task
 from sb3_refine.files import as_json, atomic_path, reraise_write_errors, sha256
+from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.reporting.record import versions
 from sb3_refine.seeding import EpisodeSeeds
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "export.json"
+
+STORED = ("float16", "int8")
+"""How weights can be stored, apart from float32."""
 
 TOLERANCE = 1e-3
 """Largest difference to ``predict``, as a share of the largest action, or share of steps with another discrete action,
@@ -38,6 +43,7 @@ def export(
     env: str | Callable[[], gym.Env] | VecEnv | gym.Env | None = None,
     n_episodes: int = 10,
     seed: int = 0,
+    quantize: str | None = None,
 ) -> dict[str, Any]:
     """
     Write an agent's deterministic policy for where there is no Stable-Baselines3. The input is a batch of raw
@@ -61,6 +67,8 @@ def export(
     :param env: see :class:`~sb3_refine.refiner.Refiner`
     :param n_episodes: for the check
     :param seed: of these episodes
+    :param quantize: ``"float16"`` or ``"int8"``: weights are stored so, see
+        :func:`~sb3_refine.policies.rounding.rounded`, and compared with ``predict`` of a model that has these weights
     :return: the content of ``export.json``
     :raises RefineError: when the policy cannot be exported, with the reason, or a file does not give the actions of
         ``predict``
@@ -75,15 +83,17 @@ def export(
         FORMATS[name].check_packages()
     if isinstance(model, Agent) and env is not None:
         raise RefineError("env: an Agent brings its own environment; leave env out, or pass agent.model")
-    agent = model if isinstance(model, Agent) else agent_from_model(model, env)
-    policy, folder = deployed_policy(agent), Path(output)
+    if quantize is not None and quantize not in STORED:
+        raise RefineError(f"quantize: no format stores {quantize!r}; choose from {', '.join(STORED)}")
+    agent = with_rounding(model if isinstance(model, Agent) else agent_from_model(model, env), quantize)
+    policy, folder = deployed_policy(agent, quantize), Path(output)
     with reraise_write_errors("the exported policy", folder):
         folder.mkdir(parents=True, exist_ok=True)
-    observations, actions = _steps(agent, policy, EpisodeSeeds(seed).take("test", n_episodes))
+    episodes = demonstrate(rollout_task(agent), EpisodeSeeds(seed).take("test", n_episodes))
     with reraise_write_errors("the exported policy", folder):
         names = list(dict.fromkeys(formats))
         packages = ("onnx", "onnxruntime") if "onnx" in names else ()
-        files = {name: _write(name, folder, agent.env_name, policy, observations, actions) for name in names}
+        files = {name: _write(name, folder, agent.env_name, policy, episodes) for name in names}
         content = {
             "algo": agent.algo,
             "env": agent.env_id,
@@ -99,8 +109,10 @@ def export(
                 "shape": ["batch", *policy.action_shape],
                 "dtype": "float32" if policy.is_continuous else "int64",
             },
-            "n_parameters": sum(values.numel() for values in policy.parameters()),
-            "checked_on": {"n_episodes": n_episodes, "n_steps": len(observations), "seed": seed},
+            **({"state": [entry._asdict() for entry in policy.state]} if policy.state else {}),
+            "n_parameters": PolicyParameters(agent.model.policy).size,
+            "quantize": quantize,
+            "checked_on": {"n_episodes": n_episodes, "n_steps": sum(map(len, episodes)), "seed": seed},
             "files": files,
             "source": agent.source,
             "versions": versions() | {package: version(package) for package in packages},
@@ -116,26 +128,34 @@ def export(
     return content
 
 
-def _steps(agent: Agent, policy: DeployedPolicy, seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Observations and the actions of ``predict`` in some episodes of the agent."""
-    episodes = demonstrate(rollout_task(agent), seeds)
-    observations = [policy.as_input(observation) for episode in episodes for observation in episode.observations]
-    return np.array(observations), np.concatenate([episode.labels for episode in episodes])
-
-
 def _write(
-    name: str, folder: Path, env_name: str, policy: DeployedPolicy, observations: np.ndarray, actions: np.ndarray
+    name: str, folder: Path, env_name: str, policy: DeployedPolicy, episodes: list[Demonstration]
 ) -> dict[str, Any]:
     """Write a file, and keep it if it gives the actions."""
     kind = FORMATS[name]
     path = folder / f"{env_name}{kind.suffix}"
+    actions = np.concatenate([episode.labels for episode in episodes])
     with atomic_path(path) as temporary:
         kind.write(policy, temporary, path.stem)
         try:
-            found = _compared(kind.read(temporary, policy, path.stem)(observations), actions, policy)
+            found = _compared(_actions(kind.read(temporary, policy, path.stem), policy, episodes), actions, policy)
         except CannotRunError as error:
             found = {"unchecked": str(error)}
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path), **found}
+
+
+def _actions(function: Function, policy: DeployedPolicy, episodes: list[Demonstration]) -> np.ndarray:
+    """What a file does in some episodes."""
+    inputs = [np.array([policy.as_input(each) for each in episode.observations]) for episode in episodes]
+    if not policy.state:
+        return function(np.concatenate(inputs))[0]
+    actions = []
+    for observations in inputs:
+        state: Sequence[np.ndarray] = [entry.zeros(1) for entry in policy.state]
+        for observation in observations:
+            action, *state = function(observation[np.newaxis], *state)
+            actions.append(action[0])
+    return np.array(actions)
 
 
 def _compared(found: np.ndarray, actions: np.ndarray, policy: DeployedPolicy) -> dict[str, Any]:

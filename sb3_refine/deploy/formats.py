@@ -6,24 +6,27 @@ import shutil
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 
 from sb3_refine.deploy.c_header import header_text, prefix_of
-from sb3_refine.deploy.network import DeployedPolicy
+from sb3_refine.deploy.network import DeployedMLP, DeployedPolicy
 from sb3_refine.errors import RefineError, one_line
 
 INPUT, OUTPUT = "observation", "action"
 """Names of the input and of the output."""
 
-Function = Callable[[np.ndarray], np.ndarray]
-"""From a batch of observations, float32 of shape ``(n, n_inputs)``, to the actions."""
+Function = Callable[..., Sequence[np.ndarray]]
+"""
+From a batch of observations, float32 of shape ``(n, n_inputs)``, and the state of a policy that has one, to the actions
+and the state for the next step.
+"""
 
 
 class CannotRunError(Exception):
@@ -51,18 +54,49 @@ def _check_onnx() -> None:
 
 
 def _write_onnx(policy: DeployedPolicy, path: Path, name: str) -> None:
-    with _quiet_exporter():
+    import onnx
+
+    names = [entry.name for entry in policy.state]
+    with _quiet_exporter(), _exporter_errors("onnx"):
         th.onnx.export(
             policy,
-            (th.zeros(2, policy.n_inputs),),
+            _example(policy),
             str(path),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes={INPUT: {0: th.export.Dim("batch")}},
+            input_names=[INPUT, *names],
+            output_names=[OUTPUT, *(f"next_{name}" for name in names)],
+            dynamic_shapes=_dynamic_shapes(policy),
             external_data=False,
             dynamo=True,
             verbose=False,
+            optimize=not policy.is_rounded,  # which would store the weights as float32
         )
+    model = onnx.load(str(path))
+    for node in model.graph.node:  # with the exporter's stack traces, a small policy is twice as large
+        del node.metadata_props[:]
+    onnx.save(model, str(path))
+
+
+@contextmanager
+def _exporter_errors(name: str) -> Iterator[None]:
+    """PyTorch's exporter knows not every operation that a network may have."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {one_line(error, 200)}"
+        raise RefineError(f"format: {name}: PyTorch cannot export this policy ({reason}); choose another") from error
+
+
+def _example(policy: DeployedPolicy) -> tuple[th.Tensor, ...]:
+    """Inputs of a batch of two."""
+    return (th.zeros(2, policy.n_inputs), *(th.from_numpy(entry.zeros(2)) for entry in policy.state))
+
+
+def _dynamic_shapes(policy: DeployedPolicy) -> tuple[dict[int, Any], ...]:
+    """Where each input has the batch."""
+    batch = th.export.Dim("batch")
+    return ({0: batch}, *({entry.shape.index(None): batch} for entry in policy.state))
 
 
 @contextmanager
@@ -85,21 +119,29 @@ def _read_onnx(path: Path, policy: DeployedPolicy, name: str) -> Function:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda observations: np.asarray(session.run([OUTPUT], {INPUT: observations})[0])
+    names = [INPUT, *(entry.name for entry in policy.state)]
+    return lambda *inputs: [np.asarray(each) for each in session.run(None, dict(zip(names, inputs, strict=True)))]
 
 
 def _write_torch(policy: DeployedPolicy, path: Path, name: str) -> None:
-    batch = {INPUT: {0: th.export.Dim("batch")}}
-    program = th.export.export(policy, (th.zeros(2, policy.n_inputs),), dynamic_shapes=batch)
+    with _exporter_errors("torch"):
+        program = th.export.export(policy, _example(policy), dynamic_shapes=_dynamic_shapes(policy))
     th.export.save(program, path)
 
 
 def _read_torch(path: Path, policy: DeployedPolicy, name: str) -> Function:
     module = th.export.load(path).module()
-    return lambda observations: module(th.from_numpy(observations)).detach().numpy()
+
+    def run(*inputs: np.ndarray) -> list[np.ndarray]:
+        found = module(*map(th.from_numpy, inputs))
+        return [each.detach().numpy() for each in (found if policy.state else [found])]
+
+    return run
 
 
 def _write_c(policy: DeployedPolicy, path: Path, name: str) -> None:
+    if not isinstance(policy, DeployedMLP):
+        raise RefineError("format: no C for a transformer; choose onnx or torch")
     path.write_text(header_text(policy, name), encoding="utf-8")
 
 
@@ -124,11 +166,11 @@ def _read_c(path: Path, policy: DeployedPolicy, name: str) -> Function:
             raise CannotRunError(f"the compiled header cannot be loaded: {one_line(error, 200)}") from error
     dtype = np.float32 if policy.is_continuous else np.intc
 
-    def run(observations: np.ndarray) -> np.ndarray:
+    def run(observations: np.ndarray) -> list[np.ndarray]:
         actions = np.zeros((len(observations), policy.n_actions if policy.is_continuous else 1), dtype=dtype)
         for observation, action in zip(np.ascontiguousarray(observations), actions, strict=True):
             act(observation.ctypes.data_as(ctypes.c_void_p), action.ctypes.data_as(ctypes.c_void_p))
-        return actions.reshape(-1, *policy.action_shape) if policy.is_continuous else actions[:, 0]
+        return [actions.reshape(-1, *policy.action_shape) if policy.is_continuous else actions[:, 0]]
 
     return run
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sb3_refine.agents.agent import Agent
+from sb3_refine.agents.copies import with_rounding
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.envs.wrappers import Noise
 from sb3_refine.errors import EpisodeError
@@ -18,6 +19,7 @@ from sb3_refine.optimizers.population import ExplicitPopulation
 from sb3_refine.policies.choice import rollout_policy
 from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.policies.policy_set import PolicySet
+from sb3_refine.policies.rounding import Rounding
 from sb3_refine.rollouts.reproducibility import probe
 
 
@@ -89,6 +91,7 @@ def rollout_task(
     accelerator: bool = True,
     objective: Objective | None = None,
     episode_timeout: float = 600.0,
+    quantize: str | None = None,
 ) -> RolloutTask:
     """
     What workers need to run an agent: the environment in the form that the probe finds to be reproducible.
@@ -98,10 +101,14 @@ def rollout_task(
     :param accelerator: whether to use a faster, bit-identical ``step`` where there is one
     :param objective: what is maximised, where workers have to compute a metric for it
     :param episode_timeout: seconds after which an episode of the probe counts as hanging
+    :param quantize: how the weights are rounded, see :data:`~sb3_refine.policies.rounding.ROUNDINGS`; None for not
     :return: the task
     """
     parameters = parameters or PolicyParameters(agent.model.policy, "actor")
-    policy = rollout_policy(agent.model, parameters, agent.statistics, agent.observation_space)
+    model = with_rounding(agent, quantize).model  # all parameters, those that are not set too
+    policy = rollout_policy(model, parameters, agent.statistics, agent.observation_space)
+    if quantize is not None:
+        policy.rounding = Rounding(quantize, model.policy, parameters)
     theta = parameters.get_theta()
     found = probe(agent.recipe, policy, theta, accelerator, episode_timeout)
     policy.set_theta(theta)  # the probe perturbs it

@@ -10,7 +10,7 @@ from sb3_refine.optimizers.base import Optimizer
 from sb3_refine.optimizers.cem import CEM
 from sb3_refine.optimizers.cma_es import CMAES
 from sb3_refine.optimizers.guided_es import GuidedES
-from sb3_refine.optimizers.openai_es import OpenAIES
+from sb3_refine.optimizers.openai_es import OpenAIES, PlainOpenAIES
 from sb3_refine.optimizers.pgpe import PGPE
 from sb3_refine.optimizers.population import ExplicitPopulation, NoisePopulation, Population
 from sb3_refine.optimizers.scaled import ScaledOptimizer
@@ -24,6 +24,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "guided-es": GuidedES,
     "openai-es": OpenAIES,
     "pgpe": PGPE,
+    "plain-openai-es": PlainOpenAIES,
 }
 """Search methods by name. To add one of your own, write ``OPTIMIZERS["my-search"] = MySearch``."""
 
@@ -77,6 +78,7 @@ __all__ = [
     "NoisePopulation",
     "OpenAIES",
     "Optimizer",
+    "PlainOpenAIES",
     "Population",
     "ScaledOptimizer",
     "default_n_updates",

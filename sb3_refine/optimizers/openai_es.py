@@ -15,10 +15,11 @@ class OpenAIES(Optimizer):
     Evolution strategies with mirrored sampling, centred ranks and Adam (https://arxiv.org/abs/1703.03864, Algorithm 1
     and section 2.1; Adam: https://arxiv.org/abs/1412.6980, Algorithm 1):
 
-    .. math:: g = \frac{1}{2 n \sigma} \sum_{i=1}^{n} (u_i^+ - u_i^-) \, \delta_i - \lambda (\theta - \theta_0)
+    .. math:: g = \frac{1}{2 n \sigma} \sum_{i=1}^{n} (u_i^+ - u_i^-) \, \delta_i, \qquad
+        \theta \leftarrow \theta - \lambda (\theta - \theta_0) + \mathrm{Adam}(g)
 
-    where the utilities u are the ranks of the fitness among all candidates, from -0.5 to 0.5. The weight decay pulls
-    towards the original parameters, not towards zero.
+    where the utilities u are the ranks of the fitness among all candidates, from -0.5 to 0.5. The weight decay is
+    decoupled from Adam (https://arxiv.org/abs/1711.05101), and pulls towards the original parameters, not towards zero.
 
     :param theta: start point :math:`\theta_0`, shape ``(n_parameters,)``
     :param seed: seed of every direction drawn
@@ -28,7 +29,7 @@ class OpenAIES(Optimizer):
     :param delta_std: standard deviation :math:`\sigma` of the noise, by how much it changes the actions, see
         :func:`~sb3_refine.policies.noise_scale.noise_scale`, or its start and end over the search
     :param betas: decay rates of Adam's averages of the gradient and of its square
-    :param weight_decay: :math:`\lambda`
+    :param weight_decay: :math:`\lambda`, from 0 to 1
     :raises RefineError: when an argument is out of range
     """
 
@@ -54,11 +55,11 @@ class OpenAIES(Optimizer):
             raise RefineError(f"delta_std: expected a positive start, got {delta_std}")
         if np.shape(betas) != (2,) or not all(0 <= beta < 1 for beta in betas):
             raise RefineError(f"betas: expected two numbers from 0 to below 1, got {betas}")
-        if not weight_decay >= 0:
-            raise RefineError(f"weight_decay: expected a number of at least 0, got {weight_decay}")
+        if not 0 <= weight_decay <= 1:
+            raise RefineError(f"weight_decay: expected a number from 0 to 1, got {weight_decay}")
         self.n_delta, self.learning_rate, self.delta_std = n_delta, learning_rate, delta_std
         self.betas, self.weight_decay = betas, weight_decay
-        self._start = self.theta.copy()
+        self._decay_to = self.theta.copy()
         self._mean: np.ndarray = np.zeros_like(self.theta)
         self._square: np.ndarray = np.zeros_like(self.theta)
         self._n_steps = 0
@@ -82,7 +83,9 @@ class OpenAIES(Optimizer):
         weights = (plus - minus) / (2 * linear_schedule(self.delta_std, self._progress))
         keys = noise_keys(self.seed, self.n_updates_done, self.n_delta)
         gradient = weighted_sum(self.seed, keys, weights, self.theta.size)
-        self._adam(gradient - np.float32(self.weight_decay) * (self.theta - self._start))
+        if self.weight_decay:
+            self.theta = self.theta - np.float32(self.weight_decay) * (self.theta - self._decay_to)
+        self._adam(gradient)
 
     def _adam(self, gradient: np.ndarray) -> None:
         self._n_steps += 1
@@ -96,15 +99,56 @@ class OpenAIES(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """:return: see :meth:`Optimizer.state_dict`"""
-        arrays = {"start": self._start, "mean": self._mean, "square": self._square}
+        arrays = {"start": self._decay_to, "mean": self._mean, "square": self._square}
         copies = {name: array.copy() for name, array in arrays.items()}
         return {**super().state_dict(), **copies, "n_steps": self._n_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """:param state: see :meth:`Optimizer.load_state_dict`"""
         super().load_state_dict(state)
-        self._start, self._mean, self._square = (state[name].copy() for name in ("start", "mean", "square"))
+        self._decay_to, self._mean, self._square = (state[name].copy() for name in ("start", "mean", "square"))
         self._n_steps = state["n_steps"]
+
+
+class PlainOpenAIES(OpenAIES):
+    r"""
+    :class:`OpenAIES` with noise and steps in units of the parameters, and weight decay towards zero. The preset
+    ``es-transformers`` has the settings with which Lorenc (https://arxiv.org/abs/2501.13883, section III-C) refines a
+    pretrained Decision Transformer: noise and step size 0.01, half of what they are without pretraining or less, weight
+    decay by 0.995, division by the noise. Different here: Adam, for the authors' SGD with momentum, and the number of
+    candidates: they use 20,000 in each update, four times as many as for a small network; 128 are four times as many
+    as those of our default.
+
+    :param theta: start point, shape ``(n_parameters,)``
+    :param seed: seed of every direction drawn
+    :param n_updates: length of the search, for the schedules
+    :param n_delta: number of directions an update; each costs two episodes
+    :param learning_rate: step size of Adam, or its start and end over the search
+    :param delta_std: standard deviation of the noise, or its start and end over the search
+    :param betas: decay rates of Adam's averages of the gradient and of its square
+    :param weight_decay: share of the parameters that is taken away in each update, from 0 to 1
+    :raises RefineError: when an argument is out of range
+    """
+
+    in_action_units: ClassVar = False
+    presets: ClassVar = {
+        "default": {"n_updates": 80},
+        "es-transformers": {"n_updates": 40, "n_delta": 64, "weight_decay": 0.005},
+    }
+
+    def __init__(
+        self,
+        theta: np.ndarray,
+        seed: int,
+        n_updates: int,
+        n_delta: int = 16,
+        learning_rate: float | tuple[float, float] = 0.01,
+        delta_std: float | tuple[float, float] = 0.01,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+    ):
+        super().__init__(theta, seed, n_updates, n_delta, learning_rate, delta_std, betas, weight_decay)
+        self._decay_to = np.zeros_like(self.theta)
 
 
 def centred_ranks(values: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Deterministic policies for rollouts, whose searched parameters can be overwritten at the cost of a copy."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,6 +38,14 @@ class DeterministicPolicy(ABC):
     normalisation: Normalisation | None = None
     """Of the observations, for trajectories."""
 
+    rounding: Callable[[np.ndarray], np.ndarray] | None = None
+    """Of parameters before they are written, see :class:`~sb3_refine.policies.rounding.Rounding`; or None."""
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a copy in another process needs beside the arguments of the constructor."""
+        return {"normalisation": self.normalisation, "rounding": self.rounding}
+
     @property
     def n_parameters(self) -> int:
         """Length of the vector."""
@@ -64,5 +72,7 @@ class DeterministicPolicy(ABC):
 
         :param theta: float32 vector of the searched parameters
         """
+        if self.rounding is not None:
+            theta = self.rounding(theta)
         for target, where in self._targets:
             target[:] = theta[where]

@@ -188,7 +188,7 @@ class ExactPolicy(DeterministicPolicy):
         return partial(th.addmv, tensors[1], tensors[0], x, out=output), output
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._arguments, {"normalisation": self.normalisation}
+        return type(self), self._arguments, self.state
 
     def __call__(self, observation: Any) -> Any:
         for write in self._writes:
@@ -251,7 +251,7 @@ def network_of(policy: Any) -> _Network | None:
         extractor, layers = policy.features_extractor, [*policy.action_net]
     else:
         return None
-    keys = _plain_keys(extractor, policy.observation_space)
+    keys = plain_keys(extractor, policy.observation_space)
     if keys is None or not all(map(_is_mlp_layer, layers)):
         return None
     if isinstance(policy.action_space, spaces.Discrete):
@@ -270,8 +270,12 @@ def _is_mlp_layer(layer: nn.Module) -> bool:
     return type(layer) is nn.Linear or activation
 
 
-def _plain_keys(extractor: nn.Module, space: spaces.Space) -> list[str | None] | None:
-    """The entries of the observation in the order in which they are concatenated, or None if more is done to them."""
+def plain_keys(extractor: nn.Module, space: spaces.Space) -> list[str | None] | None:
+    """
+    :param extractor: of features
+    :param space: of observations
+    :return: the entries of the observation in the order in which they are concatenated; None if more is done to them
+    """
     from stable_baselines3.common.preprocessing import is_image_space
     from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor
 

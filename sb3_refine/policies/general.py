@@ -40,7 +40,7 @@ class GeneralPolicy(DeterministicPolicy):
         self._targets = [(named[name].detach().view(-1).numpy(), where) for name, where in slices.items()]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._arguments, {"normalisation": self.normalisation}
+        return type(self), self._arguments, self.state
 
     def __call__(self, observation: Any) -> Any:
         observation = _as_vec_env_would(observation, self._space)

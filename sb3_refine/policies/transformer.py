@@ -132,15 +132,17 @@ class CausalTransformer(nn.Module):
         :return: what the action is made from, shape ``(batch, embed_dim)``, and the memory with this step
         """
         token = self.embed_norm(self.embed_observation(observation) + self.embed_action(previous_action))[:, None]
-        memory = F.pad(memory, (0, 0, 0, 1))
         ages = th.arange(self.context, -1, -1)  # the first is the target return
         is_hidden = ages > n_steps[:, None]
         is_hidden[:, 0] = False
         bias = F.pad(self.age_bias.flip(2), (1, 0))[:, None, :, None].masked_fill(is_hidden[:, None, None], -th.inf)
+        new = []
         for block, (keys, values), each in zip(self.blocks, memory, bias, strict=True):
-            query, keys[:, -1:], values[:, -1:] = block.project(token)
-            token = block.attend(token, query, keys, values, bias=each)
-        return self.norm(token[:, 0]), th.cat([memory[..., :1, :], memory[..., 2:, :]], dim=-2)
+            query, key, value = block.project(token)
+            new += [key, value]
+            token = block.attend(token, query, th.cat([keys, key], dim=1), th.cat([values, value], dim=1), bias=each)
+        of_step = th.stack(new).unflatten(0, memory.shape[:2])
+        return self.norm(token[:, 0]), th.cat([memory[..., :1, :], memory[..., 2:, :], of_step], dim=-2)
 
 
 def _initialise(module: nn.Module) -> None:
@@ -172,6 +174,11 @@ class TransformerPolicy(ActorCriticPolicy):
     :param kwargs: see Stable-Baselines3's ``ActorCriticPolicy``
     """
 
+    action_middle: th.Tensor
+    """Of the range of each dimension of a ``Box`` action; 0 where a bound is infinite."""
+    action_half_range: th.Tensor
+    """Half of that range; 1 where a bound is infinite."""
+
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -201,6 +208,12 @@ class TransformerPolicy(ActorCriticPolicy):
         n_acted = get_flattened_obs_dim(self.action_space)
         self.transformer = CausalTransformer(self.features_dim, n_acted, **self.transformer_kwargs)
         embed_dim = self.transformer_kwargs["embed_dim"]
+        if isinstance(self.action_space, spaces.Box):
+            bounds = self.action_space.low, self.action_space.high
+            low, high = (th.as_tensor(bound, dtype=th.float32) for bound in bounds)
+            is_finite = th.isfinite(high - low) & (high > low)
+            self.register_buffer("action_middle", th.where(is_finite, (high + low) / 2, 0.0), persistent=False)
+            self.register_buffer("action_half_range", th.where(is_finite, (high - low) / 2, 1.0), persistent=False)
         dist: Any = self.action_dist
         if isinstance(dist, DiagGaussianDistribution):
             self.action_net, self.log_std = dist.proba_distribution_net(embed_dim, log_std_init=self.log_std_init)
@@ -312,11 +325,7 @@ class TransformerPolicy(ActorCriticPolicy):
     def _as_input(self, actions: th.Tensor) -> th.Tensor:
         """Numbers in [-1, 1] for each finite dimension of ``Box``, one-hot for discrete ones."""
         if isinstance(self.action_space, spaces.Box):
-            low, high = self.action_space.low, self.action_space.high
-            half_range = np.where(np.isfinite(high - low) & (high > low), (high - low) / 2, 1.0)
-            middle = np.where(np.isfinite(high + low), (high + low) / 2, 0.0)
-            scaled = (actions - th.from_numpy(middle.astype(np.float32))) / th.from_numpy(half_range.astype(np.float32))
-            return scaled.flatten(1)
+            return ((actions - self.action_middle) / self.action_half_range).flatten(1)
         encoded: Any = preprocess_obs(actions, self.action_space)
         return encoded.flatten(1)
 

@@ -25,12 +25,12 @@ from sb3_refine.reporting.commands import evaluate_command, needs_python
 from sb3_refine.reporting.record import AgentFigures, CandidateFigures, RunRecord, read_record, write_record
 from sb3_refine.reporting.templates import render
 from sb3_refine.reporting.video import record_video
-from sb3_refine.reporting.wording import WORDING
+from sb3_refine.reporting.wording import WORDING, notes_of
 
 PLOTS = ("learning_curve", "returns", "paired", "failures", "actions", "mesh", "phase", "end_effector", "robustness")
 """Names of the pictures that a report may have."""
 
-_SHOWN_ELSEWHERE = ("candidates", "rounds", "arms")  # of the settings
+_SHOWN_ELSEWHERE = ("candidates", "rounds", "arms", "teacher")  # of the settings
 _N_WORST = 5
 _FEW = 10  # episodes, with fewer of which intervals say little
 
@@ -106,6 +106,7 @@ def report_text(run_folder: Path, record: RunRecord, plots: set[str]) -> str:
         heading=WORDING[record.method].heading,
         title=f"{record.algo} {record.env_id}",
         outcome=_OUTCOMES[record.decision],
+        notes=notes_of(record.settings),
         confidence=f"{changes.confidence:.0%}",
         by_chance=round(1 / (1 - changes.confidence)),
         few=_FEW,

@@ -1,6 +1,8 @@
-"""What texts say of each method."""
+"""What texts say of each method, and of special circumstances."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -51,3 +53,20 @@ WORDING = {
     ),
 }
 """By the ``method`` of a record."""
+
+
+def notes_of(settings: Mapping[str, Any]) -> list[str]:
+    """
+    :param settings: of a record
+    :return: sentences about rounded weights, and about the teacher of a student
+    """
+    notes = []
+    if settings.get("quantize"):
+        notes.append(f"weights: rounded to {settings['quantize']} in all episodes, those of the original too")
+    teacher = settings.get("teacher")
+    if isinstance(teacher, Mapping):
+        figures = [teacher.get(name) for name in ("mean_return", "std_return", "n_episodes")]
+        if all(isinstance(figure, (int, float)) for figure in figures):
+            mean, std, n = figures
+            notes.append(f"teacher ({teacher.get('algo')}): {mean:.5g} +- {std:.3g} in {n:g} test episodes of its own")
+    return notes
