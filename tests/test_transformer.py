@@ -1,5 +1,7 @@
 """``TransformerPolicy``: what it sees, and that ``predict`` with its state is the same as whole episodes at once."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch as th
@@ -11,6 +13,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_refine import RefineError, Trainer, load_agent
 from sb3_refine.agents.from_model import agent_from_model
+from sb3_refine.policies.choice import rollout_policy
+from sb3_refine.policies.exact_transformer import _N_STEPS, ExactTransformer
+from sb3_refine.policies.general import StatefulPolicy
 from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.policies.transformer import TransformerPolicy
 
@@ -109,6 +114,46 @@ def test_the_last_action_is_seen(action_space):
 
 def acted(policy, actions):
     return policy._as_input(actions.flatten(0, 1)).unflatten(0, actions.shape[:2])
+
+
+SPACES = {
+    "box": (BOX, ACTIONS[0]),
+    "float64": (spaces.Box(-1, 1, (3,), np.float64), spaces.Box(-3, 1, (1, 2), np.float64)),
+    "discrete": (BOX, ACTIONS[1]),
+    "dict": (spaces.Dict({"a": BOX, "b": spaces.Box(-9, 9, (1, 2))}), ACTIONS[0]),
+}
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_the_exact_policy_has_the_bits_of_predict(kind):
+    """Over episodes that are longer than the memory, under the parameters of other candidates too."""
+    space, action_space = SPACES[kind]
+    policy = policy_of(space, action_space)
+    parameters = PolicyParameters(policy)
+    exact = rollout_policy(SimpleNamespace(policy=policy), parameters, None, space)
+    assert type(exact) is ExactTransformer
+    space.seed(0)
+    for n_steps in (2 * _N_STEPS + 10, 10):
+        theta = parameters.get_theta() * np.float32(1.1)
+        parameters.set_theta(theta)
+        exact.set_theta(theta)
+        exact.begin_episode(None)
+        state = None
+        for number in range(n_steps):
+            observation = space.sample()
+            action, state = policy.predict(observation, state, np.array([number == 0]), deterministic=True)
+            np.testing.assert_array_equal(exact(observation), action)
+
+
+@pytest.mark.parametrize(
+    ("space", "action_space"),
+    [(BOX, ACTIONS[2]), (spaces.Discrete(3), ACTIONS[0])],
+    ids=["multi-discrete actions", "discrete observations"],
+)
+def test_other_spaces_are_rolled_out_by_predict_itself(space, action_space):
+    policy = policy_of(space, action_space)
+    found = rollout_policy(SimpleNamespace(policy=policy), PolicyParameters(policy), None, space)
+    assert type(found) is StatefulPolicy
 
 
 def test_a_state_that_was_passed_is_not_changed():

@@ -3,13 +3,16 @@
 import logging
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
 from sb3_refine.envs.observations import normalisation_of
 from sb3_refine.policies.base import DeterministicPolicy, one_thread
-from sb3_refine.policies.exact import ExactPolicy, _exact_policy
+from sb3_refine.policies.exact import _exact_policy
+from sb3_refine.policies.exact_transformer import ExactTransformer, is_exact
 from sb3_refine.policies.general import GeneralPolicy, _copy_on_cpu, _general_class
+from sb3_refine.policies.transformer import TransformerPolicy
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -52,8 +55,12 @@ def _exact_or_general(
     general = _general_class(model.policy)(
         _copy_on_cpu(model.policy), parameters.slices(), vec_normalize, observation_space
     )
+    exact: DeterministicPolicy | None
     try:
-        exact = _exact_policy(model.policy, parameters, vec_normalize, observation_space)
+        if isinstance(model.policy, TransformerPolicy):
+            exact = _exact_transformer(model.policy, parameters, vec_normalize, observation_space)
+        else:
+            exact = _exact_policy(model.policy, parameters, vec_normalize, observation_space)
         is_same = (
             exact is not None
             and exact.n_parameters == parameters.size
@@ -62,7 +69,7 @@ def _exact_or_general(
     except (AttributeError, TypeError, ValueError, RuntimeError):  # a class of the user's own may be built otherwise
         exact = None
     if exact is None:
-        logger.info("general policy: the actor is no plain MLP")
+        logger.info("general policy: the actor is neither a plain MLP nor a transformer")
         return general
     if not is_same:
         logger.warning("general policy: the exact one differs from model.predict on this machine")
@@ -70,8 +77,27 @@ def _exact_or_general(
     return exact
 
 
-def _same_actions(exact: ExactPolicy, general: GeneralPolicy, space: spaces.Space, n_observations: int = 64) -> bool:
-    """Whether two policies give the same bits on random observations, from tiny ones to some far outside the usual."""
+def _exact_transformer(
+    policy: TransformerPolicy,
+    parameters: "PolicyParameters",
+    vec_normalize: "VecNormalize | None",
+    observation_space: spaces.Space,
+) -> ExactTransformer | None:
+    if not is_exact(policy):
+        return None
+    copy: Any = _copy_on_cpu(policy)
+    return ExactTransformer(copy, parameters.slices(), vec_normalize, observation_space)
+
+
+def _same_actions(
+    exact: DeterministicPolicy, general: GeneralPolicy, space: spaces.Space, n_observations: int = 64
+) -> bool:
+    """
+    Whether two policies give the same bits on random observations, from tiny ones to some far outside the usual; those
+    of one episode, if the policies have a state.
+    """
+    for policy in (exact, general):
+        policy.begin_episode(gym.Env())
     rng = np.random.default_rng(0)
     observations = [_random(space, magnitude, rng) for magnitude in np.geomspace(1e-2, 1e2, n_observations)]
     with one_thread():

@@ -215,7 +215,7 @@ def _exact_policy(
         return slices.get(named.get(id(parameter), ""))
 
     return ExactPolicy(
-        inputs=[_input(key, observation_space, vec_normalize) for key in network.keys],
+        inputs=inputs_of(network.keys, observation_space, vec_normalize),
         layers=network.layers,
         slices=[(where(x.weight), where(x.bias)) for x in network.layers if isinstance(x, nn.Linear)],
         to_action=network.to_action,
@@ -288,6 +288,18 @@ def plain_keys(extractor: nn.Module, space: spaces.Space) -> list[str | None] | 
         if flat and all(isinstance(part, spaces.Box) for part in space.spaces.values()):
             return list(extractor.extractors)
     return None
+
+
+def inputs_of(
+    keys: list[str | None], observation_space: spaces.Space, vec_normalize: "VecNormalize | None"
+) -> list[Input]:
+    """
+    :param keys: of the entries of the observation, in order
+    :param observation_space: of the raw environment
+    :param vec_normalize: frozen statistics, or None
+    :return: what writes each entry
+    """
+    return [_input(key, observation_space, vec_normalize) for key in keys]
 
 
 def _input(key: str | None, space: spaces.Space, vec_normalize: "VecNormalize | None") -> Input:

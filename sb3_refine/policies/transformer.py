@@ -72,7 +72,7 @@ class CausalTransformer(nn.Module):
 
     def __init__(self, n_observed: int, n_acted: int, context: int, n_layers: int, n_heads: int, embed_dim: int):
         super().__init__()
-        self.context = context
+        self.context, self.embed_dim = context, embed_dim
         self.embed_return = nn.Linear(1, embed_dim)
         self.embed_observation = nn.Linear(n_observed, embed_dim)
         self.embed_action = nn.Linear(n_acted, embed_dim, bias=False)
@@ -325,7 +325,7 @@ class TransformerPolicy(ActorCriticPolicy):
     def _as_input(self, actions: th.Tensor) -> th.Tensor:
         """Numbers in [-1, 1] for each finite dimension of ``Box``, one-hot for discrete ones."""
         if isinstance(self.action_space, spaces.Box):
-            return ((actions - self.action_middle) / self.action_half_range).flatten(1)
+            return ((actions.float() - self.action_middle) / self.action_half_range).flatten(1)
         encoded: Any = preprocess_obs(actions, self.action_space)
         return encoded.flatten(1)
 
