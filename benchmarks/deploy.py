@@ -32,7 +32,6 @@ from sb3_refine.agents.copies import with_own_policy, with_rounding
 from sb3_refine.agents.zoo import new_run_folder
 from sb3_refine.deploy.formats import FORMATS
 from sb3_refine.deploy.network import deployed_policy
-from sb3_refine.distill.distill import distill
 from sb3_refine.evaluation.demonstrations import demonstrate
 from sb3_refine.evaluation.evaluation import paired_difference
 from sb3_refine.evaluation.target import open_targets, rollout_task
@@ -42,6 +41,7 @@ from sb3_refine.policies.general import StatefulPolicy
 from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.policies.rounding import ROUNDINGS
 from sb3_refine.seeding import EpisodeSeeds
+from sb3_refine.students.distill import distill
 
 WALKER = ("tqc", "Walker2DBulletEnv-v0")
 SMALL = [

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sb3_refine.errors import RefineError
     from sb3_refine.judging import judge
     from sb3_refine.refiner import Refiner, refine
+    from sb3_refine.students.distill import distill
     from sb3_refine.training.judge_callback import JudgeCallback
     from sb3_refine.training.trainer import Trainer
 
@@ -24,6 +25,7 @@ _HOMES = {
     "RefineError": "errors",
     "Refiner": "refiner",
     "Trainer": "training.trainer",
+    "distill": "students.distill",
     "export": "deploy.export",
     "judge": "judging",
     "load_agent": "agents.load",
@@ -37,6 +39,7 @@ __all__ = [
     "RefineError",
     "Refiner",
     "Trainer",
+    "distill",
     "export",
     "judge",
     "load_agent",

@@ -13,14 +13,14 @@ from stable_baselines3 import PPO
 
 from sb3_refine import RefineError, Refiner, export, load_agent
 from sb3_refine.agents.from_model import agent_from_model
-from sb3_refine.distill.cloning import Cloning
-from sb3_refine.distill.distill import distill
-from sb3_refine.distill.students import MLP, STUDENTS, make_student
 from sb3_refine.evaluation.demonstrations import Demonstration, demonstrate
 from sb3_refine.evaluation.target import open_targets, rollout_task
 from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.policies.transformer import TransformerPolicy
 from sb3_refine.seeding import EpisodeSeeds
+from sb3_refine.students.architectures import MLP, STUDENTS, make_student
+from sb3_refine.students.cloning import Cloning
+from sb3_refine.students.distill import distill
 
 FAST = {"n_episodes": 2, "n_rounds": 1, "n_gradient_steps": 20, "n_eval_episodes": 2, "backend": "serial"}
 SMALL_TRANSFORMER = "transformer:context=4,n_layers=1,embed_dim=16"
@@ -240,7 +240,7 @@ def test_the_best_round_is_saved(made_agents, monkeypatch):
         thetas.append(course._parameters.get_theta())
         return next(returns)
 
-    monkeypatch.setattr("sb3_refine.distill.distill._Course._mean_return", mean_return)
+    monkeypatch.setattr("sb3_refine.students.distill._Course._mean_return", mean_return)
     found = distill(load_agent("sac", ENV_ID, made_agents), "linear", **{**FAST, "n_rounds": 2})
     assert found.record["chosen_round"] == 1
     np.testing.assert_array_equal(PolicyParameters(found.model.policy).get_theta(), thetas[1])

@@ -10,7 +10,7 @@ from sb3_refine.cli.options import Parser, add_agent_options, count, load_chosen
 from sb3_refine.cli.refine_options import add_rollout_options
 
 if TYPE_CHECKING:
-    from sb3_refine.distill.distill import Round
+    from sb3_refine.students.distill import Round
 
 
 def make_distill_parser() -> Parser:
@@ -69,8 +69,8 @@ def distill_agent(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave no workers
     set_up_logging(logging.WARNING)
     from sb3_refine.agents.zoo import new_run_folder, remove_if_unused
-    from sb3_refine.distill.distill import distill
-    from sb3_refine.distill.students import make_student
+    from sb3_refine.students.architectures import make_student
+    from sb3_refine.students.distill import distill
 
     make_student(options.student)  # fails before the agent is loaded
     agent = load_chosen_agent(options)

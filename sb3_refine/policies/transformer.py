@@ -160,7 +160,7 @@ class TransformerPolicy(ActorCriticPolicy):
     subtracted. And positions are relative, so that episodes may be of any length.
 
     ``predict`` keeps the context in its ``state``, as recurrent policies do, and computes each token once. The policy
-    is made by :func:`~sb3_refine.distill.distill.distill` and refined by a search; ``PPO.learn``, which trains on
+    is made by :func:`~sb3_refine.students.distill.distill` and refined by a search; ``PPO.learn``, which trains on
     single steps, cannot train it.
 
     :param observation_space: any that Stable-Baselines3 has a features extractor for

@@ -18,8 +18,6 @@ from sb3_refine.agents.agent import Agent, save_agent
 from sb3_refine.agents.copies import with_theta
 from sb3_refine.agents.from_model import agent_from_model
 from sb3_refine.agents.zoo import new_run_folder
-from sb3_refine.distill.cloning import Cloning
-from sb3_refine.distill.students import Student, make_student
 from sb3_refine.envs.normalisation import without_env
 from sb3_refine.errors import RefineError, check_count, check_seconds
 from sb3_refine.evaluation.demonstrations import Demonstration, demonstrate, stacked
@@ -32,6 +30,8 @@ from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.reporting.record import versions
 from sb3_refine.seeding import EpisodeSeeds, globals_restored
 from sb3_refine.stopwatch import Stopwatch
+from sb3_refine.students.architectures import Student, make_student
+from sb3_refine.students.cloning import Cloning
 
 logger = logging.getLogger(__name__)
 
@@ -131,11 +131,11 @@ def distill(
 
     :param teacher: a Stable-Baselines3 model, or an :class:`~sb3_refine.agents.agent.Agent` from ``load_agent``; it is
         left as it is
-    :param student: one of ``sb3_refine.distill.students.STUDENTS``, with options as in ``"mlp:net_arch=[16,16]"``
+    :param student: one of ``sb3_refine.students.architectures.STUDENTS``, with options as in ``"mlp:net_arch=[16,16]"``
     :param env: see :class:`~sb3_refine.refiner.Refiner`
     :param n_episodes: of each round; one in ten is held out
     :param n_rounds: of DAgger
-    :param n_gradient_steps: see :class:`~sb3_refine.distill.cloning.Cloning`, as for the next
+    :param n_gradient_steps: see :class:`~sb3_refine.students.cloning.Cloning`, as for the next
     :param learning_rate: of Adam
     :param n_eval_episodes: test episodes of both
     :param seed: of everything random

@@ -11,10 +11,10 @@ from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.optim.lr_scheduler import LambdaLR
 
-from sb3_refine.distill.students import Student
 from sb3_refine.evaluation.demonstrations import Demonstration, stacked
 from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.policies.transformer import TransformerPolicy
+from sb3_refine.students.architectures import Student
 
 _MAX_GRAD_NORM = 1.0
 _N_AT_ONCE = 4096  # steps, where no gradient is needed
