@@ -149,8 +149,11 @@ def test_the_order_of_examples_comes_from_the_seed(made_agents):
 # ---------------------------------------------------------------- the student
 
 
-@pytest.mark.parametrize("algo", MADE)
-@pytest.mark.parametrize("student", ["mlp:net_arch=[8]", SMALL_TRANSFORMER])
+@pytest.mark.parametrize(
+    ("algo", "student"),
+    [(algo, "mlp:net_arch=[8]") for algo in MADE]
+    + [pytest.param(algo, SMALL_TRANSFORMER, marks=[pytest.mark.slow] * (algo != "sac")) for algo in MADE],
+)
 def test_a_student_of_every_algorithm_is_a_plain_ppo_agent(made_agents, tmp_path, algo, student):
     agent = load_agent(algo, ENV_ID, made_agents)
     found = distill(agent, student, **FAST)

@@ -10,6 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from sb3_refine.errors import NoEffectError
 from sb3_refine.policies.base import one_thread
 from sb3_refine.policies.parameters import PolicyParameters, action_scores
+from sb3_refine.policies.transformer import TransformerPolicy
 
 _N_DRAWS = 8  # of noise, over which a change is averaged
 _SIZES = (0.01, 0.1, 1.0)  # of noise: small, so that scores change about linearly, unless smaller noise changes nothing
@@ -29,8 +30,8 @@ def noise_scale(
     clipped to their range, and a unit is half the range. For discrete ones, the change is that of the values or logits,
     and a unit is the root mean square of their differences from the mean over the actions: how often another action is
     taken says less, as the best two actions are often about equal. ``MultiDiscrete`` has a unit for each of its parts;
-    for ``MultiBinary``, a unit is the root mean square of the logits. A recurrent policy sees the observations as one
-    episode.
+    for ``MultiBinary``, a unit is the root mean square of the logits. A recurrent policy and a transformer see the
+    observations as one episode; a transformer, with the actions before the noise.
 
     Each tensor of parameters has a standard deviation of its own, as layers differ in how sensitive the actions are to
     them (https://arxiv.org/abs/1712.06563): a power of the one with which the tensor alone changes the actions by one
@@ -68,11 +69,13 @@ def noise_scale(
 class _Change:
     """Measures how noise on the parameters changes what the actions are made from, on a batch of observations."""
 
-    def __init__(self, policy: BasePolicy, parameters: PolicyParameters, observations: Any):
+    def __init__(self, policy: Any, parameters: PolicyParameters, observations: Any):
         self._policy, self._parameters = policy, parameters
         self._batch, _ = policy.obs_to_tensor(observations)
         self._theta = parameters.get_theta()
         self._draws = np.random.default_rng(0).standard_normal((_N_DRAWS, self._theta.size), dtype=np.float32)
+        is_transformer = isinstance(policy, TransformerPolicy)
+        self._previous_actions = policy.previous_actions(self._batch) if is_transformer else None
         self._before = self._scores()
         self._unit = self._unit_of(self._before)
 
@@ -101,7 +104,7 @@ class _Change:
         return 0.0
 
     def _scores(self) -> np.ndarray:
-        scores = action_scores(self._policy, self._batch).cpu().numpy()
+        scores = action_scores(self._policy, self._batch, self._previous_actions).cpu().numpy()
         scores = scores.reshape(len(scores), -1)
         if isinstance(self._policy.action_space, (spaces.Box, spaces.MultiBinary)):
             return scores

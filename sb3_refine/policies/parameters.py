@@ -13,6 +13,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from sb3_refine.errors import RefineError
+from sb3_refine.policies.transformer import TransformerPolicy
 
 SCOPES = ("actor", "head")
 
@@ -88,23 +89,22 @@ class PolicyParameters:
                 parameter.copy_(th.from_numpy(values).view_as(parameter))
 
 
-def action_scores(policy: Any, observation: th.Tensor | dict[str, th.Tensor]) -> th.Tensor:
+def action_scores(
+    policy: Any, observation: th.Tensor | dict[str, th.Tensor], previous_actions: th.Tensor | None = None
+) -> th.Tensor:
     """
     The differentiable quantity that the deterministic action is made from.
 
     :param policy: policy of a Stable-Baselines3 model
     :param observation: batch of observations as the policy's ``obs_to_tensor`` makes them; for a recurrent policy or a
         transformer, those of one episode
+    :param previous_actions: of a transformer, see
+        :meth:`~sb3_refine.policies.transformer.TransformerPolicy.previous_actions`; None for those that it would take
     :return: the action itself for ``Box`` action spaces, before it is rescaled or clipped to the space; for discrete
         ones, the values or logits of all actions, one part of the action after the other
     """
-    if hasattr(policy, "lstm_actor"):
-        zeros = th.zeros(policy.lstm_hidden_state_shape, device=policy.device)
-        n_observations = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
-        starts = th.zeros(n_observations, device=policy.device)
-        starts[0] = 1
-        distribution, _ = policy.get_distribution(observation, (zeros, zeros), starts)
-        return _scores(distribution, policy.action_space)
+    if hasattr(policy, "lstm_actor") or isinstance(policy, TransformerPolicy):
+        return _scores(_distribution_in_episode(policy, observation, previous_actions), policy.action_space)
     if isinstance(policy.action_space, spaces.Box):
         return policy._predict(observation, deterministic=True)
     if hasattr(policy, "q_net"):
@@ -114,6 +114,17 @@ def action_scores(policy: Any, observation: th.Tensor | dict[str, th.Tensor]) ->
     if isinstance(getattr(policy, "action_net", None), nn.Sequential):  # sb3-contrib's ARS
         return policy.action_net(policy.extract_features(observation, policy.features_extractor))
     return _scores(policy.get_distribution(observation), policy.action_space)
+
+
+def _distribution_in_episode(policy: Any, observation: Any, previous_actions: th.Tensor | None) -> Any:
+    """Of a policy with a state, for the observations of an episode."""
+    if isinstance(policy, TransformerPolicy):
+        return policy.get_distribution(observation, previous_actions)
+    zeros = th.zeros(policy.lstm_hidden_state_shape, device=policy.device)
+    n_observations = len(next(iter(observation.values())) if isinstance(observation, dict) else observation)
+    starts = th.zeros(n_observations, device=policy.device)
+    starts[0] = 1
+    return policy.get_distribution(observation, (zeros, zeros), starts)[0]
 
 
 def _scores(distribution: Any, action_space: spaces.Space) -> th.Tensor:

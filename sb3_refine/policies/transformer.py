@@ -241,18 +241,26 @@ class TransformerPolicy(ActorCriticPolicy):
         """:raises NotImplementedError: always; there is no value network"""
         return self.forward(obs)
 
-    def get_distribution(self, obs: PyTorchObs) -> Distribution:
+    def get_distribution(self, obs: PyTorchObs, previous_actions: th.Tensor | None = None) -> Distribution:
         """
         :param obs: of one episode, from its beginning on, as ``obs_to_tensor`` makes them
-        :return: the distribution of each action, where all actions before it were deterministic
+        :param previous_actions: see :meth:`previous_actions`, which they come from where they are not given
+        :return: the distribution of each action
+        """
+        previous = self.previous_actions(obs) if previous_actions is None else previous_actions
+        return self.distribution_of_sequences(obs, previous)
+
+    def previous_actions(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: of one episode, from its beginning on, as ``obs_to_tensor`` makes them
+        :return: the deterministic action before each observation, zeros before the first, shape ``(1, n_steps, ...)``
         """
         with th.no_grad():
             actions, state = [], self._first_state(1)
             for features in self.extract_features(obs, self.pi_features_extractor):
                 action, state = self._next_action(features[None], state, deterministic=True)
                 actions.append(action)
-        previous = th.from_numpy(np.concatenate([np.zeros_like(actions[0]), *actions[:-1]]))
-        return self.distribution_of_sequences(obs, previous[None])
+        return th.from_numpy(np.concatenate([np.zeros_like(actions[0]), *actions[:-1]]))[None]
 
     def distribution_of_sequences(
         self, observations: PyTorchObs, previous_actions: th.Tensor, is_real: th.Tensor | None = None
