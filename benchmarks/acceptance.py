@@ -18,7 +18,7 @@ the percentile bootstrap, each at the same level.
 the candidates is better: their returns are recorded ones whose mean is moved to the original's.
 
 python benchmarks/acceptance.py --json benchmarks/results/acceptance.json
-python benchmarks/acceptance.py --candidates 8 30 --json benchmarks/results/acceptance_candidates.json
+python benchmarks/acceptance.py --candidates 8 30 --episodes 100 auto --trials 1000 --json benchmarks/results/acceptance_candidates.json
 python benchmarks/acceptance.py --catastrophes --json benchmarks/results/catastrophes.json
 """
 
@@ -36,7 +36,7 @@ from scipy import stats
 from sb3_refine import Refiner, load_agent
 from sb3_refine.evaluation.acceptance import REFINED, decide
 from sb3_refine.evaluation.evaluation import Evaluation
-from sb3_refine.evaluation.judge import JudgeSettings, judge_candidates
+from sb3_refine.evaluation.judge import AUTO, JudgeSettings, judge_candidates
 from sb3_refine.evaluation.selection import Candidate
 from sb3_refine.evaluation.statistics import wilson_interval
 from sb3_refine.evaluation.target import EvaluationTarget
@@ -297,7 +297,13 @@ def main() -> None:
     options.add_argument("--catastrophes", action="store_true", help="measure what cannot be seen")
     options.add_argument("--trials", type=int, default=2000, help="decisions of each cell")
     options.add_argument("--alpha", type=float, default=0.05, help="level of significance")
-    options.add_argument("--episodes", type=int, nargs="+", default=[30, 100, 300], help="episodes of a decision")
+    options.add_argument(
+        "--episodes",
+        type=lambda text: text if text == AUTO else int(text),
+        nargs="+",
+        default=[30, 100, 300],
+        help="episodes of a decision; with --candidates also auto, the default of the product",
+    )
     options.add_argument("--candidates", type=int, nargs="+", help="measure the choice among so many, too")
     options = options.parse_args()
     logging.getLogger("sb3_refine").setLevel(logging.ERROR)
