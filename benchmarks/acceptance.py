@@ -18,7 +18,8 @@ the percentile bootstrap, each at the same level.
 the candidates is better: their returns are recorded ones whose mean is moved to the original's.
 
 python benchmarks/acceptance.py --json benchmarks/results/acceptance.json
-python benchmarks/acceptance.py --candidates 8 30 --episodes 100 auto --trials 1000 --json benchmarks/results/acceptance_candidates.json
+python benchmarks/acceptance.py --candidates 8 30 --episodes 100 auto --trials 1000 \
+    --json benchmarks/results/acceptance_candidates.json
 python benchmarks/acceptance.py --catastrophes --json benchmarks/results/catastrophes.json
 """
 
