@@ -11,7 +11,7 @@ from conftest import ENV_ID
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_refine import AutoRefiner, RefineError, load_agent
-from sb3_refine.auto.race import STEPS, Budget, Race
+from sb3_refine.auto.schedule import STEPS, Budget, Schedule
 from sb3_refine.cli.main import main
 from sb3_refine.judging import Judge
 from sb3_refine.training.continuation import Continuation
@@ -35,92 +35,97 @@ class ToyArm:
         return self._fitness(self.n_env_steps) + self._noise
 
 
-def race_of(tmp_path, training, search, second=lambda n: 0.0, is_stopped=lambda: False, time_left=None):
-    """A race of toy arms: the steps and the planned share of each, and which ended. The original's fitness is 1."""
-    shares = {}
+def run_of(tmp_path, training, search=lambda n: 0.0, is_stopped=lambda: False, time_left=None):
+    """
+    A run of toy arms: the steps and the planned share of each, the number of the best of the training, and what was
+    kept. The original's fitness is 1.
+    """
+    arm, shares, kept = ToyArm("training", training), {}, {None: ToyArm("", lambda n: 1.0).fitness()}
 
-    def start_search(share, start):
-        name, fitness = ("search", search) if start is None else (f"search from {start.name}", second)
+    def start_search(share, number):
+        name = "search" if number is None else "search from training"
         shares[name] = share
-        return ToyArm(name, fitness)
+        return ToyArm(name, search)
 
-    def compare(arms):
-        return [ToyArm("", lambda n: 1.0).fitness() if arm is None else arm.fitness() for arm in arms]
+    def compare():
+        return list(kept.values())[-1], arm.fitness()
 
-    race = Race(ToyArm("training", training), Budget(800, STEPS), compare, start_search, tmp_path)
-    race.run(is_stopped, time_left)
-    return {arm.name: arm.n_env_steps for arm in race.arms}, [decision["ends"] for decision in race.decisions], shares
-
-
-def test_a_training_that_soon_is_clearly_worse_than_the_original_ends(tmp_path):
-    used, ends, shares = race_of(tmp_path, training=lambda n: -5.0, search=lambda n: 2.0)
-    assert used == {"training": 100, "search": 700}
-    assert ends == ["training"]
-    assert shares == {"search": 7 / 8}, "the search is planned for all that is left"
+    schedule = Schedule(
+        arm, Budget(800, STEPS), compare, lambda number: kept.update({number: arm.fitness()}), start_search, tmp_path
+    )
+    schedule.run(is_stopped, time_left)
+    return {each.name: each.n_env_steps for each in schedule.arms}, shares, schedule.best
 
 
-def test_the_last_search_goes_on_as_long_as_there_is_time(tmp_path):
+def test_a_training_that_is_not_clearly_better_than_the_original_ends_at_once(tmp_path):
+    for number, training in enumerate((lambda n: -5.0, lambda n: 1.0, lambda n: 1.1)):
+        used, shares, best = run_of(tmp_path / str(number), training)
+        assert used == {"training": 100, "search": 700}
+        assert shares == {"search": 7 / 8}, "the search is planned for all that is left"
+        assert best is None
+
+
+def test_the_training_goes_on_as_long_as_it_gets_better(tmp_path):
+    used, shares, best = run_of(tmp_path, training=lambda n: min(n, 200) / 10)
+    assert used == {"training": 300, "search from training": 500}
+    assert shares == {"search from training": 5 / 8}
+    assert best == 2
+
+
+def test_half_of_the_budget_is_for_the_search_at_least(tmp_path):
+    used, _, best = run_of(tmp_path, training=lambda n: n / 10)
+    assert used == {"training": 400, "search from training": 400}
+    assert best == 4
+
+
+def test_a_training_that_gets_worse_again_does_not_count(tmp_path):
+    used, _, best = run_of(tmp_path, training=lambda n: 5.0 if n < 150 else -5.0)
+    assert used == {"training": 200, "search from training": 600}
+    assert best == 1
+
+
+def test_the_search_goes_on_as_long_as_there_is_time(tmp_path):
     seconds = iter(range(1000, -1, -1))
-    used, *_ = race_of(tmp_path, lambda n: -5.0, lambda n: 2.0, time_left=lambda: next(seconds))
+    used, *_ = run_of(tmp_path, lambda n: -5.0, time_left=lambda: next(seconds))
     assert used == {"training": 100, "search": 10 * 999}
-    used, *_ = race_of(tmp_path / "other", lambda n: -5.0, lambda n: 2.0, time_left=lambda: 0.0)
+    used, *_ = run_of(tmp_path / "other", lambda n: -5.0, time_left=lambda: 0.0)
     assert used == {"training": 100, "search": 0}
 
 
-def test_where_the_search_is_better_a_second_one_starts_from_there(tmp_path):
-    used, ends, shares = race_of(tmp_path, training=lambda n: 1.0, search=lambda n: 2.0)
-    assert used == {"training": 300, "search": 300, "search from search": 200}
-    assert ends == [None, "training"]
-    assert shares == {"search": 3 / 8, "search from search": 2 / 8}
-
-
-def test_where_the_training_is_better_it_goes_on_and_a_search_starts_from_there(tmp_path):
-    used, ends, shares = race_of(tmp_path, training=lambda n: 3.0, search=lambda n: 2.0)
-    assert used == {"training": 400, "search": 300, "search from training": 100}
-    assert ends == [None, "search"]
-    assert shares == {"search": 3 / 8, "search from training": 1 / 8}
-
-
-def test_a_training_that_gets_better_late_is_seen(tmp_path):
-    """Worse than the original at first, but not clearly."""
-    used, ends, _ = race_of(tmp_path, training=lambda n: 0.8 if n < 150 else 3.0, search=lambda n: 2.0)
-    assert ends == [None, "search"]
-    assert used["training"] == 400
-
-
-def test_a_race_that_is_stopped_at_once_still_has_all_arms_that_it_had(tmp_path):
-    """What an interrupted race has found is judged, that of the last search too."""
-    race_of(tmp_path, training=lambda n: 3.0, search=lambda n: 2.0)
-    used, *_ = race_of(tmp_path, lambda n: 3.0, lambda n: 2.0, is_stopped=lambda: True)
-    assert used == {"training": 0, "search": 0, "search from training": 0}
+def test_a_run_that_is_stopped_at_once_still_has_the_search_that_it_had(tmp_path):
+    """What an interrupted run has found is judged, that of the search too."""
+    run_of(tmp_path, training=lambda n: n / 10)
+    used, _, best = run_of(tmp_path, lambda n: n / 10, is_stopped=lambda: True)
+    assert used == {"training": 0, "search from training": 0}
+    assert best == 4
 
 
 def test_decisions_are_kept_and_not_made_again(tmp_path):
-    race_of(tmp_path, training=lambda n: -5.0, search=lambda n: 2.0)
-    used, ends, _ = race_of(tmp_path, training=lambda n: 5.0, search=lambda n: 2.0)
-    assert (used, ends) == ({"training": 100, "search": 700}, ["training"])
+    run_of(tmp_path, training=lambda n: -5.0)
+    used, _, best = run_of(tmp_path, training=lambda n: n / 10)
+    assert (used, best) == ({"training": 100, "search": 700}, None)
     (tmp_path / "auto.json").write_text("[1]")
     with pytest.raises(RefineError, match=r"resume: .*auto.json cannot be read"):
-        race_of(tmp_path, training=lambda n: 5.0, search=lambda n: 2.0)
+        run_of(tmp_path, training=lambda n: 5.0)
 
 
 def test_search_and_training_are_judged_together(made_agents, tmp_path, caplog):
-    caplog.set_level("INFO", "sb3_refine.auto.race")
+    caplog.set_level("INFO", "sb3_refine.auto.schedule")
     agent = load_agent("ppo", ENV_ID, made_agents)
     judgement = AutoRefiner(agent, **FAST).learn(budget=40, checkpoint_folder=tmp_path)
     names = [one["name"] for one in judgement.result.candidates]
-    assert any(name.startswith("search: ") for name in names)
+    assert any(name.startswith("search") for name in names)
     assert any(name.startswith("training: ") for name in names)
     assert judgement.method == "auto"
     arms, rounds = judgement.settings["arms"], judgement.settings["rounds"]
-    assert arms["search"][1] == 200 * arms["search"][0]
+    (of_search,) = [arm for name, arm in arms.items() if name.startswith("search")]
+    assert of_search[1] == 200 * of_search[0]
     update = 5  # rollouts: what is left may be too little for another one
     assert judgement.result.env_steps > sum(n_steps for _, n_steps, _ in arms.values()) > (40 - update) * 200
     assert re.match(r"after 1\d% of the budget: original -\d+(\.\d+)?, training -\d", rounds[0])
     assert [line for line in caplog.messages if line.startswith("after ")] == rounds
     assert caplog.messages[0] == "training:"
-    ended = next(text.split()[-2] for text in rounds if text.endswith(" ends"))
-    assert sum(name.startswith(f"{ended}: ") for name in names) <= 2, "of an arm that ended, the last candidates alone"
+    assert sum(name.startswith("training: ") for name in names) <= 3, "its last candidates, and the best before"
 
 
 @pytest.mark.slow
@@ -251,12 +256,12 @@ def test_the_pace_of_the_original_is_measured_once(made_agents):
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
-    def interrupted(race, *_):
-        (race._path.parent / "search").mkdir()
-        (race._path.parent / "search" / "checkpoint.pt").touch()  # without any, the folder is removed
+    def interrupted(schedule, *_):
+        (schedule._path.parent / "search").mkdir()
+        (schedule._path.parent / "search" / "checkpoint.pt").touch()  # without any, the folder is removed
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Race, "run", interrupted)
+    monkeypatch.setattr(Schedule, "run", interrupted)
     arguments = ["--demo", "--method", "auto", "--budget", 40, "-o", tmp_path, "--n-eval-episodes", 4]
     assert main([str(argument) for argument in [*arguments, "--backend", "serial", "--verbose", 0]]) == 130
     said = capsys.readouterr().err

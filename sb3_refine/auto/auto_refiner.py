@@ -1,4 +1,4 @@
-"""Search or training on, whichever makes the agent better: both share one budget, and the better one gets more."""
+"""Training on, and then search, in one budget."""
 
 import json
 import tempfile
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
@@ -30,10 +29,10 @@ from sb3_refine.agents.decoding.schema import (
 )
 from sb3_refine.agents.from_model import agent_from_model
 from sb3_refine.auto.arms import N_RECENT, Arm, SearchArm, TrainArm
-from sb3_refine.auto.race import SECONDS, STEPS, Budget, Race
+from sb3_refine.auto.comparison import Comparison
+from sb3_refine.auto.schedule import SECONDS, STEPS, Budget, Schedule
 from sb3_refine.errors import RefineError, check_count, check_seconds
 from sb3_refine.evaluation.baseline import warn_if_unexpected
-from sb3_refine.evaluation.selection import Candidate, sequential_halving
 from sb3_refine.files import atomic_path
 from sb3_refine.judging import Judge, Judgement, Origin
 from sb3_refine.optimizers import default_n_updates
@@ -42,7 +41,7 @@ from sb3_refine.search.log import log_verdict, make_logger, tensorboard_folder
 from sb3_refine.stopwatch import Stopwatch
 from sb3_refine.training.callbacks import TrainingCallback
 from sb3_refine.training.checkpoints import check_same_settings, read_state
-from sb3_refine.training.continuation import TrainSettings, agent_at
+from sb3_refine.training.continuation import TrainSettings
 
 SETTINGS = "settings.json"
 
@@ -54,9 +53,9 @@ _N_CANDIDATES, _N_COMPARED = 12, 200  # guesses of what the verdict and the comp
 
 class AutoRefiner:
     """
-    Improve an agent by search or by training on, whichever turns out to be better, see
-    :class:`~sb3_refine.auto.race.Race`. All that was found is judged together: the best candidate on validation seeds
-    is tested once against the original on held-out seeds.
+    Improve an agent by training on, as long as that pays, and then by search, see
+    :class:`~sb3_refine.auto.schedule.Schedule`. All that was found is judged together: the best candidate on validation
+    seeds is tested once against the original on held-out seeds.
 
     :param model: a Stable-Baselines3 model, or an :class:`~sb3_refine.agents.agent.Agent` from ``load_agent``; it is
         left as it is
@@ -96,7 +95,7 @@ class AutoRefiner:
         self._search = {"seed": seed, **(search or {}), **{name: kwargs[name] for name in of_both if name in kwargs}}
         self._refiner = Refiner(self.agent, acceptance=False, **self._search)  # wrong arguments fail here
         self._logger: Logger | None = None
-        self._seconds_per_compared = 0.0  # in the last comparison
+        self._comparison: Comparison | None = None
 
     def learn(
         self,
@@ -139,24 +138,24 @@ class AutoRefiner:
             if resume and time_limit is not None:
                 deadline = started + time_limit - self._seconds_of_verdict(_N_COMPARED)
             hooks = TrainingCallback(callback, tqdm(disable=True), deadline)
-            race = self._race(budget_and_updates, Path(name), log, hooks, keep_buffer=checkpoint_folder is not None)
+            schedule = self._plan(budget_and_updates, Path(name), log, hooks, keep_buffer=checkpoint_folder is not None)
             if resume:
-                self.judge.stopwatch = Stopwatch(*(_sum(race.arms, unit) for unit in (SECONDS, "cpu_time_s")))
+                self.judge.stopwatch = Stopwatch(*(_sum(schedule.arms, unit) for unit in (SECONDS, "cpu_time_s")))
             try:
-                time_left = None if time_limit is None or resume else self._time_left(race, started + time_limit)
-                race.run(lambda: hooks.is_over, time_left)
+                time_left = None if time_limit is None or resume else self._time_left(schedule, started + time_limit)
+                schedule.run(lambda: hooks.is_over, time_left)
                 hooks.end()
             except KeyboardInterrupt:
-                self.judgement = self._interrupted(race)
+                self.judgement = self._interrupted(schedule)
                 raise
-            candidates = _candidates(race)
+            candidates = self._candidates(schedule)
             if not candidates:
                 raise RefineError("time_limit: too short to search, to train and to judge the result")
             is_time_limited = time_limit is not None
             self.judgement = self.judge.judge(
-                candidates, progress_bar, self._origin(race), is_time_limited=is_time_limited
+                candidates, progress_bar, self._origin(schedule), is_time_limited=is_time_limited
             )
-        n_env_steps = int(_sum(race.arms, STEPS))
+        n_env_steps = int(_sum(schedule.arms, STEPS))
         log_verdict(log, self.judgement.result, self.agent.model.num_timesteps + n_env_steps)
         return self.judgement
 
@@ -171,7 +170,7 @@ class AutoRefiner:
     def _stored(
         self, folder: Path, n_rollouts: int | None, time_limit: float | None, resume: bool
     ) -> tuple[Budget, int]:
-        """The budget, with the settings in a file; of a race that is resumed, that of the file."""
+        """The budget, with the settings in a file; of a run that is resumed, that of the file."""
         settings = {"n_rollouts": n_rollouts, **self._recorded}
         if resume:
             stored = read_settings(folder)
@@ -211,94 +210,58 @@ class AutoRefiner:
     def _seconds_of_verdict(self, n_compared: int = 0, n_candidates: int = _N_CANDIDATES) -> float:
         """With ``n_compared`` episodes before the verdict; at the pace of the original, or of the last comparison."""
         n_episodes = self.judge.n_episodes(n_candidates) + n_compared
-        return max(self.judge.seconds_per_episode, self._seconds_per_compared) * n_episodes
+        pace = 0.0 if self._comparison is None else self._comparison.seconds_per_episode
+        return max(self.judge.seconds_per_episode, pace) * n_episodes
 
-    def _time_left(self, race: Race, deadline: float) -> Callable[[], float]:
+    def _time_left(self, schedule: Schedule, deadline: float) -> Callable[[], float]:
         """How many seconds are left until what the arms found has to be judged."""
 
         def time_left() -> float:
-            n_candidates = sum(N_RECENT if arm.name in race.ended else arm.most_candidates for arm in race.arms)
+            n_candidates = N_RECENT + 1 + SearchArm.most_candidates
             return deadline - self._seconds_of_verdict(n_candidates=n_candidates) - time.perf_counter()
 
         return time_left
 
-    def _race(
+    def _plan(
         self, budget: tuple[Budget, int], folder: Path, log: Logger, hooks: TrainingCallback, keep_buffer: bool
-    ) -> Race:
+    ) -> Schedule:
         total, n_updates = budget
         training = TrainArm(
             *("training", self.agent, self.settings, self.seed, folder / "training", log, hooks),
             *(int(self.judge.evaluate_original().lengths.max()), self._buffer, self._trust, keep_buffer),
         )
+        comparison = self._comparison = Comparison(self.judge, folder, self._trust)
 
-        def search(share: float, start: Arm | None) -> Arm:
+        def search(share: float, start: int | None) -> Arm:
             n_planned = max(1, round(_PLANNED * share * n_updates))
-            if start is None:
-                return SearchArm("search", self.agent, n_planned, folder / "search", log, hooks, **self._search)
-            at = self._start_of_second(start, folder / "second")
-            return SearchArm(f"search from {start.name}", at, n_planned, folder / "second", log, hooks, **self._search)
+            name = "search" if start is None else "search from training"
+            start_at = comparison.agent(start)
+            return SearchArm(name, start_at, n_planned, folder / "search", log, hooks, **self._search)
 
-        return Race(training, total, self._compare, search, folder)
+        return Schedule(training, total, lambda: comparison.of(training), comparison.keep, search, folder)
 
-    def _interrupted(self, race: Race) -> Judgement | None:
+    def _interrupted(self, schedule: Schedule) -> Judgement | None:
         """The last candidate of the arm that began last, if there is one."""
-        candidates = [each for arm in race.arms for each in arm.recent_candidates()[-1:]]
+        candidates = [each for arm in schedule.arms for each in arm.recent_candidates()[-1:]]
         if not candidates:
             return None
         reason = f"interrupted: this is {candidates[-1].name}, not tested on held-out seeds"
-        return self.judge.unchecked(candidates[-1], reason, self._origin(race))
+        return self.judge.unchecked(candidates[-1], reason, self._origin(schedule))
 
-    def _start_of_second(self, arm: Arm, folder: Path) -> Agent:
-        """The best of an arm's recent candidates; of a race that is resumed, the one that was the best then."""
-        paths = folder / "start.zip", folder / "start.pkl"
-        if not paths[0].exists():
-            best = self._best(arm)
-            start = self.agent if best is None else best[0].agent
-            folder.mkdir(parents=True, exist_ok=True)
-            if start.vec_normalize is not None:
-                start.vec_normalize.save(str(paths[1]))
-            with atomic_path(paths[0]) as path:
-                start.model.save(path)
-        return agent_at(self.agent, *paths, self._trust)
+    def _candidates(self, schedule: Schedule) -> list[NamedAgent]:
+        """What is judged: what the search has found, the best of the training, and its last checkpoints."""
+        training, *searches = schedule.arms
+        found = [each for search in searches for each in search.candidates()]
+        if schedule.best is not None and self._comparison is not None:
+            found.append(NamedAgent(f"{training.name}: the best of before", self._comparison.agent(schedule.best)))
+        return found + training.recent_candidates()
 
-    def _compare(self, arms: Sequence[Arm | None]) -> list[np.ndarray | None]:
-        """The fitness of each arm's best recent candidate, or of the original, in the same episodes."""
-        found = []
-        for arm in arms:
-            best = self._best(arm)
-            found.append(None if best is None else best[1])
-        return found
-
-    def _best(self, arm: Arm | None) -> tuple[NamedAgent, np.ndarray] | None:
-        """The best of an arm's recent candidates, or the original, and its fitness in the episodes of a comparison."""
-        named = [NamedAgent("original", self.agent)] if arm is None else arm.recent_candidates()
-        if not named:
-            return None
-        seeds = self.judge.seeds.take("validation", _N_SEEDS, _FIRST_SEED)
-        objective = self.judge.objective
-        started = time.perf_counter()
-        with self.judge.open_targets([each.agent for each in named]) as targets:
-            candidates = [Candidate(each.name, target) for each, target in zip(named, targets, strict=True)]
-            best = sequential_halving(candidates, seeds, objective.metrics, objective.of_episodes)
-            best.run_on(seeds, objective.metrics)
-        n_episodes = sum(len(each.episodes) for each in candidates)
-        self._seconds_per_compared = (time.perf_counter() - started) / n_episodes
-        chosen = next(each for each in named if each.name == best.name)
-        return chosen, np.nan_to_num([objective.fitness(episode) for episode in best.episodes], nan=-np.inf)
-
-    def _origin(self, race: Race) -> Origin:
+    def _origin(self, schedule: Schedule) -> Origin:
         settings = {
-            "rounds": [decision["text"] for decision in race.decisions],
-            "arms": {arm.name: [arm.n_episodes, arm.n_env_steps, round(arm.seconds, 1)] for arm in race.arms},
+            "rounds": [decision["text"] for decision in schedule.decisions],
+            "arms": {arm.name: [arm.n_episodes, arm.n_env_steps, round(arm.seconds, 1)] for arm in schedule.arms},
         }
-        return Origin("auto", settings, int(_sum(race.arms, "n_episodes")), int(_sum(race.arms, STEPS)))
-
-
-def _candidates(race: Race) -> list[NamedAgent]:
-    """What is judged: all candidates of the arms that were not cut, and the recent candidates of the others."""
-    return [
-        each for arm in race.arms for each in (arm.recent_candidates() if arm.name in race.ended else arm.candidates())
-    ]
+        return Origin("auto", settings, int(_sum(schedule.arms, "n_episodes")), int(_sum(schedule.arms, STEPS)))
 
 
 def _sum(arms: Sequence[Arm], unit: str) -> float:

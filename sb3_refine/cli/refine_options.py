@@ -63,7 +63,7 @@ def make_parser() -> Parser:
         default="search",
         choices=METHODS,
         help="search: direct random search; train: training on with plain Stable-Baselines3 and the agent's own "
-        "hyperparameters; auto: both, the better one for longer (default: %(default)s)",
+        "hyperparameters; auto: training as long as it pays, then a search (default: %(default)s)",
     )
     _add_search_options(parser)
     _add_training_options(parser)

@@ -42,7 +42,7 @@ WORDING = {
         tested="the best of search and training",
         column="searched or trained",
         heading="Search and training",
-        description="a direct random search or training on, whichever turned out to be better",
+        description="training on with its own algorithm, as long as that made it better, then a direct random search",
     ),
     "judge": Wording(
         after="with the candidate",
