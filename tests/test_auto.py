@@ -202,7 +202,7 @@ def test_the_command_line_says_where_the_budget_went(tmp_path):
     record = json.loads((run_folder / "refinement.json").read_text())
     assert record["method"] == "auto"
     report = (run_folder / "report.md").read_text()
-    assert "## Search and training" in report
+    assert "## Training and search" in report
     assert "Where the budget went:" in report
     assert "% of the budget: original" in report.replace("\n  ", " ")
     resumed = ["--resume", run_folder, "--no-report", "--backend", "serial", "--verbose", 0, "--time-limit", 0]

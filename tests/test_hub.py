@@ -517,7 +517,7 @@ def test_pull_refine_push_and_pull_again(hub, client, home, made_agents, fingerp
     [
         ("judge", "the best of several agents, tested against the original"),
         ("train", "training on with its own algorithm and hyperparameters"),
-        ("auto", "a direct random search or training on, whichever turned out to be better"),
+        ("auto", "training on with its own algorithm, as long as that made it better, then a direct random search"),
     ],
 )
 def test_every_method_pushes_what_can_be_pulled(hub, client, home, made_agents, tmp_path, method, said):

@@ -1,1 +1,1 @@
-"""Search and training in competition for one budget."""
+"""Training, then search, in one budget."""

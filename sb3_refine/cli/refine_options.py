@@ -32,7 +32,7 @@ examples:
   sb3-refine --demo                                      the agent that comes with the package
   sb3-refine --algo ddpg --env HopperBulletEnv-v0 -P     of ./rl-trained-agents, or the Hub
   sb3-refine --model my_agent.zip --env Pendulum-v1      a zip of your own
-  sb3-refine --algo ppo --env CartPole-v1 --method auto  search, train on, and keep the better one
+  sb3-refine --algo ppo --env CartPole-v1 --method auto  train on, then search
   sb3-refine --resume refined-agents/ppo/CartPole-v1_1   go on after Ctrl-C
 
 other commands:

@@ -38,10 +38,10 @@ WORDING = {
         description="training on with its own algorithm and hyperparameters",
     ),
     "auto": Wording(
-        after="after search and training",
-        tested="the best of search and training",
-        column="searched or trained",
-        heading="Search and training",
+        after="after training and search",
+        tested="the best of training and search",
+        column="trained and searched",
+        heading="Training and search",
         description="training on with its own algorithm, as long as that made it better, then a direct random search",
     ),
     "judge": Wording(
