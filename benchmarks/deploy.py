@@ -2,9 +2,9 @@
 Students, rounded weights and exported files.
 
 transformer: a student of 600,000 parameters, three seeds: the teacher, after cloning, after DAgger, after evolution
-strategies with our default search and with the preset es-transformers; and how the mean return of the candidates falls
+strategies with our default search and, with as many rollouts, with six updates of the preset es-transformers; and how the mean return of the candidates falls
 at once with the noise and the step size of training without a pretrained start.
-small: the fewest parameters that keep 95% of the teacher's return, before and after refinement.
+small: the fewest parameters that keep 95% of the teacher's return, before and after refinement; one run each.
 rounding: mean returns after rounding to 16, 8 and 4 bits, of originals, students and refined agents, on the same seeds.
 export: largest difference to predict over ten episodes of every agent, bytes, microseconds a step.
 speed: microseconds a step of a transformer.
@@ -51,7 +51,8 @@ SMALL = [
     ("tqc", "Walker2DBulletEnv-v0"),
 ]
 REFINED_FIRST = {("ddpg", "HopperBulletEnv-v0")}
-STUDENTS = ["linear", *(f"mlp:net_arch=[{sizes}]" for sizes in ("4", "8", "16", "8,8", "16,16", "32,32"))]
+STUDENTS = [[], [4], [8], [16], [8, 8], [16, 16], [32, 32]]
+"""Hidden layers."""
 SERIAL = {"n_workers": 1}
 N_ROUNDS = 3
 N_UPDATES = 20  # of our default search
@@ -182,12 +183,26 @@ def small(bench: Bench, seeds: list[int]) -> None:
             name = f"small {algo} {env} teacher"
             make_refined(bench, name, teacher, seed, N_UPDATES)
             teacher = bench.kept(name)
-        for student in STUDENTS:
+        for student in _by_size(teacher):
             name = f"small {algo} {env} {student}"
             cell = make_student(bench, name, teacher, student, seed)
             make_refined(bench, f"{name} refined", bench.kept(name), seed, N_UPDATES)
             if cell["share"] >= KEPT:
                 break
+
+
+def _by_size(teacher: Agent) -> list[str]:
+    """Students, from the fewest parameters to the most."""
+    n_in = int(np.prod(teacher.observation_space.shape or ()))
+    space: Any = teacher.model.action_space
+    n_out = int(space.n) if hasattr(space, "n") else int(np.prod(space.shape))
+
+    def n_parameters(hidden: list[int]) -> int:
+        sizes = [n_in, *hidden, n_out]
+        return sum(before * after + after for before, after in zip(sizes, sizes[1:], strict=False))
+
+    ordered = sorted(STUDENTS, key=n_parameters)
+    return [f"mlp:net_arch={str(hidden).replace(' ', '')}" if hidden else "linear" for hidden in ordered]
 
 
 def rounding(bench: Bench, seeds: list[int]) -> None:
@@ -246,7 +261,7 @@ def _export(bench: Bench, name: str, agent: Agent, quantize: str | None = None) 
             return {"refused": str(error)}
         formats = [each for each in FORMATS if each != "c" or not policy.state]
         record = export(agent, folder, formats, n_episodes=10, quantize=quantize)
-        (episode,) = demonstrate(rollout_task(agent), EpisodeSeeds(0).take("test", 1))
+        (episode,) = demonstrate(rollout_task(agent), agent.observation_space, EpisodeSeeds(0).take("test", 1))
         inputs = np.array([policy.as_input(each) for each in episode.observations[:500]])
         for kind, file in record["files"].items():
             function = FORMATS[kind].read(folder / file["file"], policy, Path(file["file"]).stem)
@@ -273,7 +288,7 @@ def speed(bench: Bench, seeds: list[int]) -> None:
     parameters = PolicyParameters(policy)
     task = rollout_task(agent)
     general = StatefulPolicy(policy, parameters.slices(), agent.statistics, agent.observation_space)
-    (episode,) = demonstrate(task, EpisodeSeeds(0).take("test", 1))
+    (episode,) = demonstrate(task, agent.observation_space, EpisodeSeeds(0).take("test", 1))
     observations = episode.observations[:500]
     context = policy.transformer.context
 

@@ -156,6 +156,7 @@ class Refiner:
         self._saved_in: set[Path] = set()  # run folders that hold the result
         self._written: dict[Path, SearchState] = {}  # of run folders whose original and log are from here
         self.search: SearchState | None = None
+        self._original = np.empty(0, dtype=np.float32)  # the actor before the last search
         self._n_learned = 0
         self._logger: Logger | None = None
         self._task: RolloutTask | None = None
@@ -325,12 +326,15 @@ class Refiner:
         is_earlier = self._written.get(run_folder.resolve(), self.search) is not self.search
         self._written[run_folder.resolve()] = self.search
         if is_earlier or not any((run_folder / "state").glob("*.zip")):
-            theta = self.parameters.get_theta()
-            self._set_theta(self.search.start_theta)
+            actor = PolicyParameters(self.model.policy)  # all of it: rounding changes what is not searched, too
+            theta = actor.get_theta()
+            actor.set_theta(self._original)
+            sync_copies(self.model)
             try:
                 save_agent(self.agent, run_folder / "state")
             finally:
-                self._set_theta(theta)
+                actor.set_theta(theta)
+                sync_copies(self.model)
         if is_earlier or not (run_folder / PROGRESS).exists():
             write_progress(run_folder / PROGRESS, self.result.learning_curve, self.model.num_timesteps)
 
@@ -473,6 +477,7 @@ class Refiner:
         self._saved_in = set()
         self.run_seed = derived_seed(self.seed, run_number) if run_number else self.seed
         self.seeds = EpisodeSeeds(self.run_seed)
+        self._original = PolicyParameters(self.model.policy).get_theta()
         search = SearchState(self.make_optimizer(n_updates), self.parameters.get_theta(), run_number=run_number)
         self.search = search
         if state:

@@ -31,6 +31,9 @@ class ToyArm:
         while not is_over():
             self.n_env_steps += 10
 
+    def candidates(self):
+        return [self]
+
     def fitness(self):
         return self._fitness(self.n_env_steps) + self._noise
 
@@ -98,6 +101,18 @@ def test_a_run_that_is_stopped_at_once_still_has_the_search_that_it_had(tmp_path
     used, _, best = run_of(tmp_path, lambda n: n / 10, is_stopped=lambda: True)
     assert used == {"training": 0, "search from training": 0}
     assert best == 4
+
+
+def test_where_there_is_nothing_to_search_the_training_gets_the_rest(tmp_path, monkeypatch):
+    def advance(arm, is_over, advance=ToyArm.advance):
+        arm.is_done = arm.name == "search"
+        if not arm.is_done:
+            advance(arm, is_over)
+
+    monkeypatch.setattr(ToyArm, "advance", advance)
+    monkeypatch.setattr(ToyArm, "candidates", lambda arm: [] if arm.is_done else [arm])
+    used, *_ = run_of(tmp_path, training=lambda n: 1.0)
+    assert used == {"training": 800, "search": 0}
 
 
 def test_decisions_are_kept_and_not_made_again(tmp_path):

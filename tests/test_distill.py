@@ -18,7 +18,7 @@ from sb3_refine.evaluation.target import open_targets, rollout_task
 from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.policies.transformer import TransformerPolicy
 from sb3_refine.seeding import EpisodeSeeds
-from sb3_refine.students.architectures import MLP, STUDENTS, make_student
+from sb3_refine.students.architectures import MLP, STUDENTS, student_options
 from sb3_refine.students.cloning import Cloning
 from sb3_refine.students.distill import distill
 
@@ -83,11 +83,11 @@ def test_in_later_rounds_the_student_acts_and_the_teacher_labels(made_agents):
         def __call__(self, observation):
             return np.ones(1, np.float32)
 
-    (of_student,) = demonstrate(task, [5], AlwaysOne())
+    (of_student,) = demonstrate(task, agent.observation_space, [5], AlwaysOne())
     np.testing.assert_array_equal(of_student.actions, np.ones((200, 1), np.float32))
     normalised = [agent.model.predict(each, deterministic=True)[0] for each in of_student.observations]
     np.testing.assert_array_equal(of_student.labels, normalised)
-    (of_teacher,) = demonstrate(task, [5])
+    (of_teacher,) = demonstrate(task, agent.observation_space, [5])
     np.testing.assert_array_equal(of_teacher.actions, of_teacher.labels)
     assert of_teacher.episode_return != of_student.episode_return
 
@@ -97,7 +97,8 @@ def test_labels_of_a_recurrent_teacher_follow_its_state():
     with th.no_grad():
         for parameter in teacher.policy.parameters():
             parameter.mul_(5)
-    (episode,) = demonstrate(rollout_task(agent_from_model(teacher, "CartPole-v1")), [3])
+    agent = agent_from_model(teacher, "CartPole-v1")
+    (episode,) = demonstrate(rollout_task(agent), agent.observation_space, [3])
     state, expected = None, []
     for observation in episode.observations:
         action, state = teacher.predict(observation, state, np.array([state is None]), deterministic=True)
@@ -112,9 +113,10 @@ def cloned(space, observations, labels, n_steps=300, **kwargs):
     model = PPO("MlpPolicy", env, n_steps=8, batch_size=8, policy_kwargs=student.policy(env.observation_space)[1])
     cloning = Cloning(model.policy, student, None, seed=0, n_gradient_steps=n_steps, learning_rate=0.05)
     one = Demonstration(list(observations), labels, labels, 0.0)
-    before = cloning.loss([one])
-    cloning.fit([one])
-    return model, before, cloning.loss([one])
+    examples = cloning.examples([one])
+    before = cloning.loss(examples)
+    cloning.fit(examples)
+    return model, before, cloning.loss(examples)
 
 
 @pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)], ids=str)
@@ -209,7 +211,7 @@ def test_a_teacher_without_statistics_gives_its_student_some(made_agents):
     assert agent.vec_normalize is None
     assert found.agent.config["normalize"] is True
     seeds = found.record["settings"]["seed"]
-    episodes = demonstrate(rollout_task(agent), EpisodeSeeds(seeds).take("search", 2)[1:])
+    episodes = demonstrate(rollout_task(agent), agent.observation_space, EpisodeSeeds(seeds).take("search", 2)[1:])
     expected = np.mean(episodes[0].observations, axis=0)
     np.testing.assert_allclose(found.agent.vec_normalize.obs_rms.mean, expected, rtol=1e-3)
 
@@ -288,15 +290,15 @@ def test_the_command_line(run, tmp_path):
         ("mlp:net_arch=16", r"student: net_arch: expected a list of whole numbers, such as \[16,16\], got 16"),
         ("mlp:net_arch=[0]", "student: net_arch: expected a list of whole numbers"),
         ("mlp:activation_fn=rleu", "student: activation_fn: unknown 'rleu' .did you mean relu"),
-        ("transformer:n_heads=3", r"student: embed_dim: expected a multiple of n_heads \(3\), got 128"),
-        ("transformer:context=0", "student: context: expected a whole number of at least 1, got 0"),
+        ("transformer:n_heads=3", r"transformer: embed_dim: expected a multiple of n_heads \(3\), got 128"),
+        ("transformer:context=0", "transformer: context: expected a whole number of at least 2"),
         ("transformer:depth=3", "student: transformer has no option 'depth'"),
         ("linear:net_arch=[3]", "student: linear has no option 'net_arch'"),
     ],
 )
 def test_wrong_students_are_refused(student, message):
     with pytest.raises(RefineError, match=message):
-        make_student(student)
+        student_options(student)
 
 
 def test_a_student_of_the_users_own(made_agents, monkeypatch):

@@ -8,7 +8,8 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_refine.agents.sb3_models import fits, shape_of
+from sb3_refine.agents.decoding.schema import SchemaError, number, one_of, record, whole
+from sb3_refine.agents.sb3_models import ALGOS, fits, shape_of
 from sb3_refine.agents.zoo import ExpectedReturn, write_zoo_yaml
 from sb3_refine.envs.normalisation import Normalised, without_env
 from sb3_refine.envs.spec import EnvRecipe
@@ -60,9 +61,33 @@ class Agent:
 def teacher_of(agent: Agent) -> dict[str, Any]:
     """
     :param agent: any
-    :return: for settings: the figures of its teacher, where it is a student; else nothing
+    :return: for settings: the figures of its teacher, where it is a student and ``args.yml`` has them; else nothing
     """
-    return {"teacher": agent.args["teacher"]} if "teacher" in agent.args else {}
+    teacher = agent.args.get("teacher")
+    return {"teacher": teacher} if is_teacher(teacher) else {}
+
+
+def is_teacher(value: Any) -> bool:
+    """
+    :param value: from a file
+    :return: whether it has the figures of a teacher, and nothing else
+    """
+    try:
+        _TEACHER(value)
+    except SchemaError:
+        return False
+    return True
+
+
+_LARGEST = 1e15
+_TEACHER = record(
+    {
+        "algo": one_of(*ALGOS),
+        "mean_return": number(-_LARGEST, _LARGEST),
+        "std_return": number(0, _LARGEST),
+        "n_episodes": whole(1, 10**9),
+    }
+)
 
 
 def save_agent(agent: Agent, run_folder: str | Path) -> Path:

@@ -47,7 +47,8 @@ class Schedule:
 
     1. The training gets an eighth of the budget, and is compared with the original. If it is clearly better, it gets
        another eighth, and is compared with what it was, and so on until half of the budget is used up.
-    2. The search starts from the best of these, or from the original.
+    2. The search starts from the best of these, or from the original. Where it has nothing to search, the training gets
+       the rest.
 
     What was decided is kept in a file, so that a run that is interrupted goes on as it had begun.
 
@@ -101,6 +102,8 @@ class Schedule:
         share = self.decisions[-1]["left"]
         self.arms.append(self._start_search(share, self.best))
         self._advance(self.arms[-1], share, is_stopped, time_left)
+        if self.arms[-1].is_done and not self.arms[-1].candidates():  # no noise changes what the agent does
+            self._advance(training, 1.0, is_stopped, time_left)
 
     def _advance(
         self,
@@ -131,7 +134,8 @@ class Schedule:
         is_better = after is not None and _is_clearly_better(before, after)
         if is_better:
             self._keep(number)
-        used = self._budget.used_by(training) / self._budget.total
+        total = self._budget.total
+        used = self._budget.used_by(training) / total if total > 0 else 1.0
         shown = "nothing yet" if after is None else f"{after.mean():.5g}"
         goes_on = is_better and number < _MOST_SLICES
         outcome = "the training goes on" if goes_on else "the search begins"

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shlex
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -69,38 +70,46 @@ def distill_agent(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave no workers
     set_up_logging(logging.WARNING)
     from sb3_refine.agents.zoo import new_run_folder, remove_if_unused
-    from sb3_refine.students.architectures import make_student
-    from sb3_refine.students.distill import distill
+    from sb3_refine.students.architectures import student_options
+    from sb3_refine.students.distill import DistillationInterrupted, distill
 
-    make_student(options.student)  # fails before the agent is loaded
+    student_options(options.student)  # fails before the agent is loaded
     agent = load_chosen_agent(options)
     remove_if_unused(new_run_folder(options.output, "ppo", agent.env_name))  # fails before the episodes
-    say(f"{'round':>6}{'episodes':>10}{'steps':>10}{'loss':>11}{'held out':>11}{'mean return':>13}")
-    found = distill(
-        agent,
-        options.student,
-        n_episodes=options.n_episodes,
-        n_rounds=options.n_rounds,
-        n_gradient_steps=options.n_gradient_steps,
-        learning_rate=options.learning_rate,
-        n_eval_episodes=options.n_eval_episodes,
-        seed=options.seed,
-        n_workers=options.n_workers,
-        backend=options.backend,
-        accelerator=not options.no_accelerator,
-        episode_timeout=options.episode_timeout,
-        on_round=_print_round,
-    )
+    try:
+        found = distill(
+            agent,
+            options.student,
+            n_episodes=options.n_episodes,
+            n_rounds=options.n_rounds,
+            n_gradient_steps=options.n_gradient_steps,
+            learning_rate=options.learning_rate,
+            n_eval_episodes=options.n_eval_episodes,
+            seed=options.seed,
+            n_workers=options.n_workers,
+            backend=options.backend,
+            accelerator=not options.no_accelerator,
+            episode_timeout=options.episode_timeout,
+            on_round=_print_round,
+        )
+    except DistillationInterrupted as error:
+        run_folder = error.found.save(options.output)
+        say(f"interrupted: the best student so far, not tested, is saved to {run_folder}")
+        raise
     run_folder = found.save(options.output)
     _print_result(found.record)
     say(f"saved to {run_folder / f'{agent.env_name}.zip'}")
-    of_student = f"--algo ppo --env {options.env or agent.env_id} -f {options.output}"
-    say(f"refine the student: sb3-refine {of_student}")
-    say(f"export the student: sb3-refine export {of_student}")
+    of_student = ["--algo", found.agent.algo, "--env", options.env or agent.env_id, "-f", options.output]
+    if options.gym_packages:
+        of_student += ["--gym-packages", *options.gym_packages]
+    say(f"refine the student: {shlex.join(['sb3-refine', *of_student])}")
+    say(f"export the student: {shlex.join(['sb3-refine', 'export', *of_student])}")
     return 0
 
 
 def _print_round(found: "Round") -> None:
+    if found.number == 0:
+        say(f"{'round':>6}{'episodes':>10}{'steps':>10}{'loss':>11}{'held out':>11}{'mean return':>13}")
     say(
         f"{found.number:>6}{found.n_episodes:>10}{found.n_steps:>10,}{found.loss:>11.3g}{found.held_out_loss:>11.3g}"
         f"{found.mean_return:>13.5g}"

@@ -89,7 +89,7 @@ def export(
     policy, folder = deployed_policy(agent, quantize), Path(output)
     with reraise_write_errors("the exported policy", folder):
         folder.mkdir(parents=True, exist_ok=True)
-    episodes = demonstrate(rollout_task(agent), EpisodeSeeds(seed).take("test", n_episodes))
+    episodes = demonstrate(rollout_task(agent), agent.observation_space, EpisodeSeeds(seed).take("test", n_episodes))
     with reraise_write_errors("the exported policy", folder):
         names = list(dict.fromkeys(formats))
         packages = ("onnx", "onnxruntime") if "onnx" in names else ()

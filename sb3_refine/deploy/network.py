@@ -241,11 +241,11 @@ class DeployedTransformer(DeployedPolicy):
         """
         begins = n_steps == 0
         memory = th.where(begins[:, None, None], self.first_memory, memory)
-        last_action = th.where(begins.reshape(-1, *[1] * len(self.action_shape)), 0, last_action)
         if self.is_continuous:
             acted = (last_action.flatten(1) - self.middle) / self.half_range
         else:
             acted = nn.functional.one_hot(last_action, self.n_actions).float()
+        acted = acted.masked_fill(begins[:, None], 0.0)
         latent, memory = self.transformer.step(self.normalised(observation), acted, memory, n_steps)
         action = self.action_of(self.action_net(latent))
         return action, memory, action.clone(), n_steps + 1

@@ -99,14 +99,14 @@ class OpenAIES(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """:return: see :meth:`Optimizer.state_dict`"""
-        arrays = {"start": self._decay_to, "mean": self._mean, "square": self._square}
+        arrays = {"decay_to": self._decay_to, "mean": self._mean, "square": self._square}
         copies = {name: array.copy() for name, array in arrays.items()}
         return {**super().state_dict(), **copies, "n_steps": self._n_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """:param state: see :meth:`Optimizer.load_state_dict`"""
         super().load_state_dict(state)
-        self._decay_to, self._mean, self._square = (state[name].copy() for name in ("start", "mean", "square"))
+        self._decay_to, self._mean, self._square = (state[name].copy() for name in ("decay_to", "mean", "square"))
         self._n_steps = state["n_steps"]
 
 

@@ -42,7 +42,7 @@ class DeterministicPolicy(ABC):
     """Of parameters before they are written, see :class:`~sb3_refine.policies.rounding.Rounding`; or None."""
 
     @property
-    def state(self) -> dict[str, Any]:
+    def extras(self) -> dict[str, Any]:
         """What a copy in another process needs beside the arguments of the constructor."""
         return {"normalisation": self.normalisation, "rounding": self.rounding}
 
@@ -64,6 +64,14 @@ class DeterministicPolicy(ABC):
         Called after each reset of the environment. Recurrent policies reset their state.
 
         :param env: the raw environment
+        """
+
+    def note_action(self, action: Any) -> None:  # noqa: B027
+        """
+        Called after a step in which another action than that of this policy was taken. Policies that see earlier
+        actions note it.
+
+        :param action: that the environment got
         """
 
     def set_theta(self, theta: np.ndarray) -> None:

@@ -69,7 +69,7 @@ def _exact_or_general(
     except (AttributeError, TypeError, ValueError, RuntimeError):  # a class of the user's own may be built otherwise
         exact = None
     if exact is None:
-        logger.info("general policy: the actor is neither a plain MLP nor a transformer")
+        logger.info("general policy: the actor is no plain MLP or transformer that there is an exact one for")
         return general
     if not is_same:
         logger.warning("general policy: the exact one differs from model.predict on this machine")

@@ -188,7 +188,7 @@ class ExactPolicy(DeterministicPolicy):
         return partial(th.addmv, tensors[1], tensors[0], x, out=output), output
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._arguments, self.state
+        return type(self), self._arguments, self.extras
 
     def __call__(self, observation: Any) -> Any:
         for write in self._writes:

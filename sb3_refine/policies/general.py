@@ -40,10 +40,10 @@ class GeneralPolicy(DeterministicPolicy):
         self._targets = [(named[name].detach().view(-1).numpy(), where) for name, where in slices.items()]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._arguments, self.state
+        return type(self), self._arguments, self.extras
 
     def __call__(self, observation: Any) -> Any:
-        observation = _as_vec_env_would(observation, self._space)
+        observation = as_vec_env_would(observation, self._space)
         if self._vec_normalize is not None:
             observation = self._vec_normalize.normalize_obs(observation)
         action = np.asarray(self._predict(observation))
@@ -60,6 +60,11 @@ class StatefulPolicy(GeneralPolicy):
 
     def begin_episode(self, env: gym.Env) -> None:
         self._state = None
+
+    def note_action(self, action: Any) -> None:
+        if isinstance(self._policy, TransformerPolicy):
+            memory, last_action, n_steps = self._state
+            self._state = memory, np.asarray(action, dtype=last_action.dtype)[np.newaxis], n_steps
 
     def _predict(self, observation: Any) -> Any:
         start = np.array([self._state is None])
@@ -85,10 +90,14 @@ class MaskedPolicy(GeneralPolicy):
         return predict(observation, deterministic=True, action_masks=masks)[0]
 
 
-def _as_vec_env_would(observation: Any, space: spaces.Space) -> Any:
-    """The observation in the dtype of its space."""
+def as_vec_env_would(observation: Any, space: spaces.Space) -> Any:
+    """
+    :param observation: of an environment
+    :param space: of the observations
+    :return: the entries of the space, in its dtype
+    """
     if isinstance(space, spaces.Dict):
-        return {key: _as_vec_env_would(observation[key], part) for key, part in space.spaces.items()}
+        return {key: as_vec_env_would(observation[key], part) for key, part in space.spaces.items()}
     return np.asarray(observation, dtype=space.dtype)
 
 

@@ -13,6 +13,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_refine.errors import RefineError, check_count
+
 State = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Keys and values of the last tokens, the last action, and the number of steps so far, for each environment."""
 
@@ -77,16 +79,22 @@ class CausalTransformer(nn.Module):
         self.embed_observation = nn.Linear(n_observed, embed_dim)
         self.embed_action = nn.Linear(n_acted, embed_dim, bias=False)
         self.embed_norm, self.norm = nn.LayerNorm(embed_dim), nn.LayerNorm(embed_dim)
-        self.age_bias = nn.Parameter(th.zeros(n_layers, n_heads, context))
+        self._shape_of_bias = (n_layers, n_heads, context)
+        self.flat_age_bias = nn.Parameter(th.empty(n_layers * n_heads * context).zero_())
         self.blocks: Any = nn.ModuleList(_Block(embed_dim, n_heads) for _ in range(n_layers))
         self.apply(_initialise)
+
+    @property
+    def age_bias(self) -> th.Tensor:
+        """Added to the logits of the attention, by age of a token, shape ``(n_layers, n_heads, context)``."""
+        return self.flat_age_bias.view(self._shape_of_bias)
 
     def forward(self, observations: th.Tensor, previous_actions: th.Tensor, target_return: th.Tensor) -> th.Tensor:
         """
         Whole episodes at once, as in training.
 
         :param observations: shape ``(batch, n_steps, n_observed)``, from the beginning of an episode on
-        :param previous_actions: the action before each observation, 0 before the first, shape
+        :param previous_actions: the action before each observation, zeros before the first of an episode, shape
             ``(batch, n_steps, n_acted)``
         :param target_return: shape ``(1,)``
         :return: what the action of each step is made from, shape ``(batch, n_steps, embed_dim)``
@@ -95,7 +103,8 @@ class CausalTransformer(nn.Module):
         first = self.embed_return(target_return).expand(batch, 1, -1)
         steps = self.embed_observation(observations) + self.embed_action(previous_actions)
         tokens = self.embed_norm(th.cat([first, steps], dim=1))
-        ages = th.arange(n_steps)[:, None] - th.arange(n_steps)
+        index = th.arange(n_steps, device=observations.device)
+        ages = index[:, None] - index
         is_hidden = F.pad((ages < 0) | (ages >= self.context), (1, 0))  # all see the target return, which sees itself
         is_hidden = F.pad(is_hidden, (0, 0, 1, 0), value=True)
         is_hidden[0, 0] = False
@@ -132,7 +141,7 @@ class CausalTransformer(nn.Module):
         :return: what the action is made from, shape ``(batch, embed_dim)``, and the memory with this step
         """
         token = self.embed_norm(self.embed_observation(observation) + self.embed_action(previous_action))[:, None]
-        ages = th.arange(self.context, -1, -1)  # the first is the target return
+        ages = th.arange(self.context, -1, -1, device=token.device)  # the first is the target return
         is_hidden = ages > n_steps[:, None]
         is_hidden[:, 0] = False
         bias = F.pad(self.age_bias.flip(2), (1, 0))[:, None, :, None].masked_fill(is_hidden[:, None, None], -th.inf)
@@ -143,6 +152,24 @@ class CausalTransformer(nn.Module):
             token = block.attend(token, query, th.cat([keys, key], dim=1), th.cat([values, value], dim=1), bias=each)
         of_step = th.stack(new).unflatten(0, memory.shape[:2])
         return self.norm(token[:, 0]), th.cat([memory[..., :1, :], memory[..., 2:, :], of_step], dim=-2)
+
+
+_LARGEST = {"context": 4096, "n_layers": 64, "n_heads": 64, "embed_dim": 4096}
+
+
+def check_sizes(context: int, n_layers: int, n_heads: int, embed_dim: int) -> None:
+    """
+    :param context: see :class:`CausalTransformer`, as for the next three
+    :param n_layers: of the transformer
+    :param n_heads: of the attention
+    :param embed_dim: numbers of a token
+    :raises RefineError: when one is out of range; the sizes may come from a file
+    """
+    sizes = {"context": context, "n_layers": n_layers, "n_heads": n_heads, "embed_dim": embed_dim}
+    for name, value in sizes.items():
+        check_count(f"transformer: {name}", value, 2 if name == "context" else 1, at_most=_LARGEST[name])
+    if embed_dim % n_heads:
+        raise RefineError(f"transformer: embed_dim: expected a multiple of n_heads ({n_heads}), got {embed_dim}")
 
 
 def _initialise(module: nn.Module) -> None:
@@ -175,9 +202,9 @@ class TransformerPolicy(ActorCriticPolicy):
     """
 
     action_middle: th.Tensor
-    """Of the range of each dimension of a ``Box`` action; 0 where a bound is infinite."""
+    """Of the range of each dimension of a ``Box`` action."""
     action_half_range: th.Tensor
-    """Half of that range; 1 where a bound is infinite."""
+    """Half of that range."""
 
     def __init__(
         self,
@@ -191,13 +218,18 @@ class TransformerPolicy(ActorCriticPolicy):
         target_return: float = 1.0,
         **kwargs: Any,
     ):
+        if kwargs.get("use_sde"):
+            raise ValueError("a TransformerPolicy has no generalized state-dependent exploration; leave use_sde out")
+        check_sizes(context, n_layers, n_heads, embed_dim)
+        if not isinstance(target_return, (int, float)) or not np.isfinite(target_return):
+            raise ValueError(f"target_return: expected a number, got {target_return!r}")
         self.transformer_kwargs = {
             "context": context,
             "n_layers": n_layers,
             "n_heads": n_heads,
             "embed_dim": embed_dim,
         }
-        self.target_return = target_return
+        self.target_return = float(target_return)
         if isinstance(observation_space, spaces.Dict):
             kwargs.setdefault("features_extractor_class", CombinedExtractor)
         elif is_image_space(observation_space):
@@ -211,9 +243,9 @@ class TransformerPolicy(ActorCriticPolicy):
         if isinstance(self.action_space, spaces.Box):
             bounds = self.action_space.low, self.action_space.high
             low, high = (th.as_tensor(bound, dtype=th.float32) for bound in bounds)
-            is_finite = th.isfinite(high - low) & (high > low)
-            self.register_buffer("action_middle", th.where(is_finite, (high + low) / 2, 0.0), persistent=False)
-            self.register_buffer("action_half_range", th.where(is_finite, (high - low) / 2, 1.0), persistent=False)
+            half_range = th.where(high > low, high / 2 - low / 2, 1.0)
+            self.register_buffer("action_middle", high / 2 + low / 2, persistent=False)
+            self.register_buffer("action_half_range", half_range, persistent=False)
         dist: Any = self.action_dist
         if isinstance(dist, DiagGaussianDistribution):
             self.action_net, self.log_std = dist.proba_distribution_net(embed_dim, log_std_init=self.log_std_init)
@@ -258,24 +290,32 @@ class TransformerPolicy(ActorCriticPolicy):
         with th.no_grad():
             actions, state = [], self._first_state(1)
             for features in self.extract_features(obs, self.pi_features_extractor):
-                action, state = self._next_action(features[None], state, deterministic=True)
-                actions.append(action)
-        return th.from_numpy(np.concatenate([np.zeros_like(actions[0]), *actions[:-1]]))[None]
+                _, state = self._next_action(features[None], state, deterministic=True)
+                actions.append(state[1])
+        previous = np.concatenate([np.zeros_like(actions[0]), *actions[:-1]])[np.newaxis]
+        return th.as_tensor(previous, device=self.device)
 
     def distribution_of_sequences(
-        self, observations: PyTorchObs, previous_actions: th.Tensor, is_real: th.Tensor | None = None
+        self,
+        observations: PyTorchObs,
+        previous_actions: th.Tensor,
+        begins: th.Tensor | None = None,
+        is_real: th.Tensor | None = None,
     ) -> Distribution:
         """
-        :param observations: of sequences of ``n_steps`` each, one after the other, each from the beginning of an
-            episode on, as ``obs_to_tensor`` makes them
-        :param previous_actions: the action before each observation, zeros before the first, shape
-            ``(n_sequences, n_steps, ...)``
+        :param observations: of sequences of ``n_steps`` each, one after the other, as ``obs_to_tensor`` makes them
+        :param previous_actions: the action before each observation, shape ``(n_sequences, n_steps, ...)``
+        :param begins: of each sequence, whether it is from the beginning of an episode on, so that there is no action
+            before the first observation; None for all
         :param is_real: which steps are not padding, shape ``(n_sequences, n_steps)``; None for all
         :return: the distribution of the actions, one step after the other
         """
         n_sequences, n_steps = previous_actions.shape[:2]
         features: Any = self.extract_features(observations, self.pi_features_extractor)
         acted = self._as_input(previous_actions.flatten(0, 1)).unflatten(0, (n_sequences, n_steps))
+        if begins is None:
+            begins = th.ones(n_sequences, dtype=th.bool, device=self.device)
+        acted = th.cat([acted[:, :1].masked_fill(begins[:, None, None], 0.0), acted[:, 1:]], dim=1)
         latent = self.transformer(features.unflatten(0, acted.shape[:2]), acted, self._target()).flatten(0, 1)
         return self._get_action_dist_from_latent(latent if is_real is None else latent[is_real.flatten()])
 
@@ -310,30 +350,32 @@ class TransformerPolicy(ActorCriticPolicy):
         return (actions if is_vectorized else actions[0]), state
 
     def _next_action(self, features: th.Tensor, state: State, deterministic: bool) -> tuple[np.ndarray, State]:
-        memory, last_action, n_steps = map(th.from_numpy, state)
-        latent, memory = self.transformer.step(features, self._as_input(last_action), memory, n_steps)
+        memory, last_action, n_steps = (th.from_numpy(each).to(self.device) for each in state)
+        acted = self._as_input(last_action).masked_fill(n_steps[:, None] == 0, 0.0)
+        latent, memory = self.transformer.step(features, acted, memory, n_steps)
         if deterministic and isinstance(self.action_space, spaces.Box):  # the mean, without the cost of a distribution
-            actions = self.action_net(latent).numpy()
+            actions = self.action_net(latent).cpu().numpy()
         else:
-            actions = self._get_action_dist_from_latent(latent).get_actions(deterministic=deterministic).numpy()
+            actions = self._get_action_dist_from_latent(latent).get_actions(deterministic=deterministic).cpu().numpy()
         actions = actions.reshape(-1, *(self.action_space.shape or ()))
         if isinstance(self.action_space, spaces.Box):
             actions = np.clip(actions, self.action_space.low, self.action_space.high)
-        return actions, (memory.numpy(), actions, (n_steps + 1).numpy())
+        last_action = actions.astype(np.float32 if isinstance(self.action_space, spaces.Box) else np.int64)
+        return actions, (memory.cpu().numpy(), last_action, state[2] + 1)
 
     def _first_state(self, n_envs: int) -> State:
         memory = self.transformer.first_memory(self._target()).repeat(1, 1, n_envs, 1, 1)
         kind = np.float32 if isinstance(self.action_space, spaces.Box) else np.int64
         action = np.zeros((n_envs, *(self.action_space.shape or ())), dtype=kind)
-        return memory.numpy(), action, np.zeros(n_envs, dtype=np.int64)
+        return memory.cpu().numpy(), action, np.zeros(n_envs, dtype=np.int64)
 
     def _target(self) -> th.Tensor:
-        return th.full((1,), self.target_return)
+        return th.full((1,), self.target_return, device=self.device)
 
     def _as_input(self, actions: th.Tensor) -> th.Tensor:
         """Numbers in [-1, 1] for each finite dimension of ``Box``, one-hot for discrete ones."""
         if isinstance(self.action_space, spaces.Box):
-            return ((actions.float() - self.action_middle) / self.action_half_range).flatten(1)
+            return ((actions - self.action_middle) / self.action_half_range).flatten(1)
         encoded: Any = preprocess_obs(actions, self.action_space)
         return encoded.flatten(1)
 

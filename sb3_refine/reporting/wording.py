@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sb3_refine.agents.agent import is_teacher
+from sb3_refine.policies.rounding import ROUNDINGS
+
 
 @dataclass(frozen=True)
 class Wording:
@@ -61,12 +64,10 @@ def notes_of(settings: Mapping[str, Any]) -> list[str]:
     :return: sentences about rounded weights, and about the teacher of a student
     """
     notes = []
-    if settings.get("quantize"):
+    if settings.get("quantize") in ROUNDINGS:
         notes.append(f"weights: rounded to {settings['quantize']} in all episodes, those of the original too")
-    teacher = settings.get("teacher")
-    if isinstance(teacher, Mapping):
-        figures = [teacher.get(name) for name in ("mean_return", "std_return", "n_episodes")]
-        if all(isinstance(figure, (int, float)) for figure in figures):
-            mean, std, n = figures
-            notes.append(f"teacher ({teacher.get('algo')}): {mean:.5g} +- {std:.3g} in {n:g} test episodes of its own")
+    teacher: Any = settings.get("teacher")
+    if is_teacher(teacher):
+        mean, std, n = (teacher[name] for name in ("mean_return", "std_return", "n_episodes"))
+        notes.append(f"teacher ({teacher['algo']}): {mean:.5g} +- {std:.3g} in {n} test episodes of its own")
     return notes

@@ -9,9 +9,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from torch import nn
 
-from sb3_refine.errors import RefineError, check_count, did_you_mean
+from sb3_refine.errors import RefineError, did_you_mean
 from sb3_refine.parts import check_options, options_of, parse_part
-from sb3_refine.policies.transformer import TransformerPolicy
+from sb3_refine.policies.transformer import TransformerPolicy, check_sizes
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 
@@ -64,7 +64,7 @@ class MLP(Student):
 
 
 class Linear(MLP):
-    """A linear policy: one layer, no hidden units."""
+    """A linear policy: one layer, of images after a convolutional network."""
 
     def __init__(self) -> None:
         super().__init__([])
@@ -86,16 +86,13 @@ class Transformer(Student):
 
     def __init__(self, context: int = 20, n_layers: int = 3, n_heads: int = 1, embed_dim: int = 128):
         sizes = {"context": context, "n_layers": n_layers, "n_heads": n_heads, "embed_dim": embed_dim}
-        for name, value in sizes.items():
-            check_count(f"student: {name}", value, 1)
-        if embed_dim % n_heads:
-            raise RefineError(f"student: embed_dim: expected a multiple of n_heads ({n_heads}), got {embed_dim}")
+        check_sizes(**sizes)
         self.policy_kwargs = sizes
 
     @property
     def sequence_length(self) -> int:  # type: ignore[override]
-        """As far as the last layer sees, but not so long that there are few examples in a batch."""
-        return 3 * self.policy_kwargs["context"]
+        """As far as the last layer sees."""
+        return self.policy_kwargs["n_layers"] * (self.policy_kwargs["context"] - 1) + 1
 
     def policy(self, observation_space: spaces.Space) -> tuple[type[ActorCriticPolicy], dict[str, Any]]:
         """See :meth:`Student.policy`."""
@@ -106,14 +103,15 @@ STUDENTS: dict[str, type[Student]] = {"linear": Linear, "mlp": MLP, "transformer
 """Students by name. To add one of your own, write ``STUDENTS["my-student"] = MyStudent``."""
 
 
-def make_student(student: str, options: Mapping[str, Any] | None = None) -> Student:
+def student_options(student: str, kwargs: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
     """
     :param student: ``name`` or ``name:option=value,option=value``
-    :param options: further options
-    :return: the student
+    :param kwargs: further options
+    :return: the name, and the options that are given
     :raises RefineError: for an unknown name, or a wrong option
     """
     name, given = parse_part("student", student, STUDENTS)
-    given = {**given, **(options or {})}
+    given = {**given, **(kwargs or {})}
     check_options("student", name, given, options_of(STUDENTS[name]))
-    return STUDENTS[name](**given)
+    STUDENTS[name](**given)  # checks the values
+    return name, given

@@ -1,7 +1,7 @@
 """Behaviour cloning: a policy learns a teacher's actions by gradient descent."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from sb3_refine.policies.transformer import TransformerPolicy
 from sb3_refine.students.architectures import Student
 
 _MAX_GRAD_NORM = 1.0
-_N_AT_ONCE = 4096  # steps, where no gradient is needed
+_N_AT_ONCE = 4096  # single steps, where no gradient is needed
+_LONGEST = 1000  # steps of a sequence, where no gradient is needed
 
 
 class Cloning:
@@ -49,18 +50,22 @@ class Cloning:
         self._policy, self._student, self._statistics = policy, student, statistics
         self._n_gradient_steps = n_gradient_steps or student.n_gradient_steps
         self._learning_rate = learning_rate or student.learning_rate
-        self._rng = np.random.default_rng(seed)
+        self._seed, self._rng = seed, np.random.default_rng(seed)
         names = set(PolicyParameters(policy, "actor").names)
         self._parameters = [parameter for name, parameter in policy.named_parameters() if name in names]
 
-    def fit(self, demonstrations: Sequence[Demonstration], on_step: Callable[[], object] = lambda: None) -> None:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How it trains."""
+        return {"n_gradient_steps": self._n_gradient_steps, "learning_rate": self._learning_rate, "seed": self._seed}
+
+    def fit(self, examples: "Examples") -> None:
         """
         Take the gradient steps of a round.
 
-        :param demonstrations: to learn from
-        :param on_step: called after each gradient step
+        :param examples: of :meth:`examples`, to learn from
         """
-        examples, n_steps = self._examples(demonstrations), self._n_gradient_steps
+        n_steps = self._n_gradient_steps
         optimizer = th.optim.Adam(self._parameters, lr=self._learning_rate)
         schedule = LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / n_steps)))
         self._policy.set_training_mode(True)
@@ -71,43 +76,45 @@ class Cloning:
             th.nn.utils.clip_grad_norm_(self._parameters, _MAX_GRAD_NORM)
             optimizer.step()
             schedule.step()
-            on_step()
         self._policy.set_training_mode(False)
 
-    def loss(self, demonstrations: Sequence[Demonstration]) -> float:
+    def loss(self, examples: "Examples") -> float:
         """
-        :param demonstrations: such as those that were held out
+        :param examples: of :meth:`examples`, such as those that were held out
         :return: the mean loss of their steps
         """
-        examples = self._examples(demonstrations)
         self._policy.set_training_mode(False)
         with th.no_grad():
             return float(th.cat([self._losses(examples, part) for part in examples.parts()]).mean())
 
-    def _examples(self, demonstrations: Sequence[Demonstration]) -> "_Examples":
+    def examples(self, demonstrations: Sequence[Demonstration]) -> "Examples":
+        """
+        :param demonstrations: at least one
+        :return: the same, as the policy sees them
+        """
         observations = stacked([each for one in demonstrations for each in one.observations])
         if self._statistics is not None:
             observations = self._statistics.normalize_obs(observations)
         batch, _ = self._policy.obs_to_tensor(observations)
-        return _Examples(demonstrations, batch, self._student.sequence_length or 1)
+        return Examples(demonstrations, batch, self._student.sequence_length or 1)
 
-    def _losses(self, examples: "_Examples", steps: list[np.ndarray]) -> th.Tensor:
+    def _losses(self, examples: "Examples", steps: list[np.ndarray]) -> th.Tensor:
         """The loss of each step of some sequences."""
         space, chosen = self._policy.action_space, np.concatenate(steps)
         distribution = self._distribution(examples, steps)
         labels = th.as_tensor(examples.labels[chosen])
-        if isinstance(space, spaces.MultiBinary):
+        if isinstance(space, (spaces.Box, spaces.MultiBinary)):
             labels = labels.float()
         if not isinstance(space, spaces.Box):
             return -distribution.log_prob(labels)
         low, high = (th.as_tensor(bound, dtype=th.float32) for bound in (space.low, space.high))
-        half_range = th.where(th.isfinite(high - low) & (high > low), (high - low) / 2, 1.0)
+        half_range = th.where(high > low, high / 2 - low / 2, 1.0)
         output = distribution.mode().reshape(labels.shape)
         is_beyond = ((labels >= high) & (output > high)) | ((labels <= low) & (output < low))
         difference = ((output - labels) / half_range).masked_fill(is_beyond, 0.0)
         return difference.square().flatten(1).mean(dim=1)
 
-    def _distribution(self, examples: "_Examples", steps: list[np.ndarray]) -> Distribution:
+    def _distribution(self, examples: "Examples", steps: list[np.ndarray]) -> Distribution:
         """Of the steps of some sequences, one after the other."""
         if not isinstance(self._policy, TransformerPolicy):
             return self._policy.get_distribution(examples.observations(np.concatenate(steps)))
@@ -115,14 +122,15 @@ class Cloning:
         # padded by repeating the last step, which no earlier step sees
         padded = np.array([np.pad(each, (0, longest - len(each)), mode="edge") for each in steps])
         is_real = th.as_tensor(np.arange(longest) < np.array([len(each) for each in steps])[:, None])
-        previous = examples.previous_actions[padded]
-        previous[:, 0] = 0
         return self._policy.distribution_of_sequences(
-            examples.observations(padded.ravel()), th.as_tensor(previous), is_real
+            examples.observations(padded.ravel()),
+            th.as_tensor(examples.previous_actions[padded]),
+            th.as_tensor(examples.begins[padded[:, 0]]),
+            is_real,
         )
 
 
-class _Examples:
+class Examples:
     """
     Steps of all episodes, one after the other.
 
@@ -137,6 +145,8 @@ class _Examples:
         self.previous_actions = np.concatenate(
             [np.concatenate([np.zeros_like(each.actions[:1]), each.actions[:-1]]) for each in demonstrations]
         )
+        """Zeros before the first action of an episode."""
+        self.begins = np.concatenate([np.arange(len(each)) == 0 for each in demonstrations])
         self._ends = np.cumsum([len(each) for each in demonstrations])
         self._starts = self._ends - [len(each) for each in demonstrations]
 
@@ -165,10 +175,5 @@ class _Examples:
             sequences = np.array_split(np.arange(self._ends[-1]), -(-self._ends[-1] // _N_AT_ONCE))
             yield from ([each] for each in sequences)
             return
-        pieces = [
-            np.arange(first, min(first + self._length, end))
-            for start, end in zip(self._starts, self._ends, strict=True)
-            for first in range(start, end, self._length)
-        ]
-        n = max(1, _N_AT_ONCE // self._length)
-        yield from (pieces[first : first + n] for first in range(0, len(pieces), n))
+        for start, end in zip(self._starts, self._ends, strict=True):  # whole episodes, as far as they fit
+            yield from ([np.arange(first, min(first + _LONGEST, end))] for first in range(start, end, _LONGEST))

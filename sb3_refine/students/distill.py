@@ -1,7 +1,7 @@
 """A student learns an agent's actions: behaviour cloning, then DAgger."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
@@ -30,7 +31,7 @@ from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.reporting.record import versions
 from sb3_refine.seeding import EpisodeSeeds, globals_restored
 from sb3_refine.stopwatch import Stopwatch
-from sb3_refine.students.architectures import Student, make_student
+from sb3_refine.students.architectures import STUDENTS, Student, student_options
 from sb3_refine.students.cloning import Cloning
 
 logger = logging.getLogger(__name__)
@@ -99,6 +100,18 @@ class Distillation:
         return run_folder
 
 
+class DistillationInterrupted(KeyboardInterrupt):
+    """
+    Ctrl-C during :func:`distill`.
+
+    :param found: the best student so far, not tested
+    """
+
+    def __init__(self, found: Distillation):
+        super().__init__()
+        self.found = found
+
+
 def distill(
     teacher: BaseAlgorithm | Agent,
     student: str = "mlp",
@@ -149,63 +162,57 @@ def distill(
     :return: the student, a model of ``PPO``, and its figures
     :raises RefineError: when an argument is wrong
     :raises EpisodeError: when an episode fails
+    :raises DistillationInterrupted: on Ctrl-C, with the best student so far
     """
-    for name, value, least in (("n_rounds", n_rounds, 0), ("n_eval_episodes", n_eval_episodes, 2), ("seed", seed, 0)):
-        check_count(name, value, least)
     check_count("n_episodes", n_episodes, 2)
+    check_count("n_rounds", n_rounds, 0)
     check_count("n_gradient_steps", 1 if n_gradient_steps is None else n_gradient_steps, 1)
+    check_count("n_eval_episodes", n_eval_episodes, 2)
+    check_count("seed", seed, 0)
     if learning_rate is not None and not 0 < learning_rate < np.inf:
         raise RefineError(f"learning_rate: expected a number above 0, got {learning_rate}")
     check_seconds("episode_timeout", episode_timeout)
     if isinstance(teacher, Agent) and env is not None:
         raise RefineError("env: an Agent brings its own environment; leave env out, or pass teacher.model")
-    made = make_student(student, student_kwargs)
-    _, backend_kwargs = backend_options("backend", backend, n_workers)
-    workers = {
-        "backend": backend_options("backend", backend, n_workers)[0],
-        **backend_kwargs,
-        "accelerator": accelerator,
-        "episode_timeout": episode_timeout,
-    }
+    name, options = student_options(student, student_kwargs)
+    backend_name, backend_kwargs = backend_options("backend", backend, n_workers)
+    workers = {"backend": backend_name, **backend_kwargs}
+    workers.update(accelerator=accelerator, episode_timeout=episode_timeout)
     agent = teacher if isinstance(teacher, Agent) else agent_from_model(teacher, env)
-    stopwatch = Stopwatch()
+    if isinstance(agent.model, MaskablePPO) and name == "transformer":
+        raise RefineError("student: a transformer has no action masks, which this agent needs; choose mlp")
     training = {"seed": seed, "n_gradient_steps": n_gradient_steps, "learning_rate": learning_rate}
-    course = _Course(agent, made, n_episodes, training, workers)
-    for number in range(n_rounds + 1):
-        on_round(course.advance(number))
-    best = course.best
-    with open_targets([agent, best], **workers) as targets:
-        test_seeds = EpisodeSeeds(seed).take("test", n_eval_episodes)
-        of_teacher, of_student = (target.run(test_seeds) for target in targets)
+    course = _Course(agent, STUDENTS[name](**options), n_episodes, training, workers)
+    course.described = {"architecture": name, **options}
+    try:
+        for number in range(n_rounds + 1):
+            on_round(course.advance(number))
+    except KeyboardInterrupt:
+        if not course.rounds:
+            raise
+        raise DistillationInterrupted(course.distillation()) from None
+    return _tested(course, agent, n_eval_episodes, workers)
+
+
+def _tested(course: "_Course", teacher: Agent, n_eval_episodes: int, workers: dict[str, Any]) -> Distillation:
+    """The best student, compared with its teacher on test seeds."""
+    found, seeds = course.distillation(), course.seeds.take("test", n_eval_episodes)
+    with open_targets([teacher, found.agent], **workers) as targets:
+        of_teacher, of_student = (target.run(seeds) for target in targets)
         is_paired = all(target.is_seeded for target in targets)
     for evaluation, whose in ((of_teacher, "the teacher"), (of_student, "the student")):
         check_valid(evaluation, whose)
-    record = {
-        "student": {"architecture": student, **_figures(best, of_student)},
-        "teacher": {"algo": agent.algo, **_figures(agent, of_teacher)},
-        "paired_difference": asdict(paired_difference(of_teacher, of_student, paired=is_paired)),
-        "env": agent.env_id,
-        "rounds": [asdict(each) for each in course.rounds],
-        "chosen_round": course.chosen,
-        "rollouts": course.n_episodes + 2 * n_eval_episodes,
-        "env_steps": course.n_env_steps + int(of_teacher.lengths.sum() + of_student.lengths.sum()),
-        "wall_time_s": stopwatch.wall_time_s,
-        "cpu_time_s": stopwatch.cpu_time_s,
-        "settings": {
-            "n_episodes": n_episodes,
-            "n_rounds": n_rounds,
-            "n_gradient_steps": n_gradient_steps or made.n_gradient_steps,
-            "learning_rate": learning_rate or made.learning_rate,
-            "n_eval_episodes": n_eval_episodes,
-            "seed": seed,
-        },
-        "seeds": {"test": test_seeds},
-        "source": agent.source,
-        "versions": versions(),
-    }
-    best.model.num_timesteps = course.rounds[-1].n_steps
-    best.args["teacher"] = {"algo": agent.algo, **_brief(of_teacher)}
-    return Distillation(best, record)
+    found.record["student"].update(_figures(of_student))
+    found.record["teacher"].update(_figures(of_teacher))
+    found.record["paired_difference"] = asdict(paired_difference(of_teacher, of_student, paired=is_paired))
+    found.record["seeds"] = {"test": seeds}
+    found.record["rollouts"] += 2 * n_eval_episodes
+    found.record["env_steps"] += int(of_teacher.lengths.sum() + of_student.lengths.sum())
+    found.record["settings"]["n_eval_episodes"] = n_eval_episodes
+    summary = of_teacher.summary()
+    brief = {name: summary[name] for name in ("mean_return", "std_return", "n_episodes")}
+    found.agent.args["teacher"] = {"algo": teacher.algo, **brief}
+    return found
 
 
 class _Course:
@@ -214,13 +221,17 @@ class _Course:
     def __init__(
         self, teacher: Agent, student: Student, n_episodes: int, training: dict[str, Any], workers: dict[str, Any]
     ):
-        self._per_round, self._seeds, self._workers = n_episodes, EpisodeSeeds(training["seed"]), workers
-        self._task = rollout_task(teacher, None, workers["accelerator"])
+        self._teacher, self._stopwatch = teacher, Stopwatch()
+        self._per_round, self.seeds, self._workers = n_episodes, EpisodeSeeds(training["seed"]), workers
+        self._task = rollout_task(
+            teacher, accelerator=workers["accelerator"], episode_timeout=workers["episode_timeout"]
+        )
         self.n_episodes = self.n_env_steps = 0
+        self.described: dict[str, Any] = {}  # the student, for the record
         self.rounds: list[Round] = []
         self._demonstrations, self._held_out = self._demonstrated(None)
         statistics = teacher.vec_normalize
-        if statistics is None:
+        if statistics is None or not statistics.norm_obs:
             statistics = _statistics_of(teacher, self._demonstrations)
         self._student = _student_of(teacher, student, statistics, training["seed"])
         self._cloning = Cloning(self._student.model.policy, student, self._student.statistics, **training)
@@ -234,10 +245,11 @@ class _Course:
         :return: what it has led to
         """
         if number > 0:  # the first ones are the teacher's own
-            learned, held_out = self._demonstrated(self._student)
-            self._demonstrations += learned
-            self._held_out += held_out
-        self._cloning.fit(self._demonstrations)
+            new = self._demonstrated(self._student)
+            self._demonstrations += new[0]
+            self._held_out += new[1]
+        learned, held_out = map(self._cloning.examples, (self._demonstrations, self._held_out))
+        self._cloning.fit(learned)
         mean_return = self._mean_return()
         if mean_return > self._best[0]:
             self._best, self.chosen = (mean_return, self._parameters.get_theta()), number
@@ -245,21 +257,37 @@ class _Course:
             number=number,
             n_episodes=len(self._demonstrations) + len(self._held_out),
             n_steps=sum(map(len, self._demonstrations + self._held_out)),
-            loss=self._cloning.loss(self._demonstrations),
-            held_out_loss=self._cloning.loss(self._held_out),
+            loss=self._cloning.loss(learned),
+            held_out_loss=self._cloning.loss(held_out),
             mean_return=mean_return,
         )
         self.rounds.append(found)
         return found
 
-    @property
-    def best(self) -> Agent:
-        """The student of the round that was best on validation seeds."""
-        return with_theta(self._student, self._best[1])
+    def distillation(self) -> Distillation:
+        """:return: the best student so far, not tested"""
+        best, teacher = with_theta(self._student, self._best[1]), self._teacher
+        best.model.num_timesteps = self.rounds[self.chosen].n_steps
+        n_parameters = PolicyParameters(teacher.model.policy).size
+        record = {
+            "student": {**self.described, "n_parameters": self._parameters.size},
+            "teacher": {"algo": teacher.algo, "n_parameters": n_parameters},
+            "env": teacher.env_id,
+            "rounds": [asdict(each) for each in self.rounds],
+            "chosen_round": self.chosen,
+            "rollouts": self.n_episodes,
+            "env_steps": self.n_env_steps,
+            "wall_time_s": self._stopwatch.wall_time_s,
+            "cpu_time_s": self._stopwatch.cpu_time_s,
+            "settings": {"n_episodes": self._per_round, "n_rounds": len(self.rounds) - 1, **self._cloning.settings},
+            "source": teacher.source,
+            "versions": versions(),
+        }
+        return Distillation(best, record)
 
     def _mean_return(self) -> float:
         with open_targets([self._student], **self._workers) as (target,):
-            evaluation = target.run(self._seeds.take("validation", N_VALIDATION_EPISODES))
+            evaluation = target.run(self.seeds.take("validation", N_VALIDATION_EPISODES))
         check_valid(evaluation, "the student")
         self.n_episodes += len(evaluation.episodes)
         self.n_env_steps += int(evaluation.lengths.sum())
@@ -267,11 +295,11 @@ class _Course:
 
     def _demonstrated(self, acting: Agent | None) -> tuple[list[Demonstration], list[Demonstration]]:
         """Episodes to learn from, and others to hold out."""
-        seeds = self._seeds.take("search", self._per_round, len(self.rounds) * self._per_round if acting else 0)
+        seeds = self.seeds.take("search", self._per_round, len(self.rounds) * self._per_round if acting else 0)
         policy = None
         if acting is not None:
             policy = rollout_policy(acting.model, self._parameters, acting.statistics, acting.observation_space)
-        found = demonstrate(self._task, seeds, policy)
+        found = demonstrate(self._task, self._teacher.observation_space, seeds, policy)
         self.n_episodes += len(found)
         self.n_env_steps += sum(map(len, found))
         n_held_out = max(1, round(_HELD_OUT * len(found)))
@@ -279,7 +307,12 @@ class _Course:
 
 
 def _statistics_of(teacher: Agent, demonstrations: list[Demonstration]) -> VecNormalize | None:
-    """Statistics of the observations of a teacher that has none: networks learn better from normalised observations."""
+    """
+    Statistics of the observations of a teacher that has none: networks learn better from normalised observations. None
+    where the Zoo's files have no place for them, or for what is not continuous.
+    """
+    if teacher.recipe.vec_wrappers:  # statistics would be those of single frames
+        return None
     space = teacher.observation_space
     parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
     if not all(isinstance(part, spaces.Box) and not is_image_space(part) for part in parts.values()):
@@ -301,10 +334,12 @@ def _statistics_of(teacher: Agent, demonstrations: list[Demonstration]) -> VecNo
 def _student_of(teacher: Agent, student: Student, statistics: VecNormalize | None, seed: int) -> Agent:
     """A new student in the teacher's environment."""
     policy, policy_kwargs = student.policy(teacher.observation_space)
+    is_masked = isinstance(teacher.model, MaskablePPO)
+    cls: Any = MaskablePPO if is_masked else PPO
     env = DummyVecEnv([teacher.recipe.build])
     try:
         with globals_restored():
-            model = PPO(policy, env, seed=seed, device="cpu", policy_kwargs=policy_kwargs)
+            model = cls(policy, env, seed=seed, device="cpu", policy_kwargs=policy_kwargs)
     finally:
         env.close()
     model.env = None
@@ -315,7 +350,7 @@ def _student_of(teacher: Agent, student: Student, statistics: VecNormalize | Non
     }
     return Agent(
         model=model,
-        algo="ppo",
+        algo="ppo_mask" if is_masked else "ppo",
         env_name=teacher.env_name,
         recipe=teacher.recipe,
         observation_space=teacher.observation_space,
@@ -327,11 +362,5 @@ def _student_of(teacher: Agent, student: Student, statistics: VecNormalize | Non
     )
 
 
-def _figures(agent: Agent, evaluation: Evaluation) -> dict[str, Any]:
-    n_parameters = PolicyParameters(agent.model.policy).size
-    return {"n_parameters": n_parameters, **evaluation.summary(), "returns": evaluation.returns.tolist()}
-
-
-def _brief(evaluation: Evaluation) -> Mapping[str, Any]:
-    summary = evaluation.summary()
-    return {name: summary[name] for name in ("mean_return", "std_return", "n_episodes")}
+def _figures(evaluation: Evaluation) -> dict[str, Any]:
+    return {**evaluation.summary(), "returns": evaluation.returns.tolist()}
