@@ -2,8 +2,8 @@
 Students, rounded weights and exported files.
 
 transformer: a student of 600,000 parameters, three seeds: the teacher, after cloning, after DAgger, after evolution
-strategies with our default search and, with as many rollouts, with six updates of the preset es-transformers; and how the mean return of the candidates falls
-at once with the noise and the step size of training without a pretrained start.
+strategies with our default search and, with as many rollouts, with six updates of the preset es-transformers; and how
+the mean return of the candidates falls with the noise and the step size of training without a pretrained start.
 small: the fewest parameters that keep 95% of the teacher's return, before and after refinement; one run each.
 rounding: mean returns after rounding to 16, 8 and 4 bits, of originals, students and refined agents, on the same seeds.
 export: largest difference to predict over ten episodes of every agent, bytes, microseconds a step.
@@ -19,6 +19,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,7 @@ def _by_size(teacher: Agent) -> list[str]:
 
     def n_parameters(hidden: list[int]) -> int:
         sizes = [n_in, *hidden, n_out]
-        return sum(before * after + after for before, after in zip(sizes, sizes[1:], strict=False))
+        return sum(before * after + after for before, after in pairwise(sizes))
 
     ordered = sorted(STUDENTS, key=n_parameters)
     return [f"mlp:net_arch={str(hidden).replace(' ', '')}" if hidden else "linear" for hidden in ordered]

@@ -8,19 +8,23 @@ import pytest
 import torch as th
 from conftest import ENV_ID, MADE, NORMALIZED
 from gymnasium import spaces
-from sb3_contrib import RecurrentPPO
-from stable_baselines3 import PPO
+from sb3_contrib import MaskablePPO, RecurrentPPO
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from sb3_refine import RefineError, Refiner, export, load_agent
 from sb3_refine.agents.from_model import agent_from_model
+from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluation.demonstrations import Demonstration, demonstrate
 from sb3_refine.evaluation.target import open_targets, rollout_task
+from sb3_refine.policies.base import DeterministicPolicy
 from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.policies.transformer import TransformerPolicy
+from sb3_refine.reporting.wording import notes_of
 from sb3_refine.seeding import EpisodeSeeds
 from sb3_refine.students.architectures import MLP, STUDENTS, student_options
 from sb3_refine.students.cloning import Cloning
-from sb3_refine.students.distill import distill
+from sb3_refine.students.distill import DistillationInterrupted, distill
 
 FAST = {"n_episodes": 2, "n_rounds": 1, "n_gradient_steps": 20, "n_eval_episodes": 2, "backend": "serial"}
 SMALL_TRANSFORMER = "transformer:context=4,n_layers=1,embed_dim=16"
@@ -117,6 +121,20 @@ def cloned(space, observations, labels, n_steps=300, **kwargs):
     before = cloning.loss(examples)
     cloning.fit(examples)
     return model, before, cloning.loss(examples)
+
+
+def test_actions_far_from_zero_are_learned(monkeypatch):
+    class Far(Short):
+        def __init__(self):
+            super().__init__(action_space=spaces.Box(1000, 1001, (1,)))
+
+    teacher = PPO("MlpPolicy", Far(), n_steps=8, batch_size=8, seed=0, device="cpu")
+    with th.no_grad():
+        teacher.policy.action_net.bias.fill_(1000.5)
+        teacher.policy.action_net.weight.mul_(10)
+    for student in ("linear", SMALL_TRANSFORMER):
+        found = distill(teacher, student, env=Far, **{**FAST, "n_gradient_steps": 200})
+        assert found.record["rounds"][-1]["loss"] < 0.05, "of half the range, squared"
 
 
 @pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)], ids=str)
@@ -309,3 +327,173 @@ def test_a_student_of_the_users_own(made_agents, monkeypatch):
     monkeypatch.setitem(STUDENTS, "wide", Wide)
     found = distill(load_agent("sac", ENV_ID, made_agents), "wide", width=5, **FAST)
     assert found.record["student"]["n_parameters"] == 5 * 4 + 6
+
+
+# ---------------------------------------------------------------- teachers and environments of every kind
+
+
+class ChangesActions(Short):
+    """Overwrites the array that it gets."""
+
+    def __init__(self):
+        super().__init__(action_space=spaces.Box(-1, 1, (2,)))
+
+    def step(self, action):
+        result = super().step(action)
+        action *= 100
+        return result
+
+
+def test_an_environment_that_changes_its_action_does_not_change_the_label():
+    teacher = PPO("MlpPolicy", ChangesActions(), n_steps=8, batch_size=8, seed=0, device="cpu")
+    agent = agent_from_model(teacher, ChangesActions)
+    (episode,) = demonstrate(rollout_task(agent), agent.observation_space, [3])
+    expected = [teacher.predict(each, deterministic=True)[0] for each in episode.observations]
+    np.testing.assert_array_equal(episode.labels, expected)
+    np.testing.assert_array_equal(episode.actions, expected)
+
+
+def test_a_transformer_as_teacher_sees_what_the_student_did():
+    env = Short(action_space=spaces.Box(-2, 2, (1,)))
+    sizes = {"context": 4, "n_layers": 1, "embed_dim": 16}
+    teacher = PPO(TransformerPolicy, env, n_steps=8, batch_size=8, seed=0, device="cpu", policy_kwargs=sizes)
+    with th.no_grad():
+        for parameter in teacher.policy.parameters():
+            parameter.add_(0.3 * th.randn_like(parameter))
+    agent = agent_from_model(teacher, lambda: Short(action_space=spaces.Box(-2, 2, (1,))))
+    task = rollout_task(agent)
+
+    class AlwaysOne(DeterministicPolicy):
+        _targets = ()
+
+        def __call__(self, observation):
+            return np.ones(1, np.float32)
+
+    (episode,) = demonstrate(task, agent.observation_space, [3], AlwaysOne())
+    state, expected = None, []
+    for observation in episode.observations:
+        action, state = teacher.predict(observation, state, np.array([state is None]), deterministic=True)
+        expected.append(action)
+        state = (state[0], np.ones((1, 1), np.float32), state[2])
+    np.testing.assert_array_equal(episode.labels, expected)
+
+
+def test_a_masked_teacher_gives_a_student_that_is_masked():
+    teacher = MaskablePPO("MlpPolicy", MaskedShort(), n_steps=8, batch_size=8, seed=0, device="cpu")
+    agent = agent_from_model(teacher, MaskedShort)
+    found = distill(agent, "mlp:net_arch=[8]", **FAST)
+    assert found.agent.algo == "ppo_mask"
+    assert isinstance(found.model, MaskablePPO)
+    with pytest.raises(RefineError, match="student: a transformer has no action masks, which this agent needs"):
+        distill(agent, SMALL_TRANSFORMER, **FAST)
+
+
+class MaskedShort(Short):
+    """Every second step, only action 2 is valid."""
+
+    def action_masks(self):
+        return np.array([True] * 3 if self._n_left % 2 else [False, False, True])
+
+    def step(self, action):
+        assert self.action_masks()[action], "an invalid action"
+        return super().step(action)
+
+
+def test_the_student_of_a_teacher_with_stacked_frames_is_saved_and_loaded(tmp_path):
+    env = VecFrameStack(DummyVecEnv([lambda: gym.make(ENV_ID)]), 2)
+    teacher = SAC("MlpPolicy", env, seed=0, device="cpu", buffer_size=100)
+    found = distill(teacher, "mlp:net_arch=[8]", **FAST)
+    assert found.agent.vec_normalize is None, "the Zoo has no place for statistics of stacked frames"
+    found.save(tmp_path)
+    loaded = load_agent("ppo", ENV_ID, tmp_path)
+    with open_targets([loaded], backend="serial") as (target,):
+        assert target.run(found.record["seeds"]["test"]).returns.tolist() == found.record["student"]["returns"]
+
+
+def test_statistics_of_rewards_alone_are_replaced():
+    env = VecNormalize(DummyVecEnv([lambda: gym.make(ENV_ID)]), norm_obs=False)
+    teacher = SAC("MlpPolicy", env, seed=0, device="cpu", buffer_size=100)
+    found = distill(teacher, "linear", **FAST)
+    assert found.agent.vec_normalize.norm_obs
+
+
+def test_a_teacher_with_nan_is_named(made_agents):
+    agent = load_agent("td3", ENV_ID, made_agents)
+    with th.no_grad():
+        agent.model.policy.actor.mu[0].weight.fill_(np.nan)
+    with pytest.raises((RefineError, EpisodeError), match="NaN"):
+        distill(agent, "linear", **FAST)
+
+
+def test_entries_that_are_not_in_the_space_are_left_out():
+    class Talkative(Short):
+        def __init__(self):
+            super().__init__(spaces.Dict({"a": spaces.Box(-1, 1, (2,))}))
+
+        def reset(self, seed=None, options=None):
+            observation, info = super().reset(seed=seed)
+            return {**observation, "debug": "text"}, info
+
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return {**observation, "debug": "text"}, *rest
+
+    teacher = PPO("MultiInputPolicy", Talkative(), n_steps=8, batch_size=8, seed=0, device="cpu")
+    assert distill(teacher, "mlp", env=Talkative, **FAST).record["student"]["n_episodes"] == 2
+
+
+def test_float64_bounds_are_bounds_too():
+    space = spaces.Box(-0.1, 0.1, (1,), np.float64)
+    observations = np.linspace(-1, 1, 41, dtype=np.float32)[:, None]
+    labels = np.clip(observations, -0.1, 0.1).astype(np.float64)
+    _, before, after = cloned(space, observations, labels, n_steps=1000)
+    assert after < 1e-6 < before
+
+
+def test_ctrl_c_leaves_the_best_student_so_far(made_agents, tmp_path):
+    def stop(found):
+        if found.number == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(DistillationInterrupted) as caught:
+        distill(load_agent("sac", ENV_ID, made_agents), "linear", on_round=stop, **FAST)
+    found = caught.value.found
+    assert [each["number"] for each in found.record["rounds"]] == [0, 1]
+    assert (found.save(tmp_path) / f"{ENV_ID}.zip").is_file()
+    assert "teacher" not in found.agent.args, "the teacher was not tested"
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        {"algo": "tqc", "mean_return": 2**64, "std_return": 1.0, "n_episodes": 100},
+        {"algo": "x" * 6000, "mean_return": 1.0, "std_return": 1.0, "n_episodes": 100},
+        {"algo": "tqc", "mean_return": float("nan"), "std_return": 1.0, "n_episodes": 100},
+        {"algo": "tqc", "mean_return": 1.0, "std_return": 1.0, "n_episodes": True},
+        [[[[[]]]]],
+    ],
+    ids=["large", "long", "nan", "flag", "nested"],
+)
+def test_figures_of_a_teacher_from_a_file_are_checked(made_agents, tmp_path, teacher):
+    agent = load_agent("sac", ENV_ID, made_agents)
+    agent.args["teacher"] = teacher
+    refiner = Refiner(agent, n_delta=2, n_eval_episodes=4, backend="serial").learn(1)
+    record = json.loads((refiner.save(tmp_path) / "refinement.json").read_text())
+    assert "teacher" not in record["settings"]
+    assert notes_of({"teacher": teacher, "quantize": teacher}) == []
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"context": 500_000_000}, "transformer: context: expected a whole number"),
+        ({"context": 1}, "transformer: context: expected a whole number of at least 2"),
+        ({"n_heads": 3}, "transformer: embed_dim: expected a multiple of n_heads"),
+        ({"target_return": "x"}, "target_return: expected a number"),
+        ({"use_sde": True}, "leave use_sde out"),
+    ],
+    ids=str,
+)
+def test_sizes_of_a_transformer_that_come_from_a_file_are_checked(kwargs, message):
+    with pytest.raises((RefineError, ValueError), match=message):
+        TransformerPolicy(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (1,)), lambda _: 1e-3, **kwargs)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch as th
+import torch
 from conftest import target_of
 from gymnasium import spaces
 from stable_baselines3 import PPO
@@ -24,11 +24,11 @@ SIZES = {"context": 4, "n_layers": 2, "n_heads": 2, "embed_dim": 16}
 
 def policy_of(observation_space, action_space, **kwargs) -> TransformerPolicy:
     """With parameters that are not small, so that all parts have an effect."""
-    th.manual_seed(0)
+    torch.manual_seed(0)
     policy = TransformerPolicy(observation_space, action_space, lambda _: 1e-3, **{**SIZES, **kwargs})
-    with th.no_grad():
+    with torch.no_grad():
         for parameter in policy.parameters():
-            parameter.add_(0.2 * th.randn_like(parameter))
+            parameter.add_(0.2 * torch.randn_like(parameter))
     policy.set_training_mode(False)
     return policy
 
@@ -81,8 +81,8 @@ def test_each_environment_has_a_context_of_its_own():
 
 def test_a_layer_sees_the_steps_of_its_context_and_no_others():
     policy = policy_of(BOX, ACTIONS[0], n_layers=1)
-    observations = th.randn(1, 10, 3)
-    previous = th.rand(1, 10, 2)
+    observations = torch.randn(1, 10, 3)
+    previous = torch.rand(1, 10, 2)
 
     def latent(observations):
         return policy.distribution_of_sequences(observations[0], previous).mode().detach().numpy()
@@ -91,6 +91,24 @@ def test_a_layer_sees_the_steps_of_its_context_and_no_others():
     changed[0, 2] += 1.0
     differs = np.abs(latent(changed) - latent(observations)).max(axis=1) > 1e-6
     assert differs.tolist() == [False, False, True, True, True, True, False, False, False, False]
+
+
+def test_there_is_no_action_before_the_first_observation():
+    """Also where 0 is far outside the range of the actions."""
+    far = policy_of(BOX, spaces.Box(1000, 1001, (2,)))
+    previous = torch.zeros(2, 1, 2)
+    with torch.no_grad():
+        one, two = far.distribution_of_sequences(torch.tensor([[1.0] * 3, [-1.0] * 3]), previous).mode()
+    assert (one - two).abs().max() > 1e-2
+    discrete, previous = policy_of(BOX, ACTIONS[1]), torch.zeros(1, 1, dtype=torch.int64)
+
+    def logits(previous, begins=None):
+        with torch.no_grad():
+            return discrete.distribution_of_sequences(torch.zeros(1, 3), previous, begins).distribution.logits
+
+    assert torch.equal(logits(previous), logits(previous + 1))
+    in_the_middle = torch.tensor([False])
+    assert not torch.equal(logits(previous, in_the_middle), logits(previous + 1, in_the_middle))
 
 
 def test_the_target_return_is_seen_at_every_step():
@@ -102,12 +120,13 @@ def test_the_target_return_is_seen_at_every_step():
 @pytest.mark.parametrize("action_space", ACTIONS, ids=str)
 def test_the_last_action_is_seen(action_space):
     policy = policy_of(BOX, action_space)
-    previous = th.as_tensor(np.array([[action_space.sample() for _ in range(6)]]))
+    previous = torch.as_tensor(np.array([[action_space.sample() for _ in range(6)]]))
     other = previous.clone()
     other[0, 3] = (other[0, 3] == 0).to(other.dtype)
-    with th.no_grad():
+    with torch.no_grad():
         one, two = (
-            policy.transformer(th.zeros(1, 6, 3), acted(policy, each), policy._target()) for each in (previous, other)
+            policy.transformer(torch.zeros(1, 6, 3), acted(policy, each), policy._target())
+            for each in (previous, other)
         )
     assert ((one - two).abs().amax(dim=2)[0] > 1e-6).tolist() == [False] * 3 + [True] * 3
 
@@ -141,17 +160,25 @@ def test_the_exact_policy_has_the_bits_of_predict(kind):
         state = None
         for number in range(n_steps):
             observation = space.sample()
+            with torch.no_grad():
+                before = policy._first_state(1) if state is None else state
             action, state = policy.predict(observation, state, np.array([number == 0]), deterministic=True)
             np.testing.assert_array_equal(exact(observation), action)
+            if kind == "discrete":  # of which the best action says little
+                batch, _ = policy.obs_to_tensor(observation)
+                with torch.no_grad():
+                    acted = policy._as_input(torch.from_numpy(before[1])).masked_fill(torch.tensor(number == 0), 0)
+                    latent, _ = policy.transformer.step(batch, acted, *map(torch.from_numpy, (before[0], before[2])))
+                    assert torch.equal(policy.action_net(latent)[0], exact._output)
 
 
 @pytest.mark.parametrize(
-    ("space", "action_space"),
-    [(BOX, ACTIONS[2]), (spaces.Discrete(3), ACTIONS[0])],
-    ids=["multi-discrete actions", "discrete observations"],
+    ("space", "action_space", "sizes"),
+    [(BOX, ACTIONS[2], {}), (spaces.Discrete(3), ACTIONS[0], {}), (BOX, ACTIONS[1], {"n_heads": 1, "embed_dim": 33})],
+    ids=["multi-discrete actions", "discrete observations", "rows that are not aligned"],
 )
-def test_other_spaces_are_rolled_out_by_predict_itself(space, action_space):
-    policy = policy_of(space, action_space)
+def test_others_are_rolled_out_by_predict_itself(space, action_space, sizes):
+    policy = policy_of(space, action_space, **sizes)
     found = rollout_policy(SimpleNamespace(policy=policy), PolicyParameters(policy), None, space)
     assert type(found) is StatefulPolicy
 

@@ -113,7 +113,7 @@ class OpenAIES(Optimizer):
 class PlainOpenAIES(OpenAIES):
     r"""
     :class:`OpenAIES` with noise and steps in units of the parameters, and weight decay towards zero. The preset
-    ``es-transformers`` has the settings with which Lorenc (https://arxiv.org/abs/2501.13883, section III-C) refines a
+    ``es-transformers`` has the settings with which Lorenc (https://arxiv.org/abs/2501.13883v1, section III-C) refines a
     pretrained Decision Transformer: noise and step size 0.01, half of what they are without pretraining or less, weight
     decay by 0.995, division by the noise. Different here: Adam, for the authors' SGD with momentum, and the number of
     candidates: they use 20,000 in each update, four times as many as for a small network; 128 are four times as many

@@ -59,6 +59,17 @@ class Cloning:
         """How it trains."""
         return {"n_gradient_steps": self._n_gradient_steps, "learning_rate": self._learning_rate, "seed": self._seed}
 
+    def start_at_mean(self, examples: "Examples") -> None:
+        """
+        Let a new policy begin with the mean action, as ``Box`` actions may be far from 0.
+
+        :param examples: of :meth:`examples`
+        """
+        if isinstance(self._policy.action_space, spaces.Box):
+            mean = th.as_tensor(examples.labels.mean(axis=0), dtype=th.float32).flatten()
+            with th.no_grad():
+                self._policy.action_net.bias.copy_(mean)
+
     def fit(self, examples: "Examples") -> None:
         """
         Take the gradient steps of a round.

@@ -249,6 +249,8 @@ class _Course:
             self._demonstrations += new[0]
             self._held_out += new[1]
         learned, held_out = map(self._cloning.examples, (self._demonstrations, self._held_out))
+        if number == 0:
+            self._cloning.start_at_mean(learned)
         self._cloning.fit(learned)
         mean_return = self._mean_return()
         if mean_return > self._best[0]:
