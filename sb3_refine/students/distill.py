@@ -26,6 +26,7 @@ from sb3_refine.evaluation.evaluation import Evaluation, paired_difference
 from sb3_refine.evaluation.target import check_valid, open_targets, rollout_task
 from sb3_refine.evaluators import Backend, backend_options
 from sb3_refine.files import as_json, atomic_path, reraise_write_errors, sha256
+from sb3_refine.policies.base import one_thread
 from sb3_refine.policies.choice import rollout_policy
 from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.reporting.record import versions
@@ -251,7 +252,9 @@ class _Course:
         learned, held_out = map(self._cloning.examples, (self._demonstrations, self._held_out))
         if number == 0:
             self._cloning.start_at_mean(learned)
-        self._cloning.fit(learned)
+        with one_thread():
+            self._cloning.fit(learned)
+            losses = self._cloning.loss(learned), self._cloning.loss(held_out)
         mean_return = self._mean_return()
         if mean_return > self._best[0]:
             self._best, self.chosen = (mean_return, self._parameters.get_theta()), number
@@ -259,8 +262,8 @@ class _Course:
             number=number,
             n_episodes=len(self._demonstrations) + len(self._held_out),
             n_steps=sum(map(len, self._demonstrations + self._held_out)),
-            loss=self._cloning.loss(learned),
-            held_out_loss=self._cloning.loss(held_out),
+            loss=losses[0],
+            held_out_loss=losses[1],
             mean_return=mean_return,
         )
         self.rounds.append(found)
