@@ -44,11 +44,15 @@ from sb3_refine.training.checkpoints import check_same_settings, read_state
 from sb3_refine.training.continuation import TrainSettings
 
 SETTINGS = "settings.json"
+PLANNED = "planned.json"
 
 _N_SEEDS = 16  # of a comparison
 _FIRST_SEED = 100_000  # of the comparisons, in the stream of validation seeds: none that the final choice is made on
 _PLANNED = 0.9  # of a search's share of the budget: the length of its schedules, as some candidates take longer
-_N_CANDIDATES, _N_COMPARED = 12, 200  # guesses of what the verdict and the comparisons take, where time is limited
+_N_CANDIDATES, _N_COMPARED = (
+    N_RECENT + 1 + SearchArm.most_candidates,
+    64,
+)  # guesses of what the verdict and the comparisons take, where time is limited
 
 
 class AutoRefiner:
@@ -138,11 +142,12 @@ class AutoRefiner:
             if resume and time_limit is not None:
                 deadline = started + time_limit - self._seconds_of_verdict(_N_COMPARED)
             hooks = TrainingCallback(callback, tqdm(disable=True), deadline)
-            schedule = self._plan(budget_and_updates, Path(name), log, hooks, keep_buffer=checkpoint_folder is not None)
+            time_left = None if time_limit is None or resume else self._time_left(started + time_limit)
+            keep_buffer = checkpoint_folder is not None
+            schedule = self._plan(budget_and_updates, Path(name), log, hooks, keep_buffer, time_left)
             if resume:
                 self.judge.stopwatch = Stopwatch(*(_sum(schedule.arms, unit) for unit in (SECONDS, "cpu_time_s")))
             try:
-                time_left = None if time_limit is None or resume else self._time_left(schedule, started + time_limit)
                 schedule.run(lambda: hooks.is_over, time_left)
                 hooks.end()
             except KeyboardInterrupt:
@@ -207,23 +212,28 @@ class AutoRefiner:
             budget = Budget(n_episodes * pace, SECONDS)
         return budget, max(1, round(n_episodes / per_update))
 
-    def _seconds_of_verdict(self, n_compared: int = 0, n_candidates: int = _N_CANDIDATES) -> float:
+    def _seconds_of_verdict(self, n_compared: int = 0) -> float:
         """With ``n_compared`` episodes before the verdict; at the pace of the original, or of the last comparison."""
-        n_episodes = self.judge.n_episodes(n_candidates) + n_compared
+        n_episodes = self.judge.n_episodes(_N_CANDIDATES) + n_compared
         pace = 0.0 if self._comparison is None else self._comparison.seconds_per_episode
         return max(self.judge.seconds_per_episode, pace) * n_episodes
 
-    def _time_left(self, schedule: Schedule, deadline: float) -> Callable[[], float]:
+    def _time_left(self, deadline: float) -> Callable[[], float]:
         """How many seconds are left until what the arms found has to be judged."""
 
         def time_left() -> float:
-            n_candidates = N_RECENT + 1 + SearchArm.most_candidates
-            return deadline - self._seconds_of_verdict(n_candidates=n_candidates) - time.perf_counter()
+            return deadline - self._seconds_of_verdict() - time.perf_counter()
 
         return time_left
 
     def _plan(
-        self, budget: tuple[Budget, int], folder: Path, log: Logger, hooks: TrainingCallback, keep_buffer: bool
+        self,
+        budget: tuple[Budget, int],
+        folder: Path,
+        log: Logger,
+        hooks: TrainingCallback,
+        keep_buffer: bool,
+        time_left: Callable[[], float] | None,
     ) -> Schedule:
         total, n_updates = budget
         training = TrainArm(
@@ -233,7 +243,9 @@ class AutoRefiner:
         comparison = self._comparison = Comparison(self.judge, folder, self._trust)
 
         def search(share: float, start: int | None) -> Arm:
-            n_planned = max(1, round(_PLANNED * share * n_updates))
+            if time_left is not None:  # comparisons may have taken more or less than was guessed
+                share = max(0.0, time_left()) / total.total if total.total > 0 else 0.0
+            n_planned = _kept(folder / PLANNED, max(1, round(_PLANNED * share * n_updates)))
             name = "search" if start is None else "search from training"
             start_at = comparison.agent(start)
             return SearchArm(name, start_at, n_planned, folder / "search", log, hooks, **self._search)
@@ -262,6 +274,16 @@ class AutoRefiner:
             "arms": {arm.name: [arm.n_episodes, arm.n_env_steps, round(arm.seconds, 1)] for arm in schedule.arms},
         }
         return Origin("auto", settings, int(_sum(schedule.arms, "n_episodes")), int(_sum(schedule.arms, STEPS)))
+
+
+def _kept(path: Path, n_updates: int) -> int:
+    """The length of a search, written down: where a run is resumed, the one that was planned then."""
+    if path.exists():
+        return read_state(path, whole(1, 10**9))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(n_updates))
+    return n_updates
 
 
 def _sum(arms: Sequence[Arm], unit: str) -> float:
