@@ -46,13 +46,9 @@ from sb3_refine.training.continuation import TrainSettings
 SETTINGS = "settings.json"
 PLANNED = "planned.json"
 
-_N_SEEDS = 16  # of a comparison
-_FIRST_SEED = 100_000  # of the comparisons, in the stream of validation seeds: none that the final choice is made on
 _PLANNED = 0.9  # of a search's share of the budget: the length of its schedules, as some candidates take longer
-_N_CANDIDATES, _N_COMPARED = (
-    N_RECENT + 1 + SearchArm.most_candidates,
-    64,
-)  # guesses of what the verdict and the comparisons take, where time is limited
+_N_CANDIDATES = N_RECENT + 1 + SearchArm.most_candidates
+_N_COMPARED = 64  # episodes: a guess of what the comparisons take, where time is limited
 
 
 class AutoRefiner:
