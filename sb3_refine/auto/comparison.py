@@ -75,12 +75,12 @@ class Comparison:
     def _run(self, named: list[NamedAgent]) -> tuple[NamedAgent, np.ndarray]:
         """The best of some agents, and its fitness in the episodes of a comparison."""
         seeds, objective = self._judge.seeds.take("validation", _N_SEEDS, _FIRST_SEED), self._judge.objective
-        started = time.perf_counter()
         with self._judge.open_targets([each.agent for each in named]) as targets:
+            started = time.perf_counter()  # without the start of the workers
             candidates = [Candidate(each.name, target) for each, target in zip(named, targets, strict=True)]
             best = sequential_halving(candidates, seeds, objective.metrics, objective.of_episodes)
             best.run_on(seeds, objective.metrics)
-        n_episodes = sum(len(each.episodes) for each in candidates)
-        self.seconds_per_episode = (time.perf_counter() - started) / n_episodes
+            n_episodes = sum(len(each.episodes) for each in candidates)
+            self.seconds_per_episode = (time.perf_counter() - started) / n_episodes
         chosen = next(each for each in named if each.name == best.name)
         return chosen, np.nan_to_num([objective.fitness(episode) for episode in best.episodes], nan=-np.inf)
