@@ -233,8 +233,13 @@ def test_every_zoo_agent_is_exported(path, tmp_path):
 # ---------------------------------------------------------------- rounded weights
 
 
-@pytest.mark.parametrize("quantize", ["float16", "int8"])
-@pytest.mark.parametrize("algo", ["sac", "a2c"])
+_ROUNDED = [("sac", "float16"), ("a2c", "float16"), ("a2c", "int8")]
+
+
+@pytest.mark.parametrize(
+    ("algo", "quantize"),
+    [("sac", "int8"), *(pytest.param(*each, marks=pytest.mark.slow) for each in _ROUNDED)],
+)
 def test_rounded_weights_are_stored_with_fewer_bytes_and_give_the_actions_of_the_rounded_agent(
     made_agents, tmp_path, algo, quantize
 ):
@@ -255,8 +260,16 @@ def test_rounded_weights_are_stored_with_fewer_bytes_and_give_the_actions_of_the
     assert kinds == {quantize.upper()}
 
 
-@pytest.mark.parametrize("action_space", [gym.spaces.Box(-2, 1, (2,)), gym.spaces.Discrete(3)], ids=str)
-@pytest.mark.parametrize("quantize", [None, "int8"])
+@pytest.mark.parametrize(
+    ("action_space", "quantize"),
+    [
+        (gym.spaces.Discrete(3), None),
+        pytest.param(gym.spaces.Box(-2, 1, (2,)), None, marks=pytest.mark.slow),
+        pytest.param(gym.spaces.Box(-2, 1, (2,)), "int8", marks=pytest.mark.slow),
+        pytest.param(gym.spaces.Discrete(3), "int8", marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_a_transformer_is_exported_with_its_state(tmp_path, action_space, quantize):
     """Longer than the context, and the bounds are not symmetric."""
     agent = transformer(action_space)

@@ -59,7 +59,7 @@ def test_a_small_student_comes_close_to_its_teacher(demo_agent):
     assert student["n_parameters"] == 16 * 4 + 16 * 17 + 17 < teacher["n_parameters"] / 10
     assert student["mean_return"] > 1.05 * teacher["mean_return"]  # returns are negative
     untrained = distill(demo_agent, "mlp:net_arch=[16,16]", n_rounds=0, n_gradient_steps=1, n_workers=2)
-    assert untrained.record["student"]["mean_return"] < 3 * teacher["mean_return"]
+    assert untrained.record["student"]["mean_return"] < 2 * teacher["mean_return"]
 
 
 @pytest.mark.slow
@@ -123,6 +123,7 @@ def cloned(space, observations, labels, n_steps=300, **kwargs):
     return model, before, cloning.loss(examples)
 
 
+@pytest.mark.slow
 def test_actions_far_from_zero_are_learned(monkeypatch):
     class Far(Short):
         def __init__(self):
@@ -152,7 +153,7 @@ def test_beyond_a_bound_that_the_label_is_at_there_is_no_loss():
     """The environment clips actions, so a linear policy may be exact where its teacher is at its bounds."""
     observations = np.linspace(-1, 1, 41, dtype=np.float32)[:, None]
     labels = np.clip(5 * observations, -2, 2)
-    model, before, after = cloned(spaces.Box(-2, 2, (1,)), observations, labels, n_steps=2000)
+    model, before, after = cloned(spaces.Box(-2, 2, (1,)), observations, labels, n_steps=1000)
     assert after < 1e-6 < before
     found, _ = model.predict(observations, deterministic=True)
     np.testing.assert_allclose(found, labels, atol=1e-3)
@@ -195,7 +196,7 @@ def test_a_student_of_every_algorithm_is_a_plain_ppo_agent(made_agents, tmp_path
         spaces.MultiBinary(3),
         spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)}),
         spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Box(-9, 9, (1, 2))}),
-        spaces.Box(0, 255, (36, 36, 3), np.uint8),
+        pytest.param(spaces.Box(0, 255, (36, 36, 3), np.uint8), marks=pytest.mark.slow),
     ],
     ids=["discrete", "binary", "dict with discrete", "dict", "image"],
 )
@@ -272,7 +273,7 @@ def test_the_best_round_is_saved(made_agents, monkeypatch):
 # ---------------------------------------------------------------- what can be done with it
 
 
-@pytest.mark.parametrize("student", ["mlp:net_arch=[8]", SMALL_TRANSFORMER])
+@pytest.mark.parametrize("student", ["mlp:net_arch=[8]", pytest.param(SMALL_TRANSFORMER, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("optimizer", ["backtracking-ars", "openai-es"])
 def test_a_student_is_refined(made_agents, student, optimizer):
     agent = distill(load_agent("sac", ENV_ID, made_agents), student, **FAST).agent
