@@ -153,7 +153,7 @@ def test_beyond_a_bound_that_the_label_is_at_there_is_no_loss():
     """The environment clips actions, so a linear policy may be exact where its teacher is at its bounds."""
     observations = np.linspace(-1, 1, 41, dtype=np.float32)[:, None]
     labels = np.clip(5 * observations, -2, 2)
-    model, before, after = cloned(spaces.Box(-2, 2, (1,)), observations, labels, n_steps=1000)
+    model, before, after = cloned(spaces.Box(-2, 2, (1,)), observations, labels, n_steps=2000)
     assert after < 1e-6 < before
     found, _ = model.predict(observations, deterministic=True)
     np.testing.assert_allclose(found, labels, atol=1e-3)
