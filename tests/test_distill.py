@@ -294,12 +294,12 @@ def test_the_command_line(run, tmp_path):
     arguments = ["--demo", "--student", "mlp:net_arch=[8]", "--n-rounds", 1, "--n-episodes", 2, "--n-eval-episodes", 4]
     done = run("distill", *arguments, "--n-gradient-steps", 50, "-o", tmp_path, "--backend", "serial")
     assert done.returncode == 0, done.stderr
-    assert "teacher: -" in done.stdout and "41 parameters" in done.stdout
+    assert "\nteacher: -" in done.stdout and "41 parameters" in done.stdout
     assert f"refine the student: sb3-refine --algo ppo --env {ENV_ID} -f {tmp_path}" in done.stdout
     refined = run("--algo", "ppo", "--env", ENV_ID, "-f", tmp_path, "-o", tmp_path / "refined", "--n-updates", 1,
                   "--n-delta", 2, "--n-eval-episodes", 4, "--backend", "serial", "--no-report")  # fmt: skip
     assert refined.returncode == 0, refined.stderr
-    assert "teacher (ppo): -" in refined.stdout
+    assert "teacher (ppo) of this student: -" in refined.stdout
 
 
 @pytest.mark.parametrize(
@@ -462,6 +462,23 @@ def test_ctrl_c_leaves_the_best_student_so_far(made_agents, tmp_path):
     assert [each["number"] for each in found.record["rounds"]] == [0, 1]
     assert (found.save(tmp_path) / f"{ENV_ID}.zip").is_file()
     assert "teacher" not in found.agent.args, "the teacher was not tested"
+
+
+def test_ctrl_c_in_the_test_leaves_the_student(made_agents, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sb3_refine.students.distill._tested", interrupted)
+    with pytest.raises(DistillationInterrupted) as caught:
+        distill(load_agent("sac", ENV_ID, made_agents), "linear", **FAST)
+    assert len(caught.value.found.record["rounds"]) == 2
+    assert "student: not tested" in str(caught.value.found)
+
+
+def test_of_equal_rounds_the_last_is_saved(made_agents, monkeypatch):
+    monkeypatch.setattr("sb3_refine.students.distill._Course._mean_return", lambda course: 500.0)
+    found = distill(load_agent("sac", ENV_ID, made_agents), "linear", **FAST)
+    assert found.record["chosen_round"] == 1
 
 
 @pytest.mark.parametrize(

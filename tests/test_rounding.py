@@ -103,6 +103,7 @@ def test_the_command_line_refines_resumes_and_evaluates_under_rounding(run, made
     assert done.returncode == 0, done.stderr
     assert "weights: rounded to int8 in all episodes, those of the original too" in done.stdout
     folder = tmp_path / "sac" / f"{ENV_ID}_1"
+    assert "--quantize int8" in done.stdout.partition("next:")[2]
     resumed = run("--resume", folder, "--backend", "serial", "--no-report")
     assert resumed.returncode == 0, resumed.stderr
     assert "weights: rounded to int8" in resumed.stdout

@@ -4,8 +4,7 @@ import argparse
 import logging
 import shlex
 import signal
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sb3_refine.cli.options import Parser, add_agent_options, count, load_chosen_agent, say, set_up_logging, whole
 from sb3_refine.cli.refine_options import add_rollout_options
@@ -76,6 +75,9 @@ def distill_agent(options: argparse.Namespace) -> int:
     student_options(options.student)  # fails before the agent is loaded
     agent = load_chosen_agent(options)
     remove_if_unused(new_run_folder(options.output, "ppo", agent.env_name))  # fails before the episodes
+    say(
+        f"teacher: {agent.algo} {agent.env_id}; student: {options.student}; {options.n_episodes} episodes in each round"
+    )
     try:
         found = distill(
             agent,
@@ -97,13 +99,15 @@ def distill_agent(options: argparse.Namespace) -> int:
         say(f"interrupted: the best student so far, not tested, is saved to {run_folder}")
         raise
     run_folder = found.save(options.output)
-    _print_result(found.record)
-    say(f"saved to {run_folder / f'{agent.env_name}.zip'}")
-    of_student = ["--algo", found.agent.algo, "--env", options.env or agent.env_id, "-f", options.output]
+    say(f"\n{found}\nsaved to {run_folder / f'{agent.env_name}.zip'}")
+    of_student = ["--algo", found.agent.algo, "--env", agent.env_id, "-f", options.output]
     if options.gym_packages:
         of_student += ["--gym-packages", *options.gym_packages]
     say(f"refine the student: {shlex.join(['sb3-refine', *of_student])}")
     say(f"export the student: {shlex.join(['sb3-refine', 'export', *of_student])}")
+    if agent.source.get("path"):
+        compared = ["sb3-refine", "evaluate", *of_student, "--compare-to", str(agent.source["path"])]
+        say(f"compare with the teacher: {shlex.join(compared)}")
     return 0
 
 
@@ -114,19 +118,3 @@ def _print_round(found: "Round") -> None:
         f"{found.number:>6}{found.n_episodes:>10}{found.n_steps:>10,}{found.loss:>11.3g}{found.held_out_loss:>11.3g}"
         f"{found.mean_return:>13.5g}"
     )
-
-
-def _print_result(record: dict[str, Any]) -> None:
-    say("")
-    for who in ("teacher", "student"):
-        figures = record[who]
-        say(
-            f"{who}: {figures['mean_return']:.5g} +- {figures['std_return']:.3g} in {figures['n_episodes']} test "
-            f"episodes, {figures['n_parameters']:,} parameters"
-        )
-    difference = record["paired_difference"]
-    say(
-        f"difference: {difference['mean']:+.4g} [{difference['ci_low']:.4g}, {difference['ci_high']:.4g}] at "
-        f"{difference['confidence']:.0%} confidence"
-    )
-    sys.stdout.flush()

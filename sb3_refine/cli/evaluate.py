@@ -64,8 +64,8 @@ def make_evaluate_parser() -> Parser:
     episodes.add_argument(
         "--quantize",
         metavar="FORMAT",
-        help="round the agent's weights to float16, int8 or int4; without --compare-to, the other agent is the same "
-        "one, not rounded",
+        help="round the weights to float16, int8 or int4: of both agents; without --compare-to, the other agent is "
+        "the same one, not rounded",
     )
     output = parser.add_argument_group("the output")
     output.add_argument("--mesh-dimension", action="store_true", help="measure the mesh dimension, too; it takes time")
@@ -126,7 +126,8 @@ def evaluate_agents(options: argparse.Namespace) -> int:
     if options.quantize is not None:
         from sb3_refine.agents.copies import with_rounding
 
-        agents = {OTHER: agents[AGENT], **agents, AGENT: with_rounding(agents[AGENT], options.quantize)}
+        rounded = {name: with_rounding(agent, options.quantize) for name, agent in agents.items()}
+        agents = {OTHER: agents[AGENT], **rounded}
     from sb3_refine.evaluation.target import check_valid
     from sb3_refine.seeding import EpisodeSeeds
 
@@ -301,7 +302,8 @@ def _print_report(report: _Report, title: str, options: argparse.Namespace) -> N
         console.width = _WIDTH
     console.print(printable(title), markup=False, soft_wrap=True)
     for name, agent in reversed(report.agents.items()):
-        rounded = f", weights rounded to {options.quantize}" if name == AGENT and options.quantize else ""
+        is_rounded = options.quantize and (name == AGENT or options.compare_to)
+        rounded = f", weights rounded to {options.quantize}" if is_rounded else ""
         console.print(printable(f"{name}: {_origin(agent)}{rounded}"), markup=False, soft_wrap=True)
     console.print()
     console.print(figures_table(report.noiseless))

@@ -34,8 +34,8 @@ def make_export_parser() -> Parser:
     )
     output.add_argument(
         "--quantize",
-        choices=("float16", "int8"),
-        help="store the weights so; the files are compared with predict of an agent with these weights",
+        metavar="FORMAT",
+        help="store the weights as float16 or int8; the files are compared with predict of an agent with these weights",
     )
     output.add_argument("--n-eval-episodes", type=count, default=10, metavar="N", help="for the check (default: 10)")
     output.add_argument("--seed", type=whole, default=0, help="of these episodes (default: 0)")

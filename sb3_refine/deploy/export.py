@@ -21,6 +21,7 @@ from sb3_refine.evaluation.demonstrations import Demonstration, demonstrate
 from sb3_refine.evaluation.target import rollout_task
 from sb3_refine.files import as_json, atomic_path, reraise_write_errors, sha256
 from sb3_refine.policies.parameters import PolicyParameters
+from sb3_refine.policies.rounding import ROUNDINGS
 from sb3_refine.reporting.record import versions
 from sb3_refine.seeding import EpisodeSeeds
 
@@ -84,9 +85,12 @@ def export(
     if isinstance(model, Agent) and env is not None:
         raise RefineError("env: an Agent brings its own environment; leave env out, or pass agent.model")
     if quantize is not None and quantize not in STORED:
-        raise RefineError(f"quantize: no format stores {quantize!r}; choose from {', '.join(STORED)}")
+        tried = "; to try it, use it in a refinement or with `evaluate`" if quantize in ROUNDINGS else ""
+        raise RefineError(f"quantize: no format stores {quantize!r}; choose from {', '.join(STORED)}{tried}")
     agent = with_rounding(model if isinstance(model, Agent) else agent_from_model(model, env), quantize)
     policy, folder = deployed_policy(agent, quantize), Path(output)
+    if policy.state and "c" in formats:
+        raise RefineError("format: no C for a transformer; choose onnx or torch")
     with reraise_write_errors("the exported policy", folder):
         folder.mkdir(parents=True, exist_ok=True)
     episodes = demonstrate(rollout_task(agent), agent.observation_space, EpisodeSeeds(seed).take("test", n_episodes))

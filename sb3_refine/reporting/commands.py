@@ -8,6 +8,7 @@ import gymnasium as gym
 from sb3_refine.agents.decoding.zoo_yaml import read_zoo_yaml
 from sb3_refine.agents.sb3_models import ALGOS
 from sb3_refine.formatting import command_text
+from sb3_refine.policies.rounding import ROUNDINGS
 from sb3_refine.reporting.record import RunRecord
 
 _OF_STATISTICS = re.compile(r"env = VecNormalize|env\.training")
@@ -40,6 +41,8 @@ def evaluate_command(run_folder: Path, record: RunRecord, *options: str) -> str:
         where.append("--no-end-at-success")
     if record.decision != "original" and any((run_folder / "state").glob("*.zip")):
         options = ("--compare-to", str(run_folder / "state"), *options)
+    if record.settings.get("quantize") in ROUNDINGS:
+        options = ("--quantize", record.settings["quantize"], *options)
     command = command_text(["sb3-refine", "evaluate", *_agent(record), *where, *_packages(record)], options)
     if record.settings.get("env_from_callable"):
         env = record.env_id

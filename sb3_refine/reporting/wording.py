@@ -65,9 +65,14 @@ def notes_of(settings: Mapping[str, Any]) -> list[str]:
     """
     notes = []
     if settings.get("quantize") in ROUNDINGS:
-        notes.append(f"weights: rounded to {settings['quantize']} in all episodes, those of the original too")
+        kind = settings["quantize"]
+        notes.append(
+            f"weights: rounded to {kind} in all episodes, those of the original too; an original is saved as it was"
+        )
     teacher: Any = settings.get("teacher")
     if is_teacher(teacher):
         mean, std, n = (teacher[name] for name in ("mean_return", "std_return", "n_episodes"))
-        notes.append(f"teacher ({teacher['algo']}): {mean:.5g} +- {std:.3g} in {n} test episodes of its own")
+        notes.append(
+            f"teacher ({teacher['algo']}) of this student: {mean:.5g} +- {std:.3g} in {n} episodes when the student was made"
+        )
     return notes

@@ -85,6 +85,26 @@ class Distillation:
         """The student: a model of ``PPO``."""
         return self.agent.model
 
+    def __str__(self) -> str:
+        """Both returns, and their difference, if the student was tested."""
+        lines = [f"student of round {self.record['chosen_round']}, by the mean return on validation seeds"]
+        for who in ("teacher", "student"):
+            figures = self.record[who]
+            found = "not tested"
+            if "mean_return" in figures:
+                found = f"{figures['mean_return']:.5g} +- {figures['std_return']:.3g} in {figures['n_episodes']} test episodes"
+            lines.append(f"{who}: {found}, {figures['n_parameters']:,} parameters")
+        if "paired_difference" in self.record:
+            d = self.record["paired_difference"]
+            interval = f"[{d['ci_low']:.4g}, {d['ci_high']:.4g}] at {d['confidence']:.0%} confidence"
+            lines.append(f"student minus teacher, on the same seeds: {d['mean']:+.4g} {interval}")
+            if d["ci_high"] < 0:
+                lines.append(
+                    "the student is worse: more rounds, episodes or gradient steps may help, or a larger student, or a "
+                    "refinement"
+                )
+        return "\n".join(lines)
+
     def save(self, folder: str | Path = "distilled-agents", run_folder: str | Path | None = None) -> Path:
         """
         Save the student in the Zoo's layout, with ``distillation.json`` beside it.
@@ -184,15 +204,15 @@ def distill(
         raise RefineError("student: a transformer has no action masks, which this agent needs; choose mlp")
     training = {"seed": seed, "n_gradient_steps": n_gradient_steps, "learning_rate": learning_rate}
     course = _Course(agent, STUDENTS[name](**options), n_episodes, training, workers)
-    course.described = {"architecture": name, **options}
+    course.described, course.n_rounds = {"architecture": name, **options}, n_rounds
     try:
         for number in range(n_rounds + 1):
             on_round(course.advance(number))
+        return _tested(course, agent, n_eval_episodes, workers)
     except KeyboardInterrupt:
         if not course.rounds:
             raise
         raise DistillationInterrupted(course.distillation()) from None
-    return _tested(course, agent, n_eval_episodes, workers)
 
 
 def _tested(course: "_Course", teacher: Agent, n_eval_episodes: int, workers: dict[str, Any]) -> Distillation:
@@ -229,6 +249,7 @@ class _Course:
         )
         self.n_episodes = self.n_env_steps = 0
         self.described: dict[str, Any] = {}  # the student, for the record
+        self.n_rounds = 0  # that were asked for
         self.rounds: list[Round] = []
         self._demonstrations, self._held_out = self._demonstrated(None)
         statistics = teacher.vec_normalize
@@ -256,7 +277,7 @@ class _Course:
             self._cloning.fit(learned)
             losses = self._cloning.loss(learned), self._cloning.loss(held_out)
         mean_return = self._mean_return()
-        if mean_return > self._best[0]:
+        if mean_return >= self._best[0]:  # of equals, the one that has learned more
             self._best, self.chosen = (mean_return, self._parameters.get_theta()), number
         found = Round(
             number=number,
@@ -284,7 +305,7 @@ class _Course:
             "env_steps": self.n_env_steps,
             "wall_time_s": self._stopwatch.wall_time_s,
             "cpu_time_s": self._stopwatch.cpu_time_s,
-            "settings": {"n_episodes": self._per_round, "n_rounds": len(self.rounds) - 1, **self._cloning.settings},
+            "settings": {"n_episodes": self._per_round, "n_rounds": self.n_rounds, **self._cloning.settings},
             "source": teacher.source,
             "versions": versions(),
         }
