@@ -72,7 +72,6 @@ def notes_of(settings: Mapping[str, Any]) -> list[str]:
     teacher: Any = settings.get("teacher")
     if is_teacher(teacher):
         mean, std, n = (teacher[name] for name in ("mean_return", "std_return", "n_episodes"))
-        notes.append(
-            f"teacher ({teacher['algo']}) of this student: {mean:.5g} +- {std:.3g} in {n} episodes when the student was made"
-        )
+        spread = f"{mean:.5g} +- {std:.3g}"
+        notes.append(f"teacher ({teacher['algo']}) of this student: {spread} in {n} episodes when the student was made")
     return notes

@@ -92,7 +92,8 @@ class Distillation:
             figures = self.record[who]
             found = "not tested"
             if "mean_return" in figures:
-                found = f"{figures['mean_return']:.5g} +- {figures['std_return']:.3g} in {figures['n_episodes']} test episodes"
+                spread = f"{figures['mean_return']:.5g} +- {figures['std_return']:.3g}"
+                found = f"{spread} in {figures['n_episodes']} test episodes"
             lines.append(f"{who}: {found}, {figures['n_parameters']:,} parameters")
         if "paired_difference" in self.record:
             d = self.record["paired_difference"]
