@@ -19,7 +19,7 @@ from baselines import AGENTS
 
 ARMS = {
     "search": "search",
-    "train": "training on",
+    "train": "training continued",
     "average": "average of checkpoints",
     "auto": "auto",
     "perturbations": "random perturbations",
@@ -94,7 +94,7 @@ def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
     axes.set_yticks(-np.arange(len(results)), list(results))
     axes.set_xlabel("gain over the original, % of its mean return, 95% interval; 0: the original is kept")
     axes.set_xscale("symlog", linthresh=1)
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower left")
     figure.savefig(path, dpi=120)
 
 
