@@ -50,8 +50,8 @@ def run_of(tmp_path, training, search=lambda n: 0.0, is_stopped=lambda: False, t
         shares[name] = share
         return ToyArm(name, search)
 
-    def compare():
-        return list(kept.values())[-1], arm.fitness()
+    def compare(number):
+        return kept.get(number, kept[None] + 9), arm.fitness()  # of an earlier run: 10
 
     schedule = Schedule(
         arm, Budget(800, STEPS), compare, lambda number: kept.update({number: arm.fitness()}), start_search, tmp_path
@@ -113,6 +113,12 @@ def test_where_there_is_nothing_to_search_the_training_gets_the_rest(tmp_path, m
     monkeypatch.setattr(ToyArm, "candidates", lambda arm: [] if arm.is_done else [arm])
     used, *_ = run_of(tmp_path, training=lambda n: 1.0)
     assert used == {"training": 800, "search": 0}
+
+
+def test_a_run_that_goes_on_compares_with_the_best_of_before(tmp_path):
+    (tmp_path / "auto.json").write_text(json.dumps([{"is_better": True, "left": 7 / 8, "text": "the first eighth"}]))
+    used, _, best = run_of(tmp_path, training=lambda n: 5.0)  # better than the original, worse than the best so far
+    assert (used["training"], best) == (200, 1)
 
 
 def test_decisions_are_kept_and_not_made_again(tmp_path):

@@ -246,7 +246,7 @@ class AutoRefiner:
             start_at = comparison.agent(start)
             return SearchArm(name, start_at, n_planned, folder / "search", log, hooks, **self._search)
 
-        return Schedule(training, total, lambda: comparison.of(training), comparison.keep, search, folder)
+        return Schedule(training, total, lambda best: comparison.of(training, best), comparison.keep, search, folder)
 
     def _interrupted(self, schedule: Schedule) -> Judgement | None:
         """The last candidate of the arm that began last, if there is one."""

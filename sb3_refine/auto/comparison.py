@@ -34,14 +34,15 @@ class Comparison:
         self._best: tuple[NamedAgent, np.ndarray] | None = None
         self._newest: tuple[NamedAgent, np.ndarray] | None = None
 
-    def of(self, training: Arm) -> tuple[np.ndarray, np.ndarray | None]:
+    def of(self, training: Arm, number: int | None) -> tuple[np.ndarray, np.ndarray | None]:
         """
         :param training: the arm
+        :param number: of the best agent so far, see :meth:`agent`
         :return: the fitness of the best agent so far and of the training's best recent candidate, in the same episodes;
             None without candidates
         """
         if self._best is None:
-            self._best = self._run([NamedAgent("original", self._judge.original)])
+            self._best = self._run([NamedAgent("the best so far", self.agent(number))])
         named = training.recent_candidates()
         self._newest = self._run(named) if named else None
         return self._best[1], None if self._newest is None else self._newest[1]

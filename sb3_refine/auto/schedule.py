@@ -54,8 +54,8 @@ class Schedule:
 
     :param training: the first arm
     :param budget: what both arms share
-    :param compare: the fitness, in the same episodes, of the best agent so far and of the training's best recent
-        candidate; None without candidates
+    :param compare: the fitness, in the same episodes, of the best agent so far (of which it gets the number, None for
+        the original) and of the training's best recent candidate; None without candidates
     :param keep: makes that candidate the best agent so far, under a number
     :param start_search: makes the search, for a share of the budget, from the agent with a number; None for the
         original
@@ -66,7 +66,7 @@ class Schedule:
         self,
         training: Arm,
         budget: Budget,
-        compare: Callable[[], tuple[np.ndarray, np.ndarray | None]],
+        compare: Callable[[int | None], tuple[np.ndarray, np.ndarray | None]],
         keep: Callable[[int], None],
         start_search: Callable[[float, int | None], Arm],
         folder: Path,
@@ -130,7 +130,7 @@ class Schedule:
             path.write_text(json.dumps([*self.decisions, *self._recorded]))
 
     def _compared(self, number: int, training: Arm) -> dict[str, Any]:
-        before, after = self._compare()
+        before, after = self._compare(self.best)
         is_better = after is not None and _is_clearly_better(before, after)
         if is_better:
             self._keep(number)
