@@ -46,7 +46,6 @@ class _Labelled(DeterministicPolicy):
 
     def __init__(self, teacher: DeterministicPolicy, acting: DeterministicPolicy | None, space: spaces.Space):
         self._teacher, self._acting, self._space, self._targets = teacher, acting, space, []
-        self.normalisation = teacher.normalisation
         self.steps: list[tuple[Any, Any, Any]] = []
 
     def begin_episode(self, env: gym.Env) -> None:

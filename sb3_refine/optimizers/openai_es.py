@@ -34,6 +34,7 @@ class OpenAIES(Optimizer):
     """
 
     in_action_units: ClassVar = True
+    decays_to_zero: ClassVar = False
     presets: ClassVar = {"default": {"n_updates": 80}}
 
     def __init__(
@@ -59,7 +60,7 @@ class OpenAIES(Optimizer):
             raise RefineError(f"weight_decay: expected a number from 0 to 1, got {weight_decay}")
         self.n_delta, self.learning_rate, self.delta_std = n_delta, learning_rate, delta_std
         self.betas, self.weight_decay = betas, weight_decay
-        self._decay_to = self.theta.copy()
+        self._decay_to = np.zeros_like(self.theta) if self.decays_to_zero else self.theta.copy()
         self._mean: np.ndarray = np.zeros_like(self.theta)
         self._square: np.ndarray = np.zeros_like(self.theta)
         self._n_steps = 0
@@ -119,36 +120,17 @@ class PlainOpenAIES(OpenAIES):
     candidates: they use 20,000 in each update, four times as many as for a small network; 128 are four times as many
     as those of our default.
 
-    :param theta: start point, shape ``(n_parameters,)``
-    :param seed: seed of every direction drawn
-    :param n_updates: length of the search, for the schedules
-    :param n_delta: number of directions an update; each costs two episodes
-    :param learning_rate: step size of Adam, or its start and end over the search
-    :param delta_std: standard deviation of the noise, or its start and end over the search
-    :param betas: decay rates of Adam's averages of the gradient and of its square
-    :param weight_decay: share of the parameters that is taken away in each update, from 0 to 1
-    :raises RefineError: when an argument is out of range
+    See :class:`OpenAIES` for the arguments; ``learning_rate`` and ``delta_std`` are 0.01 in all presets.
     """
 
     in_action_units: ClassVar = False
+    decays_to_zero: ClassVar = True
     presets: ClassVar = {
-        "default": {"n_updates": 80},
-        "es-transformers": {"n_updates": 40, "n_delta": 64, "weight_decay": 0.005},
-    }
-
-    def __init__(
-        self,
-        theta: np.ndarray,
-        seed: int,
-        n_updates: int,
-        n_delta: int = 16,
-        learning_rate: float | tuple[float, float] = 0.01,
-        delta_std: float | tuple[float, float] = 0.01,
-        betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.0,
-    ):
-        super().__init__(theta, seed, n_updates, n_delta, learning_rate, delta_std, betas, weight_decay)
-        self._decay_to = np.zeros_like(self.theta)
+        "default": {"n_updates": 80, "learning_rate": 0.01, "delta_std": 0.01},
+        "es-transformers": {
+            "n_updates": 40, "n_delta": 64, "learning_rate": 0.01, "delta_std": 0.01, "weight_decay": 0.005,
+        },
+    }  # fmt: skip
 
 
 def centred_ranks(values: np.ndarray) -> np.ndarray:
