@@ -11,10 +11,11 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from tqdm import tqdm
 
-from sb3_refine.agents.agent import Agent, save_agent, teacher_of
+from sb3_refine.agents.agent import Agent, environment_of, save_agent, teacher_of
 from sb3_refine.agents.averages import average
 from sb3_refine.agents.candidates import NamedAgent, check_same_environment, load_candidates, without_copies
 from sb3_refine.agents.from_model import agent_from_model
+from sb3_refine.agents.tasks import write_tasks
 from sb3_refine.agents.zoo import new_run_folder
 from sb3_refine.errors import RefineError, check_count, check_seconds
 from sb3_refine.evaluation.acceptance import ORIGINAL, UNCHECKED
@@ -96,8 +97,12 @@ class Judgement:
         save_agent(original, run_folder / "state")
         digest = sha256(save_agent(self.agent, run_folder))
         settings = {**self.settings, "algo": self.agent.algo, **teacher_of(original)}
-        record = record_of(self.result, self.objective, settings, self.seeds, original.source, digest, self.method)
+        record = record_of(
+            *(self.result, self.objective, settings, self.seeds, original.source, digest, self.method),
+            tasks=original.recipe.tasks,
+        )
         write_record(run_folder, record)
+        write_tasks(run_folder, original)
         return run_folder
 
     def report(
@@ -179,7 +184,11 @@ class Judge:
         return {
             "seed": self.seed,
             "objective": self.settings.name,
-            "end_at_success": self.original.recipe.end_at_success,
+            **{
+                name: value
+                for name, value in environment_of(self.original).items()
+                if name in ("end_at_success", "tasks")
+            },
             **{name: getattr(self.settings, name) for name in names},
         }
 
@@ -392,15 +401,8 @@ def _result_of(verdict: Verdict) -> Result:
 
 
 def _settings_of(original: Agent, named: Sequence[NamedAgent], settings: JudgeSettings, seed: int) -> dict[str, Any]:
-    recipe = original.recipe
     return {
-        "algo": original.algo,
-        "env": original.env_id,
-        "env_from_callable": recipe.env_id is None or bool(original.left_out),
-        **({"wrappers_left_out": list(original.left_out)} if original.left_out else {}),
-        "env_kwargs": recipe.env_kwargs,
-        "wrappers": [list(wrapper) for wrapper in recipe.wrappers],
-        "end_at_success": recipe.end_at_success,
+        **environment_of(original),
         "seed": seed,
         "objective": settings.name,
         "n_eval_episodes": settings.n_eval_episodes,
@@ -410,5 +412,5 @@ def _settings_of(original: Agent, named: Sequence[NamedAgent], settings: JudgeSe
         "candidates": {each.name: each.agent.source.get("sha256") for each in named},
         "n_updates": 0,
         "n_updates_done": 0,
-        "gym_packages": list(recipe.gym_packages),
+        "gym_packages": list(original.recipe.gym_packages),
     }

@@ -15,10 +15,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 from typing_extensions import Self
 
-from sb3_refine.agents.agent import Agent, save_agent, teacher_of
+from sb3_refine.agents.agent import Agent, environment_of, save_agent, teacher_of
 from sb3_refine.agents.copies import round_parameters
 from sb3_refine.agents.from_model import agent_from_model
 from sb3_refine.agents.sb3_models import sync_copies
+from sb3_refine.agents.tasks import Tasks, with_tasks, write_tasks
 from sb3_refine.agents.zoo import new_run_folder
 from sb3_refine.envs.observations import n_observed
 from sb3_refine.errors import RefineError, check_count, check_seconds
@@ -99,6 +100,8 @@ class Refiner:
     :param episode_timeout: seconds after which an episode counts as hanging
     :param quantize: ``"float16"``, ``"int8"`` or ``"int4"``: in all episodes, those of the original included, the
         weights are rounded so, see :func:`~sb3_refine.policies.rounding.rounded`; an accepted agent has rounded weights
+    :param tasks: a family of tasks, each episode one of them, see :func:`~sb3_refine.agents.tasks.with_tasks`; None for
+        the environment as it is
     :param tensorboard_log: folder for TensorBoard; None for that of a model in memory, if it has one; ``""`` for none
     :param verbose: 0: silent, 1: a line for each entry of the log, 2: Stable-Baselines3's tables
     :param optimizer_kwargs: options of the search method, such as ``n_delta``, ``learning_rate`` and ``delta_std``
@@ -125,6 +128,7 @@ class Refiner:
         accelerator: bool = True,
         episode_timeout: float = 600.0,
         quantize: str | None = None,
+        tasks: Tasks | None = None,
         tensorboard_log: str | None = None,
         verbose: int = 0,
         **optimizer_kwargs: Any,
@@ -142,7 +146,7 @@ class Refiner:
         self.judging = JudgeSettings(
             self.objective, name, n_eval_episodes, alpha, min_effect, max_return_loss, selection
         )
-        self.agent = model if isinstance(model, Agent) else agent_from_model(model, env)
+        self.agent = with_tasks(model if isinstance(model, Agent) else agent_from_model(model, env), tasks)
         self.parameters = PolicyParameters(self.model.policy, parameters)
         self.n_workers = self._backend_kwargs["n_workers"] or EVALUATORS[self.backend].default_n_workers()
         self.acceptance, self.accelerator, self.episode_timeout = acceptance, accelerator, episode_timeout
@@ -315,8 +319,17 @@ class Refiner:
             "n_workers": self.n_workers,
             **teacher_of(self.agent),
         }
-        record = record_of(self.result, self.objective, settings, seeds, self.agent.source, sha256(zip_path))
+        record = record_of(
+            self.result,
+            self.objective,
+            settings,
+            seeds,
+            self.agent.source,
+            sha256(zip_path),
+            tasks=self.agent.recipe.tasks,
+        )
         write_record(run_folder, record)
+        write_tasks(run_folder, self.agent)
         self._saved_in.add(run_folder.resolve())
         return run_folder
 
@@ -369,13 +382,7 @@ class Refiner:
         cls = OPTIMIZERS[self.optimizer_name]
         optimizer = cls(np.zeros(self.parameters.size), self.run_seed, n_updates=1, **self.optimizer_kwargs)
         return {
-            "algo": self.agent.algo,
-            "env": self.agent.env_id,
-            "env_from_callable": self.agent.recipe.env_id is None or bool(self.agent.left_out),
-            **({"wrappers_left_out": list(self.agent.left_out)} if self.agent.left_out else {}),
-            "env_kwargs": self.agent.recipe.env_kwargs,
-            "wrappers": [list(wrapper) for wrapper in self.agent.recipe.wrappers],
-            "end_at_success": self.agent.recipe.end_at_success,
+            **environment_of(self.agent),
             "seed": self.seed,
             "optimizer": self.optimizer_name,
             **{name: getattr(optimizer, name) for name in optimizer.options()},

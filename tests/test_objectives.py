@@ -65,6 +65,10 @@ class TestCVaR(ObjectiveContract):
     objective = "cvar:share=0.2"
 
 
+class TestWorst(ObjectiveContract):
+    objective = "worst:k=3"
+
+
 class TestSmooth(ObjectiveContract):
     objective = "smooth:weight=0.5"
 
@@ -622,3 +626,22 @@ def test_an_objective_that_gives_infinity_is_an_error():
 
 def endless(steps):
     return np.inf
+
+
+def test_worst_is_the_expected_least_return_of_several_episodes_of_the_original():
+    worst = calibrated("worst:k=3", BASELINE)
+    drawn = np.random.default_rng(0).choice([one.episode_return for one in BASELINE], (200_000, 3)).min(axis=1)
+    assert worst.of_episodes(BASELINE) == pytest.approx(drawn.mean(), rel=0.01)
+    assert np.mean([worst.fitness(one) for one in BASELINE]) == pytest.approx(worst.of_episodes(BASELINE))
+
+
+def test_the_mean_fitness_of_worst_never_overstates_another_agent():
+    worst, rng = calibrated("worst:k=5", BASELINE), np.random.default_rng(0)
+    for _ in range(200):
+        others = [episode(value) for value in rng.normal(rng.uniform(0, 100), rng.uniform(1, 60), 10)]
+        assert np.mean([worst.fitness(one) for one in others]) <= worst.of_episodes(others) + 1e-9
+
+
+def test_worst_of_one_is_refused():
+    with pytest.raises(RefineError, match="k: expected a whole number of at least 2, got 1"):
+        make_objective("worst:k=1")

@@ -417,6 +417,7 @@ def test_every_plot_is_drawn_in_both_colours(run_folder):
 
     after = OLD + RNG.normal(20, 30, N)
     content = about_mesh(refinement(after=after, failed=np.arange(N) < 3))
+    content["tasks"] = [{"mass": 1 + i / N} for i in range(N)]
     report_of(run_folder, content, with_motion(examination()))
     assert sorted(path.stem for path in run_folder.glob("plots/*.png")) == sorted(PLOTS)
     for path in run_folder.glob("plots/*.png"):

@@ -58,6 +58,24 @@ class Agent:
         return statistics_for_policy(self.vec_normalize, self.recipe)
 
 
+def environment_of(agent: Agent) -> dict[str, Any]:
+    """
+    :param agent: any
+    :return: for settings: the algorithm, and everything that decides the environment
+    """
+    recipe = agent.recipe
+    return {
+        "algo": agent.algo,
+        "env": agent.env_id,
+        "env_from_callable": recipe.env_id is None or bool(agent.left_out),
+        **({"wrappers_left_out": list(agent.left_out)} if agent.left_out else {}),
+        "env_kwargs": recipe.env_kwargs,
+        "wrappers": [list(wrapper) for wrapper in recipe.wrappers],
+        "end_at_success": recipe.end_at_success,
+        **({} if recipe.tasks is None else {"tasks": recipe.tasks.settings}),
+    }
+
+
 def teacher_of(agent: Agent) -> dict[str, Any]:
     """
     :param agent: any

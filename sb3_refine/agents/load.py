@@ -13,6 +13,7 @@ from sb3_refine.agents.decoding.model_zip import StoredModel, read_model
 from sb3_refine.agents.decoding.statistics import read_vec_normalize
 from sb3_refine.agents.hub import find_agent
 from sb3_refine.agents.sb3_models import check_algo, check_identity, fits, load_model, trained_under_vec_normalize
+from sb3_refine.agents.tasks import Tasks, with_tasks
 from sb3_refine.agents.zoo import LAST_CHECKPOINT, AgentFiles, expected_return, find_beside, read_args
 from sb3_refine.agents.zoo_config import normalizes_observations, read_config, recipe_of, vec_wrappers_of
 from sb3_refine.envs.spec import GOAL_IN_OBSERVATION, EnvRecipe
@@ -41,6 +42,7 @@ def load_agent(
     repo_name: str | None = None,
     revision: str | None = None,
     end_at_success: bool = True,
+    tasks: Tasks | None = None,
 ) -> Agent:
     """
     Load a trained agent from a folder of the RL Zoo, from the Hub, or from a plain zip. Agents saved with the legacy
@@ -70,6 +72,7 @@ def load_agent(
     :param repo_name: pull from this repo of the organization; None: ``ALGO-ENV``
     :param revision: pull this branch, tag or commit; None: the newest
     :param end_at_success: whether episodes end when the environment says so on success; if not, the goal has to be held
+    :param tasks: put the agent into a family of tasks, see :func:`~sb3_refine.agents.tasks.with_tasks`
     :return: the agent
     :raises RefineError: with one line that says what is wrong and what to do
     """
@@ -101,7 +104,7 @@ def load_agent(
     stored = read_model(files.model, trust_remote_code)
     check_identity(stored, algo)
     statistics = _load_statistics(files, stored, config, no_vec_normalize, trust_remote_code)
-    return _agent_of(files, stored, statistics, config, args, recipe)
+    return with_tasks(_agent_of(files, stored, statistics, config, args, recipe), tasks)
 
 
 def _agent_of(

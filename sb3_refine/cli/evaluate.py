@@ -5,7 +5,7 @@ import logging
 import math
 import signal
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,14 +16,18 @@ from sb3_refine.errors import RefineError, printable
 from sb3_refine.files import as_json
 
 if TYPE_CHECKING:  # not for `--help`
+    from rich.console import Console
+
     from sb3_refine.agents.agent import Agent
     from sb3_refine.evaluation.evaluation import Evaluation, PairedDifference
     from sb3_refine.evaluation.target import EvaluationTarget
+    from sb3_refine.tasks.family import TaskFamily
 
 AGENT, OTHER = "agent", "other"
 """What the two are called, in tables and in JSON."""
 
 _N_EPISODES = 100
+_N_WORST = 5  # tasks
 _WIDTH = 80  # of tables and sentences that go to a pipe or a file
 
 
@@ -214,6 +218,7 @@ def _load_other(options: argparse.Namespace, agent: "Agent") -> "Agent":
         no_vec_normalize=options.no_vec_normalize and not has_statistics,
         trust_remote_code=options.trust_compare_to,
         end_at_success=not options.no_end_at_success,
+        tasks=options.tasks,
     )
     check_same_environment(agent, other, "--compare-to: the other agent")
     return other
@@ -307,6 +312,7 @@ def _print_report(report: _Report, title: str, options: argparse.Namespace) -> N
         console.print(printable(f"{name}: {_origin(agent)}{rounded}"), markup=False, soft_wrap=True)
     console.print()
     console.print(figures_table(report.noiseless))
+    _print_tasks(report, console)
     if len(report.conditions) > 1:
         console.print()
         console.print(noise_table(report.conditions, report.differences, OTHER))
@@ -315,6 +321,25 @@ def _print_report(report: _Report, title: str, options: argparse.Namespace) -> N
     if report.differences:
         console.print()
         console.print(_verdict(next(iter(report.differences.values()))), markup=False)
+
+
+def _print_tasks(report: _Report, console: "Console") -> None:
+    """The returns by parameter of the tasks, and the tasks with the lowest ones."""
+    from sb3_refine.evaluation.by_task import by_parameter, task_text
+    from sb3_refine.evaluation.tables import task_table
+
+    family = report.agents[AGENT].recipe.tasks
+    if family is None:
+        return
+    evaluation = report.noiseless[AGENT]
+    tasks = [family.task(seed).parameters for seed in evaluation.seeds]
+    for parameter, groups in by_parameter(tasks).items():
+        console.print()
+        console.print(task_table(parameter, groups, report.noiseless))
+    console.print()
+    for place in evaluation.returns.argsort(kind="stable")[:_N_WORST].tolist():
+        line = f"seed {evaluation.seeds[place]}: {evaluation.returns[place]:.2f} with {task_text(tasks[place])}"
+        console.print(printable(f"low return of the {AGENT}, {line}"), markup=False, soft_wrap=True)
 
 
 def _verdict(d: "PairedDifference") -> str:
@@ -344,6 +369,7 @@ def _write_json(report: _Report, alpha: float, quantize: str | None, path: Path)
         "seeds": list(report.noiseless[AGENT].seeds),
         "alpha": alpha,
         "quantize": quantize,
+        **({} if agent.recipe.tasks is None else _task_content(agent.recipe.tasks, report.noiseless[AGENT].seeds)),
         "agents": {name: _content(report, name) for name in report.agents},
         "paired_differences": {condition: asdict(d) for condition, d in report.differences.items()},
         "versions": versions(),
@@ -351,6 +377,10 @@ def _write_json(report: _Report, alpha: float, quantize: str | None, path: Path)
     with atomic_path(path) as temporary:
         temporary.write_text(as_json(content))
     say(f"figures written to {path}")
+
+
+def _task_content(family: "TaskFamily", seeds: Sequence[int]) -> dict[str, Any]:
+    return {"tasks": family.settings, "task_of_episode": [family.task(seed).parameters for seed in seeds]}
 
 
 def _content(report: _Report, name: str) -> dict[str, Any]:

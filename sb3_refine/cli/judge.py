@@ -81,6 +81,7 @@ def judge_agents(options: argparse.Namespace) -> int:
         gym_packages=options.gym_packages,
         trust_remote_code=options.trust_candidates,
         end_at_success=not options.no_end_at_success,
+        tasks=options.tasks,
     )
     remove_if_unused(new_run_folder(options.output, original.algo, original.env_name))  # fails before the episodes
     judgement = judge(

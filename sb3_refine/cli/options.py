@@ -117,6 +117,11 @@ def add_agent_options(parser: Parser) -> None:
         "--env-kwargs", nargs="+", action=_StoreDict, metavar="KEY:VALUE", help="arguments of the environment"
     )
     agent.add_argument(
+        "--tasks",
+        metavar="FILE",
+        help="YAML file with distributions of gravity, masses, goals, arguments: each episode is another task",
+    )
+    agent.add_argument(
         "--no-end-at-success",
         action="store_true",
         help="episodes in which the goal is reached go on until their time is up, as Panda's did in 2021",
@@ -224,6 +229,7 @@ def load_chosen_agent(options: argparse.Namespace) -> "Agent":
         repo_name=options.repo_name,
         revision=options.revision,
         end_at_success=not options.no_end_at_success,
+        tasks=options.tasks,
     )
 
 

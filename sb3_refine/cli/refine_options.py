@@ -196,7 +196,7 @@ def add_objective_option(group: argparse._ArgumentGroup) -> None:
         "--objective",
         default="return",
         metavar="NAME[:OPTION=VALUE,...]",
-        help="what is maximised: return, mesh-dimension, cvar, success, survival, smooth, or module:function "
+        help="what is maximised: return, mesh-dimension, cvar, worst, success, survival, smooth, or module:function "
         "(default: %(default)s)",
     )
 

@@ -39,6 +39,7 @@ def resumed_settings(options: argparse.Namespace) -> dict[str, Any]:
     options.quantize = options.quantize or settings.get("quantize")
     options.no_acceptance = options.no_acceptance or not settings["acceptance"]
     options.no_end_at_success = options.no_end_at_success or not settings["end_at_success"]
+    take_tasks(options, settings)
     if options.model is None and options.algo is None and options.env is None:
         options.model = original_in(state_folder)
     optimizer, _ = parse_part("--resume: optimizer", settings["optimizer"], OPTIMIZERS)
@@ -47,6 +48,20 @@ def resumed_settings(options: argparse.Namespace) -> dict[str, Any]:
         return {name: settings[name] for name in names}
     except KeyError as error:
         raise RefineError(f"--resume: the checkpoint in {state_folder} has no {error.args[0]}") from None
+
+
+def take_tasks(options: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """
+    Go on with the tasks of the interrupted run, unless the user names a file.
+
+    :param options: those given
+    :param settings: of the interrupted run
+    :raises RefineError: when the tasks came from a function, which no command can name
+    """
+    tasks = settings.get("tasks")
+    if isinstance(tasks, str):
+        raise RefineError(f"--resume: the tasks of the interrupted run came from {tasks}; go on with it in Python")
+    options.tasks = options.tasks or tasks
 
 
 def original_in(state_folder: Path) -> Path:

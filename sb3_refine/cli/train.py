@@ -17,7 +17,14 @@ from sb3_refine.cli.refine import (
     signals_held_back,
     write_report,
 )
-from sb3_refine.cli.resume import check_named_again, original_in, original_source, resume_command, say_how_to_go_on
+from sb3_refine.cli.resume import (
+    check_named_again,
+    original_in,
+    original_source,
+    resume_command,
+    say_how_to_go_on,
+    take_tasks,
+)
 from sb3_refine.errors import EpisodeError, RefineError
 
 if TYPE_CHECKING:
@@ -179,6 +186,7 @@ def _resume(options: argparse.Namespace) -> None:
     stored = read_training(folder) if options.method == "train" else read_auto(folder)
     check_named_again(options, stored)
     options.no_end_at_success = options.no_end_at_success or not stored.get("end_at_success", True)
+    take_tasks(options, stored)
     for name in _RESUMED:
         if name not in options.given and name in stored:
             setattr(options, name, stored[name])

@@ -15,8 +15,10 @@ import gymnasium as gym
 
 from sb3_refine.envs.accelerators import accelerate
 from sb3_refine.envs.families import family_of
+from sb3_refine.envs.task_env import TaskEnv
 from sb3_refine.envs.wrappers import IgnoreSuccessTermination, Noise, Noisy, TrueReturn, Vectorised
 from sb3_refine.errors import RefineError, did_you_mean, one_line
+from sb3_refine.tasks.family import TaskFamily
 
 _NOT_FOR_ROLLOUTS = {"Monitor", "VecMonitor", "RecordVideo", "VecVideoRecorder", "HumanRendering"}
 
@@ -46,6 +48,7 @@ class EnvRecipe:
     :param end_at_success: whether an episode ends when the environment says so on success; if not, it goes on until its
         time is up
     :param noise: on actions and observations, to see how robust a policy is; or None
+    :param tasks: what the environment is in each episode; None for always the same
     """
 
     env_id: str | None
@@ -58,6 +61,7 @@ class EnvRecipe:
     accelerated: bool = False
     end_at_success: bool = True
     noise: Noise | None = None
+    tasks: TaskFamily | None = None
 
     def build(self) -> gym.Env:
         """
@@ -70,20 +74,28 @@ class EnvRecipe:
                 import_env_package(self.env_id or "")  # quietly, before gymnasium does
             for package in self.gym_packages:
                 import_package(package, f"gym_packages: {package}")
-            env = _call(self.make) if self.make is not None else _make(self.env_id or "", self.env_kwargs)
-            if not self.end_at_success:
-                env = IgnoreSuccessTermination(env)
-            env.reset(seed=0)  # before the wrappers: wrappers that end episodes early may ignore the next reset
+            env = self._base({}) if self.tasks is None else TaskEnv(self.tasks, self._base, _wrap_for_task)
             if not _OBSERVES_ONLY.issuperset(name for name, _ in self.wrappers):
                 env = TrueReturn(env)
             for name, kwargs in self.wrappers:
                 env = _wrap(env, name, kwargs)
             if self.vec_wrappers:
                 env = Vectorised(env, self.vec_wrappers)
-            if self.accelerated:
-                accelerate(env)
             if self.noise is not None:
                 env = Noisy(env, self.noise)
+        return env
+
+    def _base(self, env_kwargs: dict[str, Any]) -> gym.Env:
+        """The environment without wrappers, reset once: wrappers that end episodes early may ignore the next reset."""
+        if self.make is not None:
+            env = _call(self.make, env_kwargs)
+        else:
+            env = _make(self.env_id or "", {**self.env_kwargs, **env_kwargs})
+        if not self.end_at_success:
+            env = IgnoreSuccessTermination(env)
+        env.reset(seed=0)
+        if self.accelerated:
+            accelerate(env)
         return env
 
     def _is_of_bullet(self) -> bool:
@@ -131,12 +143,14 @@ def _make(env_id: str, env_kwargs: dict[str, Any]) -> gym.Env:
             raise RefineError(f"env_kwargs: {env_id}: {reason}") from error
         extra = family_of(env_id).extra
         hint = f"; pip install 'sb3-refine[{extra}]' has the versions that are known to work" if extra else ""
+        if isinstance(error, (AssertionError, ValueError)) and env_kwargs:  # of its own checks
+            hint = f"; check its arguments, {env_kwargs}"
         raise RefineError(f"env: {env_id} cannot be made: {type(error).__name__}: {reason}{hint}") from error
 
 
-def _call(make: Callable[[], gym.Env]) -> gym.Env:
+def _call(make: Callable[..., gym.Env], env_kwargs: dict[str, Any]) -> gym.Env:
     try:
-        return make()
+        return make(**env_kwargs)
     except Exception as error:
         raise RefineError(f"env: the callable raised {type(error).__name__}: {one_line(error)}") from error
 
@@ -153,30 +167,36 @@ def import_package(package: str, wanted_by: str, extra: str | None = None) -> No
         raise RefineError(f"{wanted_by}: the module {package!r} cannot be imported ({reason})") from error
 
 
-def _wrap(env: Any, name: str, kwargs: dict[str, Any], key: str = "env_wrapper", base: type = gym.Wrapper) -> Any:
-    wrapper = _wrapper_class(name, key, base)
+def _wrap_for_task(env: gym.Env, name: str, kwargs: dict[str, Any]) -> gym.Env:
+    return _wrap(env, name, kwargs, "tasks: env_wrapper")
+
+
+def _wrap(
+    env: Any, name: str, kwargs: dict[str, Any], where: str = "config.yml: env_wrapper", base: type = gym.Wrapper
+) -> Any:
+    wrapper = _wrapper_class(name, where, base)
     try:
         wrapped = wrapper(env, **kwargs)
         n_numbers = math.prod(wrapped.observation_space.shape or ())
     except Exception as error:
-        raise RefineError(f"config.yml: {key}: {name}({kwargs}): {one_line(error)}") from error
+        raise RefineError(f"{where}: {name}({kwargs}): {one_line(error)}") from error
     if n_numbers > _MAX_OBSERVATION:
-        raise RefineError(f"config.yml: {key}: {name}({kwargs}): makes observations of {n_numbers:,} numbers")
+        raise RefineError(f"{where}: {name}({kwargs}): makes observations of {n_numbers:,} numbers")
     return wrapped
 
 
-def _wrapper_class(name: str, key: str, base: type) -> Any:
+def _wrapper_class(name: str, where: str, base: type) -> Any:
     module, _, attribute = name.rpartition(".")
     try:
         wrapper = getattr(importlib.import_module(module), attribute)
     except (Exception, SystemExit) as error:  # whatever that module raises
         raise RefineError(
-            f"config.yml: {key}: cannot import {name!r} ({one_line(error)}); install the package that has it"
+            f"{where}: cannot import {name!r} ({one_line(error)}); install the package that has it"
         ) from error
     if not (isinstance(wrapper, type) and issubclass(wrapper, base)):
-        raise RefineError(f"config.yml: {key}: {name!r} is not a {base.__module__.split('.')[0]} {base.__name__}")
+        raise RefineError(f"{where}: {name!r} is not a {base.__module__.split('.')[0]} {base.__name__}")
     if _NOT_FOR_ROLLOUTS & {cls.__name__ for cls in wrapper.__mro__}:
-        raise RefineError(f"config.yml: {key}: {name} writes files or opens a window: not for rollouts; take it out")
+        raise RefineError(f"{where}: {name} writes files or opens a window: not for rollouts; take it out")
     return wrapper
 
 
@@ -199,7 +219,7 @@ class VecWrapper:
         """
         from stable_baselines3.common.vec_env import VecEnvWrapper
 
-        return _wrap(vec_env, self.name, self.kwargs, "vec_env_wrapper", VecEnvWrapper)
+        return _wrap(vec_env, self.name, self.kwargs, "config.yml: vec_env_wrapper", VecEnvWrapper)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from sb3_refine.evaluation.by_task import Group
 from sb3_refine.evaluation.evaluation import Evaluation, PairedDifference
 from sb3_refine.formatting import METRIC_LABELS, number_text, rate_text
 from sb3_refine.rollouts.episode import Episode
@@ -102,6 +103,21 @@ def _mean_and_rate(evaluation: Evaluation, rate: str) -> tuple[str, str]:
         return "not valid", f"{evaluation.n_invalid} with NaN or inf"
     s = evaluation.summary()
     return f"{number_text(s['mean_return'])} ± {number_text(s['std_return'])}", f"{s[rate]:.1%}"
+
+
+def task_table(parameter: str, groups: Sequence[Group], evaluations: Mapping[str, Evaluation]) -> Table:
+    """
+    :param parameter: of the tasks
+    :param groups: its values or parts of its range, with the places of their episodes
+    :param evaluations: by the name of the agent
+    :return: rows are groups, columns the mean returns of agents
+    """
+    table = plain_table(parameter, "episodes", *(f"{name}: mean ± std" for name in evaluations))
+    for label, part in groups:
+        samples = [evaluation.returns[part] for evaluation in evaluations.values()]
+        figures = [f"{number_text(sample.mean())} ± {number_text(sample.std())}" for sample in samples]
+        table.add_row(label, str(len(part)), *figures)
+    return table
 
 
 def better_text(p_better: float, paired: bool) -> str:

@@ -11,6 +11,7 @@ from sb3_refine.objectives.mesh_dimension import MeshDimensionShaped
 from sb3_refine.objectives.smooth import Smooth
 from sb3_refine.objectives.success import Success
 from sb3_refine.objectives.survival import Survival
+from sb3_refine.objectives.worst import Worst
 from sb3_refine.parts import check_options, parse_part
 from sb3_refine.rollouts.episode import Trajectory
 
@@ -18,6 +19,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "return": Return,
     "mesh-dimension": MeshDimensionShaped,
     "cvar": CVaR,
+    "worst": Worst,
     "success": Success,
     "survival": Survival,
     "smooth": Smooth,

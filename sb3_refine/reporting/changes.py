@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_refine.evaluation.by_task import by_parameter
 from sb3_refine.evaluation.robustness import BOTH
 from sb3_refine.evaluation.statistics import mean_interval
 from sb3_refine.formatting import METRIC_LABELS, digits_of
@@ -82,6 +83,8 @@ class Changes:
         self.is_paired = difference.paired if difference else robustness is None or robustness.paired
         self._record = record
         self.figures = self._figures() if record.is_tested else []
+        self.by_task = self._by_task() if record.is_tested and record.tasks else {}
+        """For each parameter of the tasks, the mean return in parts of its range."""
         self.noise = self._noise()
         """For each condition, without noise first: the return, and the return lost to the noise."""
 
@@ -127,6 +130,17 @@ class Changes:
         if before.mesh_dimension is not None and after.mesh_dimension is not None:
             changes.append(change("mesh dimension", "mesh_dimension", None, 0))
         return changes + self._smoothness()
+
+    def _by_task(self) -> dict[str, list[Change]]:
+        assert self._record.baseline is not None and self._record.refined is not None and self._record.tasks is not None
+        old, new = (_numbers(figures.returns) for figures in (self._record.baseline, self._record.refined))
+        return {
+            name: [
+                Change(f"{label} ({len(part)})", *_means(old[part], new[part]), self._interval(old[part], new[part]))
+                for label, part in groups
+            ]
+            for name, groups in by_parameter(self._record.tasks).items()
+        }
 
     def _smoothness(self) -> list[Change]:
         before, after, robustness = self._record.baseline, self._record.refined, self._record.robustness

@@ -7,6 +7,7 @@ import gymnasium as gym
 
 from sb3_refine.agents.decoding.zoo_yaml import read_zoo_yaml
 from sb3_refine.agents.sb3_models import ALGOS
+from sb3_refine.agents.tasks import FILE_NAME as TASKS
 from sb3_refine.formatting import command_text
 from sb3_refine.policies.rounding import ROUNDINGS
 from sb3_refine.reporting.record import RunRecord
@@ -43,7 +44,11 @@ def evaluate_command(run_folder: Path, record: RunRecord, *options: str) -> str:
         options = ("--compare-to", str(run_folder / "state"), *options)
     if record.settings.get("quantize") in ROUNDINGS:
         options = ("--quantize", record.settings["quantize"], *options)
+    if (run_folder / TASKS).is_file():
+        options = ("--tasks", str(run_folder / TASKS), *options)
     command = command_text(["sb3-refine", "evaluate", *_agent(record), *where, *_packages(record)], options)
+    if isinstance(record.settings.get("tasks"), str):
+        return f"# the tasks came from a function in Python; this runs the environment without them\n{command}"
     if record.settings.get("env_from_callable"):
         env = record.env_id
         return f"# {env} as it is registered, if it is: the environment of this run came from a callable\n{command}"

@@ -1,6 +1,6 @@
 """The plots of a report: one function a picture, the same two colours for before and after in all of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
+from sb3_refine.evaluation.by_task import Group
 from sb3_refine.evaluation.robustness import BOTH, EndEffectorTraces, Meshes, NoiseLevel, PhasePortrait, Traces
 from sb3_refine.files import atomic_path
 from sb3_refine.formatting import number_text
@@ -109,6 +110,37 @@ def returns(path: Path, before: Sequence[float], after: Sequence[float], names: 
         cut = "; values beyond are in the outermost bars" if is_cut else ""
         panels[1].set_xlabel(f"return{cut}")
         figure.supylabel("episodes", fontsize=11)
+
+
+def tasks(
+    path: Path,
+    parameters: Mapping[str, tuple[np.ndarray, list[Group]]],
+    before: Sequence[float],
+    after: Sequence[float],
+    names: tuple[str, str],
+) -> None:
+    """
+    Returns over each parameter of the tasks, with their means in parts of its range.
+
+    :param path: where to
+    :param parameters: see :func:`~sb3_refine.evaluation.by_task.numeric_parameters`
+    :param before: returns
+    :param after: returns on the same seeds
+    :param names: of the two
+    """
+    with _picture(path, 7.6, 1.2 + 2.6 * len(parameters)) as figure:
+        panels = figure.subplots(len(parameters), squeeze=False)[:, 0]
+        for axes, (parameter, (values, groups)) in zip(panels, parameters.items(), strict=True):
+            for sample, name, colour in zip((before, after), names, _COLOURS, strict=True):
+                numbers = _numbers(sample)
+                axes.plot(values, numbers, ".", color=colour, alpha=0.4, ms=5)
+                centres = [values[part].mean() for _, part in groups]
+                axes.plot(
+                    centres, [np.nanmean(numbers[part]) for _, part in groups], "o-", color=colour, lw=2, label=name
+                )
+            axes.set_xlabel(parameter)
+            axes.set_ylabel("return")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
 def paired(path: Path, before: Sequence[float], after: Sequence[float], names: tuple[str, str]) -> None:

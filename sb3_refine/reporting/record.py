@@ -34,6 +34,7 @@ from sb3_refine.objectives import Objective
 from sb3_refine.reporting.wording import WORDING
 from sb3_refine.rollouts.metrics import SMOOTHNESS
 from sb3_refine.search.result import Result
+from sb3_refine.tasks.family import TaskFamily
 from sb3_refine.versions import package_versions
 
 FILE_NAME = "refinement.json"
@@ -172,6 +173,7 @@ class RunRecord:
     :param date: when the result was recorded, in UTC
     :param command: what the user typed; None for a run from Python
     :param env_steps_by_phase: ``search`` (or training), ``validation`` and ``test``
+    :param tasks: the parameters of the task of each test episode; None without tasks
     :param robustness: both agents under noise, once a report was made
     """
 
@@ -198,6 +200,7 @@ class RunRecord:
     objective_difference: DifferenceFigures | None = None
     candidates: tuple[CandidateFigures, ...] = ()
     learning_curve: tuple[UpdateFigures, ...] = ()
+    tasks: list[Mapping[str, Any]] | None = None
     robustness: RobustnessResult | None = None
 
     @property
@@ -233,6 +236,8 @@ class RunRecord:
                 content[name] = value.to_json()
             elif isinstance(value, tuple):
                 content[name] = [part.to_json() for part in value]
+        if self.tasks is None:
+            del content["tasks"]
         return content if self.robustness is None else {**content, "examination": asdict(self.robustness)}
 
     @classmethod
@@ -277,6 +282,7 @@ def record_of(
     source: Mapping[str, Any],
     output_sha256: str,
     method: str = "search",
+    tasks: TaskFamily | None = None,
 ) -> RunRecord:
     """
     :param result: of the run
@@ -286,8 +292,10 @@ def record_of(
     :param source: where the original came from
     :param output_sha256: of the saved agent
     :param method: where the candidates came from, see :data:`~sb3_refine.reporting.wording.WORDING`
+    :param tasks: that episodes were drawn from; None for none
     :return: the record of the run
     """
+    test_seeds = seeds["test"] if tasks is not None and result.baseline is not None else None
     curve = (update._asdict() for update in result.learning_curve)
     return RunRecord(
         decision=result.decision,
@@ -312,6 +320,7 @@ def record_of(
         method=method,
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         env_steps_by_phase=_steps_by_phase(result),
+        tasks=None if tasks is None or not test_seeds else [tasks.task(seed).parameters for seed in test_seeds],
     )
 
 
@@ -464,6 +473,7 @@ _CONTENT = record(
         "versions": mapping_of(text(r"[\w.+!-]{1,50}"), r"[\w.-]{1,50}"),
         "source": SOURCE,
         "output_sha256": text(_HEX),
+        "tasks?": optional(list_of(mapping_of(plain))),
         "examination?": optional(_ROBUSTNESS),
     }
 )

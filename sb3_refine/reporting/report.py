@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_refine.evaluation.by_task import numeric_parameters, task_text
 from sb3_refine.evaluation.robustness import BOTH, MAX_DIMENSIONS, N_PHASE, Motion, measure_robustness
 from sb3_refine.evaluation.target import Target
 from sb3_refine.files import atomic_path
@@ -27,10 +28,21 @@ from sb3_refine.reporting.templates import render
 from sb3_refine.reporting.video import record_video
 from sb3_refine.reporting.wording import WORDING, notes_of
 
-PLOTS = ("learning_curve", "returns", "paired", "failures", "actions", "mesh", "phase", "end_effector", "robustness")
+PLOTS = (
+    "learning_curve",
+    "returns",
+    "paired",
+    "tasks",
+    "failures",
+    "actions",
+    "mesh",
+    "phase",
+    "end_effector",
+    "robustness",
+)
 """Names of the pictures that a report may have."""
 
-_SHOWN_ELSEWHERE = ("candidates", "rounds", "arms", "teacher")  # of the settings
+_SHOWN_ELSEWHERE = ("candidates", "rounds", "arms", "teacher", "tasks")  # of the settings
 _N_WORST = 5
 _FEW = 10  # episodes, with fewer of which intervals say little
 
@@ -122,10 +134,12 @@ def report_text(run_folder: Path, record: RunRecord, plots: set[str]) -> str:
         noise_returns=returns,
         noise_losses=losses[1:],
         noise_digits=digits_of(*(value for change in returns for value in (change.before, change.after))),
+        by_task=changes.by_task,
         candidates_table=_candidates_table(record),
         videos=sorted(path.name for path in run_folder.glob("videos/*.mp4")),
         origin=_origin(record),
         compared=partial(_compared, record, changes),
+        plots=plots,
         plot=lambda name: _plot_line(name, plots),
         command=lambda *options: evaluate_command(run_folder, record, *options),
         in_python=needs_python(record),
@@ -177,6 +191,8 @@ def _plotted(record: RunRecord) -> dict[str, tuple[Any, ...]]:
             shown["paired"] = (before.returns, after.returns, names)
         if any((*before.failed, *after.failed)):
             shown["failures"] = (before, after, names)
+        if record.tasks and (groups := numeric_parameters(record.tasks)):
+            shown["tasks"] = (groups, before.returns, after.returns, names)
     if robustness is not None:
         shown["actions"], shown["robustness"] = (robustness.traces, names), (robustness.robustness, names)
         shown |= {
@@ -246,7 +262,10 @@ def _worst_seeds(run_folder: Path, record: RunRecord, changes: Changes) -> dict[
     for i in listed:
         why = " and ".join(["lowest return"] * (i in lowest) + ["largest loss"] * (i in losses))
         end = f"{'failed' if kept.failed[i] else 'ended'} at step {kept.lengths[i]}"
-        rows.append([str(seeds[i]), *Change("", old[i], new[i], None).cells(digits)[1:4], end, why])
+        task = [task_text(record.tasks[i])] if record.tasks else []
+        rows.append(
+            [str(seeds[i]), *Change("", old[i], new[i], None).cells(digits)[1:4], end, why, *map(escaped, task)]
+        )
     header = [
         "seed",
         "original",
@@ -254,10 +273,11 @@ def _worst_seeds(run_folder: Path, record: RunRecord, changes: Changes) -> dict[
         "change",
         "end",
         "listed for",
+        *["task"] * bool(record.tasks),
     ]
     numbers = ["--seeds", *(str(seeds[i]) for i in listed)]
     return {
-        "table": table(header, rows, "rrrrll"),
+        "table": table(header, rows, "rrrrll" + "l" * bool(record.tasks)),
         "command": evaluate_command(run_folder, record, "--no-noise", *numbers, "--video", "videos"),
         "without_loss": is_refined and changes.is_paired and not losses,
     }
@@ -306,6 +326,8 @@ def _origin(record: RunRecord) -> list[str]:
     source, robustness = record.source, record.robustness
     origin = f"{source['repo']} at {source.get('revision')}" if source.get("repo") else "a folder or a model in memory"
     settings = " ".join(f"{key}={value}" for key, value in record.settings.items() if key not in _SHOWN_ELSEWHERE)
+    tasks = record.settings.get("tasks")
+    family = [f"tasks: {code_span(str(tasks))}"] if tasks else []
     lines = [
         f"original: from {escaped(origin)}, SHA-256 `{source.get('sha256')}`",
         f"saved agent: SHA-256 `{record.output_sha256}`",
@@ -313,6 +335,7 @@ def _origin(record: RunRecord) -> list[str]:
         "`refinement.json`",
         f"versions: {', '.join(f'{package} {version}' for package, version in record.versions.items())}",
         f"settings: {code_span(settings)}",
+        *family,
     ]
     if robustness is not None:
         further = (

@@ -64,6 +64,10 @@ def notes_of(settings: Mapping[str, Any]) -> list[str]:
     :return: sentences about rounded weights, and about the teacher of a student
     """
     notes = []
+    if settings.get("tasks"):
+        notes.append(
+            "tasks: each episode has another task, drawn from its seed; all figures are of that family of tasks"
+        )
     if settings.get("quantize") in ROUNDINGS:
         kind = settings["quantize"]
         notes.append(

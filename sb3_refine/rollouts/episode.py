@@ -1,6 +1,7 @@
 """The result of an episode, and its steps, which are recorded only where a metric needs them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,7 @@ class Trajectory:
     :param rewards: of the environment itself, without changes by wrappers of the agent, shape ``(n_steps,)``
     :param action_range: ``high - low`` of each action, or None where actions are not continuous
     :param failed: whether the episode ended by a failure
+    :param task: the parameters of the episode's task by name, see :mod:`sb3_refine.tasks`; empty without tasks
     """
 
     observations: np.ndarray
@@ -46,3 +48,4 @@ class Trajectory:
     rewards: np.ndarray
     action_range: np.ndarray | None
     failed: bool = False
+    task: Mapping[str, Any] = field(default_factory=dict)

@@ -30,6 +30,7 @@ class Recording(gym.Wrapper):
             self.observations: list[np.ndarray] = [flattened(observation, self._keys)]
             self.actions: list[np.ndarray] = []
             self.rewards: list[float] = []
+            self.task: dict[str, Any] = info.get("task", {})
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -60,4 +61,5 @@ class Recording(gym.Wrapper):
             rewards=rewards,
             action_range=(space.high - space.low).ravel() if isinstance(space, spaces.Box) else None,
             failed=failed,
+            task=self.task,
         )

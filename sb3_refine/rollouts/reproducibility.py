@@ -26,6 +26,7 @@ from sb3_refine.envs.wrappers import true_return_of
 from sb3_refine.errors import EpisodeError, reraise_as_episode_error
 from sb3_refine.policies.base import DeterministicPolicy, one_thread
 from sb3_refine.rollouts.rollout import rollout
+from sb3_refine.rollouts.task_check import check_tasks
 from sb3_refine.seeding import globals_restored, seed_globals
 
 logger = logging.getLogger(__name__)
@@ -124,9 +125,12 @@ def probe(
     :param episode_timeout: seconds after which an episode is given up as hanging
     :return: the recipe to use from now on, and whether the environment uses its seed
     :raises EpisodeError: when an episode fails or hangs
+    :raises RefineError: when there are tasks, and the environment ignores what they differ in
     """
     run = partial(_fingerprints, policy=policy, theta=theta, episode_timeout=episode_timeout)
     with one_thread(), globals_restored():
+        if recipe.tasks is not None:
+            check_tasks(recipe, run)
         for remedy in (family_of(recipe.env_id).remedy, FRESH_ENV):
             candidate = replace(recipe, remedy=remedy)
             if _is_reproducible(candidate, run):

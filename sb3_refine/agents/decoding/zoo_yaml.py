@@ -48,7 +48,7 @@ def read_zoo_yaml(path: Path) -> dict[str, Any]:
         content = _plain(yaml.load(text, Loader=_ZooLoader))
     except Exception as error:  # PyYAML's constructors raise anything
         reason = _reason(error)
-        raise RefineError(f"{path}: cannot be read as the Zoo's YAML ({reason})") from None
+        raise RefineError(f"{path}: cannot be read as YAML ({reason})") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise RefineError(f"{path}: expected a mapping of names to values")
     return dict(content)

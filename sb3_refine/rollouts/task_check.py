@@ -1,0 +1,44 @@
+"""A check that tasks differ: an environment may ignore a parameter without a word."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from sb3_refine.envs.spec import EnvRecipe
+from sb3_refine.envs.task_env import check_spaces
+from sb3_refine.errors import RefineError
+from sb3_refine.tasks.family import FixedTask, Task
+
+_PLAN = ((0.0, 1), (0.1, 2))  # scale of the perturbation, seed
+
+Run = Callable[..., list[str]]
+"""What runs episodes of a recipe and returns a hash of each."""
+
+
+def check_tasks(recipe: EnvRecipe, run: Run) -> None:
+    """
+    Run the same episodes with different values of each parameter.
+
+    :param recipe: with a family of tasks
+    :param run: see :data:`Run`
+    :raises RefineError: when a parameter changes nothing, or the tasks cannot be made
+    """
+    assert recipe.tasks is not None
+    env = recipe.build()
+    env.close()
+    for name, tasks in recipe.tasks.variations().items():
+        for task in tasks:
+            other = replace(recipe, tasks=FixedTask(task)).build()
+            other.close()
+            check_spaces(other, (env.observation_space, env.action_space), task)
+        if not _differ(recipe, tasks, run):
+            raise RefineError(
+                f"tasks: {name}: the environment ignores it: episodes with {tasks[0].parameters} and with "
+                f"{tasks[-1].parameters} are equal; take it out, or set what switches it on"
+            )
+
+
+def _differ(recipe: EnvRecipe, tasks: list[Task], run: Run) -> bool:
+    """Whether any two of the tasks give different episodes."""
+    first, *others = (replace(recipe, tasks=FixedTask(task)) for task in tasks)
+    expected = run(first, _PLAN)
+    return any(run(other, _PLAN) != expected for other in others)
