@@ -228,8 +228,12 @@ class EnvMaker:
     base: EnvSpec | type[gym.Env]
     wrappers: tuple[Wrapping, ...]
 
-    def __call__(self) -> gym.Env:
-        env = gym.make(self.base) if isinstance(self.base, EnvSpec) else self.base()
+    def __call__(self, **env_kwargs: Any) -> gym.Env:
+        """
+        :param env_kwargs: over those of the spec
+        :return: the environment
+        """
+        env = gym.make(self.base, **env_kwargs) if isinstance(self.base, EnvSpec) else self.base(**env_kwargs)
         for wrapper, kwargs in self.wrappers:
             env = wrapper(env, **kwargs)
         return env

@@ -1,6 +1,7 @@
 """An environment that is another one in each episode, as a family of tasks has it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -38,6 +39,7 @@ class TaskEnv(gym.Wrapper):
         self._task = family.task(0)
         self._rng = np.random.default_rng([0, _STREAM])
         self._has_ended = True
+        self._held: Task | None = None
         super().__init__(self._built())
         self._spaces = self.env.observation_space, self.env.action_space
 
@@ -50,9 +52,9 @@ class TaskEnv(gym.Wrapper):
         """:return: the first observation of the task's environment, and info"""
         if seed is not None:
             self._rng = np.random.default_rng([seed, _STREAM])
-            self._set_task(self._family.task(seed))
+            self._set_task(self._held or self._family.task(seed))
         elif self._has_ended:
-            self._set_task(self._family.task(int(self._rng.integers(2**31))))
+            self._set_task(self._held or self._family.task(int(self._rng.integers(2**31))))
         self._has_ended = False
         observation, info = self.env.reset(seed=seed, options=options)
         return observation, {**info, "task": self._task.parameters}
@@ -63,6 +65,10 @@ class TaskEnv(gym.Wrapper):
         self._has_ended = bool(terminated or truncated)
         info["task"] = self._parameters
         return observation, reward, terminated, truncated, info
+
+    def hold(self, seed: int | None) -> None:
+        """:param seed: whose task all episodes from now on have; None for that of their own seeds again"""
+        self._held = None if seed is None else self._family.task(seed)
 
     def _set_task(self, task: Task) -> None:
         before, self._task = self._task, task
@@ -95,6 +101,26 @@ class TaskEnv(gym.Wrapper):
         if self._goal is not None:
             check_goal(task.goal)
             (self._goal.goal,) = task.goal.values()
+
+
+@contextmanager
+def same_task(env: gym.Env, seed: int) -> Iterator[None]:
+    """
+    :param env: with or without tasks
+    :param seed: whose task all episodes have
+    :return: context in which they do
+    """
+    held = env
+    while isinstance(held, gym.Wrapper) and not isinstance(held, TaskEnv):
+        held = held.env
+    if not isinstance(held, TaskEnv):
+        yield
+        return
+    held.hold(seed)
+    try:
+        yield
+    finally:
+        held.hold(None)
 
 
 def _construction(task: Task) -> tuple[Any, ...]:

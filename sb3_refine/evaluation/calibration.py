@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_refine.agents.agent import Agent
-from sb3_refine.evaluators import Evaluator, SerialEvaluator
+from sb3_refine.evaluators import Evaluator, RolloutTask, SerialEvaluator
 from sb3_refine.optimizers import ExplicitPopulation, ScaledOptimizer
 from sb3_refine.policies.base import DeterministicPolicy
 from sb3_refine.policies.critic_gradient import critic_gradient
@@ -39,20 +39,38 @@ def calibrate(
     :param seeds: of the episodes
     :raises EpisodeError: when an episode fails
     """
-    policy = _Observing(evaluator.task.policy)
-    with SerialEvaluator(replace(evaluator.task, policy=policy)) as observed:
-        observed.on_episode = evaluator.on_episode
-        observed.evaluate(ExplicitPopulation([parameters.get_theta()], names=["the unperturbed policy"]), [seeds])
-    evaluator.n_episodes += observed.n_episodes
-    evaluator.n_env_steps += observed.n_env_steps
-    batch = _batch(policy.observations, agent.observation_space)
-    if agent.statistics is not None:
-        batch = agent.statistics.normalize_obs(batch)
+    batch = observed_batch(agent, parameters.get_theta(), evaluator.task, seeds, evaluator)
     optimizer.scale = noise_scale(agent.model.policy, parameters, batch)
     if optimizer.optimizer.uses_critic_gradient:
         gradient = critic_gradient(agent.model.policy, parameters, batch)
         if gradient is not None:
             optimizer.optimizer.critic_gradient = optimizer.scale * gradient  # by the chain rule
+
+
+def observed_batch(
+    agent: Agent, theta: np.ndarray, task: RolloutTask, seeds: Sequence[int], counts: Evaluator | None = None
+) -> Any:
+    """
+    Run some episodes in this process.
+
+    :param agent: whose
+    :param theta: its parameters
+    :param task: its rollouts
+    :param seeds: of the episodes
+    :param counts: counts the episodes
+    :return: observations from the episodes, as the policy sees them
+    :raises EpisodeError: when an episode fails
+    """
+    policy = _Observing(task.policy)
+    with SerialEvaluator(replace(task, policy=policy)) as observed:
+        if counts is not None:
+            observed.on_episode = counts.on_episode
+        observed.evaluate(ExplicitPopulation([theta], names=["the unperturbed policy"]), [seeds])
+    if counts is not None:
+        counts.n_episodes += observed.n_episodes
+        counts.n_env_steps += observed.n_env_steps
+    batch = _batch(policy.observations, agent.observation_space)
+    return batch if agent.statistics is None else agent.statistics.normalize_obs(batch)
 
 
 class _Observing(DeterministicPolicy):

@@ -2,11 +2,12 @@
 
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import cloudpickle
+import gymnasium as gym
 import torch as th
 
 from sb3_refine.envs.spec import EnvRecipe
@@ -17,7 +18,9 @@ from sb3_refine.policies.base import DeterministicPolicy
 from sb3_refine.rollouts.episode import Episode
 from sb3_refine.rollouts.metrics import METRICS, Metric
 from sb3_refine.rollouts.reproducibility import Episodes
-from sb3_refine.rollouts.rollout import rollout, rollout_with_metrics
+from sb3_refine.rollouts.rollout import rollout_with_metrics
+
+Rollout = Callable[[DeterministicPolicy, gym.Env, int, Mapping[str, Metric]], Episode]
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class RolloutTask:
     :param metrics: that episodes may be asked for beside :data:`~sb3_refine.rollouts.metrics.METRICS`, by name
     :param is_seeded: whether the seed decides the episode; if not, episodes cannot be paired by their seeds
     :param replays: whether, without using a seed, every new environment begins with the same random numbers
+    :param rollout: runs an episode of a policy in an environment, on a seed, with metrics by name
     """
 
     recipe: EnvRecipe
@@ -37,6 +41,7 @@ class RolloutTask:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     is_seeded: bool = True
     replays: bool = False
+    rollout: Rollout = rollout_with_metrics
 
 
 class Batch(NamedTuple):
@@ -91,9 +96,7 @@ class RolloutWorker:
             if batch.noise is not None:
                 env = Noisy(env, batch.noise)
             with th.inference_mode():
-                if not batch.metrics:
-                    return rollout(policy, env, seed)
-                return rollout_with_metrics(policy, env, seed, self._metrics(batch.metrics))
+                return self._task.rollout(policy, env, seed, self._metrics(batch.metrics))
 
     def answer(self, batch: Batch, jobs: Sequence[Job]) -> Answer:
         """

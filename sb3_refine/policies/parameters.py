@@ -18,38 +18,15 @@ from sb3_refine.policies.transformer import TransformerPolicy
 SCOPES = ("actor", "head")
 
 
-class PolicyParameters:
+class FlatParameters:
     """
-    The parameters behind the deterministic action, as one flat float32 vector.
+    Tensors as one flat float32 vector.
 
-    Which ones they are is read off the computation itself: a parameter belongs if the deterministic action has a
-    gradient path to it. So the value net, the critics and ``log_std`` are never part, and a features extractor
-    that the actor shares with the critic is.
-
-    :param policy: policy of a Stable-Baselines3 model; its parameters are read and written in place
-    :param scope: ``"actor"``: all of them; ``"head"``: the last linear layer alone, the encoder frozen;
-        anything else is a regular expression searched in the parameters' names
-    :raises RefineError: when nothing matches the scope
+    :param parameters: by name; read and written in place
     """
 
-    def __init__(self, policy: BasePolicy, scope: str = "actor"):
-        if not scope:
-            raise RefineError(f"parameters: expected one of {SCOPES} or a regular expression, got an empty text")
-        influential = _influential_parameters(policy)
-        if scope == "actor":
-            chosen = influential
-        elif scope == "head":
-            head = _last_linear(policy, influential)
-            chosen = {name: p for name, p in influential.items() if name.startswith(f"{head}.")}
-        else:
-            chosen = {name: p for name, p in influential.items() if _matches(scope, name)}
-        if not chosen:
-            raise RefineError(
-                f"parameters: {scope!r} matches none of the parameters behind the action; "
-                f"use {', '.join(map(repr, SCOPES))}, or a regular expression over: {', '.join(influential)}"
-            )
-        self.scope = scope
-        self._parameters = chosen
+    def __init__(self, parameters: dict[str, nn.Parameter]):
+        self._parameters = parameters
 
     @property
     def names(self) -> list[str]:
@@ -87,6 +64,40 @@ class PolicyParameters:
                 parameter = self._parameters[name]
                 values = np.ascontiguousarray(theta[where], dtype=np.float32)
                 parameter.copy_(th.from_numpy(values).view_as(parameter))
+
+
+class PolicyParameters(FlatParameters):
+    """
+    The parameters behind the deterministic action, as one flat float32 vector.
+
+    Which ones they are is read off the computation itself: a parameter belongs if the deterministic action has a
+    gradient path to it. So the value net, the critics and ``log_std`` are never part, and a features extractor
+    that the actor shares with the critic is.
+
+    :param policy: policy of a Stable-Baselines3 model; its parameters are read and written in place
+    :param scope: ``"actor"``: all of them; ``"head"``: the last linear layer alone, the encoder frozen;
+        anything else is a regular expression searched in the parameters' names
+    :raises RefineError: when nothing matches the scope
+    """
+
+    def __init__(self, policy: BasePolicy, scope: str = "actor"):
+        if not scope:
+            raise RefineError(f"parameters: expected one of {SCOPES} or a regular expression, got an empty text")
+        influential = _influential_parameters(policy)
+        if scope == "actor":
+            chosen = influential
+        elif scope == "head":
+            head = _last_linear(policy, influential)
+            chosen = {name: p for name, p in influential.items() if name.startswith(f"{head}.")}
+        else:
+            chosen = {name: p for name, p in influential.items() if _matches(scope, name)}
+        if not chosen:
+            raise RefineError(
+                f"parameters: {scope!r} matches none of the parameters behind the action; "
+                f"use {', '.join(map(repr, SCOPES))}, or a regular expression over: {', '.join(influential)}"
+            )
+        super().__init__(chosen)
+        self.scope = scope
 
 
 def action_scores(

@@ -47,6 +47,14 @@ WORDING = {
         heading="Training and search",
         description="training on with its own algorithm, as long as that made it better, then a direct random search",
     ),
+    "meta-es": Wording(
+        after="after meta-learning",
+        tested="the result of meta-learning",
+        column="after meta-learning",
+        heading="The meta-learning",
+        description="evolution strategies on a distribution of actors and critics, from which a few episodes in a new "
+        "task suffice to adapt; returns are those after adaptation",
+    ),
     "judge": Wording(
         after="with the candidate",
         tested="the best candidate",

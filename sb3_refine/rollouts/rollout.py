@@ -78,9 +78,11 @@ def rollout_with_metrics(
     :param policy: see :func:`rollout`
     :param env: see :func:`rollout`
     :param seed: see :func:`rollout`
-    :param metrics: functions of the trajectory, by name
+    :param metrics: functions of the trajectory, by name; without any, no trajectory is kept
     :return: the episode, with ``metrics`` unless it is invalid
     """
+    if not metrics:
+        return rollout(policy, env, seed)
     recording = Recording(env)
     episode = rollout(policy, recording, seed)
     if math.isnan(episode.episode_return):
