@@ -11,6 +11,7 @@ from sb3_refine.cli.distill import distill_agent, make_distill_parser
 from sb3_refine.cli.evaluate import evaluate_agents, make_evaluate_parser
 from sb3_refine.cli.export import export_agent, make_export_parser
 from sb3_refine.cli.judge import judge_agents, make_judge_parser
+from sb3_refine.cli.meta import adapt_agent, make_adapt_parser, make_meta_parser, meta_agent
 from sb3_refine.cli.options import Parser, check_demo, given_options, is_code
 from sb3_refine.cli.push import make_push_parser, push_run
 from sb3_refine.cli.refine import refine_agent
@@ -24,6 +25,8 @@ _SUBCOMMANDS: dict[str, tuple[Callable[[], Parser], Callable[[argparse.Namespace
     "judge": (make_judge_parser, judge_agents),
     "distill": (make_distill_parser, distill_agent),
     "export": (make_export_parser, export_agent),
+    "meta": (make_meta_parser, meta_agent),
+    "adapt": (make_adapt_parser, adapt_agent),
 }
 
 

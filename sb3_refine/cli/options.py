@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 DEMO = {"algo": "ppo", "env": "Pendulum-v1", "folder": Path(__file__).parents[1] / "demo"}
 
-SUBCOMMANDS = ("push", "evaluate", "judge", "distill", "export")
+SUBCOMMANDS = ("push", "evaluate", "judge", "distill", "export", "meta", "adapt")
 
 _FROM_HUB = ("organization", "repo_name", "revision")
 
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-class _StoreDict(argparse.Action):
+class StoreDict(argparse.Action):
     """``key:value`` pairs as the Zoo writes them; the values are literals and never run."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
@@ -114,7 +114,7 @@ def add_agent_options(parser: Parser) -> None:
         help="go on although the statistics are missing",
     )
     agent.add_argument(
-        "--env-kwargs", nargs="+", action=_StoreDict, metavar="KEY:VALUE", help="arguments of the environment"
+        "--env-kwargs", nargs="+", action=StoreDict, metavar="KEY:VALUE", help="arguments of the environment"
     )
     agent.add_argument(
         "--tasks",

@@ -40,6 +40,8 @@ other commands:
   sb3-refine evaluate    run an agent, or two on the same seeds
   sb3-refine distill     make a smaller or another policy that acts like an agent
   sb3-refine export      write an agent for where there is no Stable-Baselines3
+  sb3-refine meta        learn to adapt to the tasks of a family in a few episodes
+  sb3-refine adapt       adapt an agent to one task
   sb3-refine push        push the result of a run to the Hub
 """
 
@@ -50,7 +52,7 @@ def make_parser() -> Parser:
         prog="sb3-refine",
         usage="sb3-refine --algo ALGO --env ENV [options]\n"
         "       sb3-refine --model ZIP --env ENV [options]\n"
-        "       sb3-refine {judge,evaluate,distill,export,push} --help",
+        "       sb3-refine {judge,evaluate,distill,export,meta,adapt,push} --help",
         description="Refine a trained Stable-Baselines3 agent by random search, and test the result on held-out seeds.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -153,29 +153,38 @@ def adapted_episode(policy: DeterministicPolicy, env: gym.Env, seed: int, metric
     """
     assert isinstance(policy, AdaptingPolicy)
     actors, critic = policy.draw(seed)
-    transitions = Transitions(env, policy.normalisation)
+    transitions, last = Transitions(env, policy.normalisation), Transitions(env, policy.normalisation)
     with same_task(env, seed):
-        n_steps = 0
-        for number, theta in enumerate(actors):
-            policy.policy.set_theta(theta)
-            explored = rollout(policy.policy, transitions, derived_seed(seed, number))
-            n_steps += explored.length
-            if math.isnan(explored.episode_return):
-                return explored._replace(length=n_steps)
+        explored = explore(policy, actors, transitions, seed)
+        if math.isnan(explored.episode_return):
+            return explored
         start = actors.mean(axis=0)
         policy.policy.set_theta(start)
         before = rollout(policy.policy, env, seed)
-        seed_globals(seed)
-        with _gradients():
-            adapted = adapt(policy.learner, start, critic, transitions, policy.settings)
+        adapted = gradient_steps(policy.learner, start, critic, transitions, policy.settings, seed)
         policy.policy.set_theta(adapted)
-        last = Transitions(env, policy.normalisation)
         episode = rollout_with_metrics(policy.policy, last, seed, metrics)
-        n_steps += before.length + episode.length
-        with _gradients():
-            error = critic_error(policy.learner, last)
-    found = {CRITIC_ERROR: error, BEFORE: before.episode_return}
+    found = {CRITIC_ERROR: critic_error(policy.learner, last), BEFORE: before.episode_return}
+    n_steps = explored.length + before.length + episode.length
     return episode._replace(length=n_steps, metrics={**episode.metrics, **found})
+
+
+def explore(policy: AdaptingPolicy, actors: np.ndarray, transitions: "Transitions", seed: int) -> Episode:
+    """
+    :param policy: runs the actors
+    :param actors: one for each episode, shape ``(n_explorers, n_actor)``
+    :param transitions: keeps what they see
+    :param seed: that the seeds of the episodes come from
+    :return: the last of the episodes; its length is that of all
+    """
+    n_steps = 0
+    for number, theta in enumerate(actors):
+        policy.policy.set_theta(theta)
+        episode = rollout(policy.policy, transitions, derived_seed(seed, number))
+        n_steps += episode.length
+        if math.isnan(episode.episode_return):
+            break
+    return episode._replace(length=n_steps)
 
 
 @contextmanager
@@ -185,36 +194,44 @@ def _gradients() -> Iterator[None]:
         yield
 
 
-def adapt(
-    model: Any, actor: np.ndarray, critic: np.ndarray, transitions: "Transitions", settings: AdaptationSettings
+def gradient_steps(
+    model: Any,
+    actor: np.ndarray,
+    critic: np.ndarray,
+    transitions: "Transitions",
+    settings: AdaptationSettings,
+    seed: int,
 ) -> np.ndarray:
     """
-    Gradient steps from given parameters, with new optimizers.
+    Train from given parameters, with new optimizers and ``train`` of Stable-Baselines3.
 
     :param model: see :func:`learner_of`; its parameters are overwritten
     :param actor: start of the actor
     :param critic: start of the critics
     :param transitions: what to learn from
     :param settings: how many steps, and of which size
+    :param seed: of the batches, and of the noise of TD3's targets
     :return: the adapted actor
     """
-    parameters = PolicyParameters(model.policy)
-    parameters.set_theta(actor)
-    critic_parameters(model).set_theta(critic)
-    model.actor_target.load_state_dict(model.actor.state_dict())
-    model.critic_target.load_state_dict(model.critic.state_dict())
-    for part in (model.actor, model.critic):
-        part.optimizer.state = defaultdict(dict)
-    if settings.adapt_learning_rate is not None:
-        rate = settings.adapt_learning_rate
-        model.lr_schedule = lambda _: rate
-    model._n_updates = 0
-    model.replay_buffer = transitions.buffer(model)
-    if settings.adapt_steps:
-        model.train(settings.adapt_steps, settings.batch_size)
-    model.replay_buffer = None
-    model.policy.set_training_mode(False)
-    return parameters.get_theta()
+    seed_globals(seed)
+    with _gradients():
+        parameters = PolicyParameters(model.policy)
+        parameters.set_theta(actor)
+        critic_parameters(model).set_theta(critic)
+        model.actor_target.load_state_dict(model.actor.state_dict())
+        model.critic_target.load_state_dict(model.critic.state_dict())
+        for part in (model.actor, model.critic):
+            part.optimizer.state = defaultdict(dict)
+        if settings.adapt_learning_rate is not None:
+            rate = settings.adapt_learning_rate
+            model.lr_schedule = lambda _: rate
+        model._n_updates = 0
+        model.replay_buffer = transitions.buffer(model)
+        if settings.adapt_steps:
+            model.train(settings.adapt_steps, settings.batch_size)
+        model.replay_buffer = None
+        model.policy.set_training_mode(False)
+        return parameters.get_theta()
 
 
 def critic_error(model: Any, transitions: "Transitions") -> float:
@@ -226,7 +243,7 @@ def critic_error(model: Any, transitions: "Transitions") -> float:
     """
     data = transitions.arrays()
     observations, following, actions = (th.as_tensor(data[name]) for name in ("observations", "next", "actions"))
-    with th.no_grad():
+    with th.inference_mode(False), th.no_grad():
         values = model.critic.q1_forward(observations, _scaled(model, actions)).flatten().numpy()
         last = following[-1:]
         goes_on = float(model.critic.q1_forward(last, model.actor(last)))

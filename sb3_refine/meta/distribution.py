@@ -49,10 +49,18 @@ class Shape:
         :return: the explorers, shape ``(n_explorers, n_actor)``, and the critic, shape ``(n_critic,)``
         """
         mean, std = self.split(theta)
-        actors = np.stack([direction(seed, key, self.n_actor) for key in keys[:-1]])
+        actors = np.stack([self.noise(seed, key)[: self.n_actor] for key in keys[:-1]])
         actors = mean[: self.n_actor] + std[: self.n_actor] * actors
-        critic = mean[self.n_actor :] + std[self.n_actor :] * direction(seed, keys[-1], self.n_critic)
+        critic = mean[self.n_actor :] + std[self.n_actor :] * self.noise(seed, keys[-1])[: self.n_critic]
         return actors, critic
+
+    def noise(self, seed: int, key: int) -> np.ndarray:
+        """
+        :param seed: of the noise table
+        :param key: of a slice
+        :return: noise for an actor or a critic: of the longer of both, as each length has a table of its own
+        """
+        return direction(seed, key, max(self.n_actor, self.n_critic))
 
     def keys(self, seed: int, number: int = 0) -> list[int]:
         """
@@ -107,8 +115,8 @@ def gradients(
         population.keys, np.nan_to_num(actor_fitness), np.nan_to_num(critic_fitness), strict=True
     ):
         for key in keys[:-1]:
-            _add(sums[:, :n], direction(population.seed, key, n), of_actor)
-        _add(sums[:, n:], direction(population.seed, keys[-1], shape.n_critic), of_critic)
+            _add(sums[:, :n], shape.noise(population.seed, key)[:n], of_actor)
+        _add(sums[:, n:], shape.noise(population.seed, keys[-1])[: shape.n_critic], of_critic)
     _, std = shape.split(population.distribution)
     of_mean, of_std = np.divide(sums, len(population) * std, out=np.zeros_like(sums), where=std > 0)
     return of_mean, of_std

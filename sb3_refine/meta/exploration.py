@@ -17,6 +17,7 @@ from sb3_refine.files import atomic_path, reraise_write_errors
 from sb3_refine.meta.adaptation import AdaptationSettings, critic_parameters
 from sb3_refine.policies.noise_scale import noise_scale
 from sb3_refine.policies.parameters import FlatParameters, PolicyParameters
+from sb3_refine.seeding import globals_restored, seed_globals
 
 FILE_NAME = "exploration.npz"
 
@@ -106,6 +107,21 @@ def exploration_path(agent: Agent) -> Path | None:
     """
     beside = Path(str(agent.source.get("path", ""))).parent / FILE_NAME
     return beside if agent.source.get("path") and beside.is_file() else None
+
+
+def forget_parameters(agent: Agent, seed: int) -> None:
+    """
+    Start from scratch: draw the parameters anew, as the layers of PyTorch do.
+
+    :param agent: its actor and critics are overwritten
+    :param seed: of the parameters
+    """
+    with globals_restored():
+        seed_globals(seed)
+        layers: list[Any] = [each for each in agent.model.policy.modules() if hasattr(each, "reset_parameters")]
+        for layer in layers:
+            layer.reset_parameters()
+    agent.source = {**agent.source, "path": ""}  # an exploration beside it is of the old parameters
 
 
 def first_exploration(agent: Agent, task: RolloutTask, learner: Any, std: float, seeds: Sequence[int]) -> Exploration:

@@ -55,6 +55,13 @@ WORDING = {
         description="evolution strategies on a distribution of actors and critics, from which a few episodes in a new "
         "task suffice to adapt; returns are those after adaptation",
     ),
+    "adapt": Wording(
+        after="after the adaptation",
+        tested="the better of adaptation and training",
+        column="adapted",
+        heading="The adaptation",
+        description="a few episodes in one task and gradient steps from them, or training on for as many steps",
+    ),
     "judge": Wording(
         after="with the candidate",
         tested="the best candidate",

@@ -94,6 +94,11 @@ class Continuation:
         self._buffer_path: Path | None = None
 
     @property
+    def agent(self) -> Agent:
+        """The agent as it is now; its model is the one that is trained on."""
+        return self._agent if self._model is None else replace(self._agent, model=self._model)
+
+    @property
     def num_timesteps(self) -> int:
         """Of the model, those before :attr:`n_env_steps` included."""
         return (self._model or self._agent.model).num_timesteps
