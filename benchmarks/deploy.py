@@ -52,7 +52,7 @@ SMALL = [
     ("tqc", "Walker2DBulletEnv-v0"),
 ]
 REFINED_FIRST = {("ddpg", "HopperBulletEnv-v0")}
-STUDENTS = [[], [4], [8], [16], [8, 8], [16, 16], [32, 32]]
+STUDENTS = [[], [4], [8], [16], [8, 8], [16, 16], [32, 32], [64, 64], [128, 128]]
 """Hidden layers."""
 SERIAL = {"n_workers": 1}
 N_ROUNDS = 3
