@@ -102,6 +102,12 @@ def test_the_time_limit_is_kept_and_no_monitor_is_added():
     assert "Monitor" not in str(env)
 
 
+@pytest.mark.parametrize("env", ["HalfCheetah-v5", "HopperBulletEnv-v0"])
+def test_nothing_is_printed_when_an_environment_is_made(env, capfd):
+    EnvRecipe(env).build().close()
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -59,6 +59,7 @@ class EnvFamily:
     :param remedy: what makes its episodes reproducible, see :mod:`sb3_refine.envs.remedies`
     :param accelerators: names of those that may fit, see :mod:`sb3_refine.envs.accelerators`
     :param end_effector: of an arm
+    :param prints_to: descriptor that its C library prints to whenever an environment is made, or None
     """
 
     pattern: str
@@ -70,10 +71,11 @@ class EnvFamily:
     remedy: str | None = None
     accelerators: tuple[str, ...] = ()
     end_effector: EndEffector | None = None
+    prints_to: int | None = None
 
 
 _BOX2D = EnvFamily("", extra="box2d", fails=_with_crash_reward, accelerators=("box2d",))
-_MUJOCO = EnvFamily("", extra="mujoco", renamed={"v2": "v4", "v3": "v4"})
+_MUJOCO = EnvFamily("", extra="mujoco", renamed={"v2": "v4", "v3": "v4"}, prints_to=2)
 _ROBOTICS = EnvFamily("", modules=("mujoco", "gymnasium_robotics"), extra="robotics")
 _PANDA = EnvFamily(
     "",
@@ -82,6 +84,7 @@ _PANDA = EnvFamily(
     renamed={"v1": "v3", "v2": "v3"},
     accelerators=("panda", "bullet binding"),
     end_effector=EndEffector(slice(0, 3), slice(3, 6), seconds_per_step=20 / 500),  # 20 steps of the simulation
+    prints_to=1,
 )
 _OLD_ANT: tuple[dict[str, Any], str] = ({"use_contact_forces": True}, "sb3_refine.envs.wrappers.ZeroContactForces")
 
@@ -91,6 +94,7 @@ FAMILIES: list[EnvFamily] = [
         modules=("pybullet", "pybullet_envs_gymnasium"),
         extra="bullet",
         accelerators=("bullet walker", "bullet binding"),
+        prints_to=1,
     ),
     replace(_PANDA, pattern=r"Panda(Push|Slide|PickAndPlace|Flip).*", remedy=FORGET_CONTACTS),
     replace(_PANDA, pattern=r"PandaStack.*", remedy=FRESH_ENV),  # its contacts depend on earlier episodes now and then

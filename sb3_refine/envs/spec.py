@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,8 +69,8 @@ class EnvRecipe:
             environments (Bullet's walkers) differ in the first episode after they are made
         :raises RefineError: for unknown ids, missing packages and wrong keyword arguments
         """
-        with _quiet_native_output(1) if self._is_of_bullet() else nullcontext():
-            if self._is_of_bullet():
+        with self._quietly():
+            if "pybullet" in family_of(self.env_id).modules:
                 import_env_package(self.env_id or "")  # quietly, before gymnasium does
             for package in self.gym_packages:
                 import_package(package, f"gym_packages: {package}")
@@ -87,19 +87,22 @@ class EnvRecipe:
 
     def _base(self, env_kwargs: dict[str, Any]) -> gym.Env:
         """The environment without wrappers, reset once: wrappers that end episodes early may ignore the next reset."""
-        if self.make is not None:
-            env = _call(self.make, env_kwargs)
-        else:
-            env = _make(self.env_id or "", {**self.env_kwargs, **env_kwargs})
-        if not self.end_at_success:
-            env = IgnoreSuccessTermination(env)
-        env.reset(seed=0)
-        if self.accelerated:
-            accelerate(env)
+        with self._quietly():
+            if self.make is not None:
+                env = _call(self.make, env_kwargs)
+            else:
+                env = _make(self.env_id or "", {**self.env_kwargs, **env_kwargs})
+            if not self.end_at_success:
+                env = IgnoreSuccessTermination(env)
+            env.reset(seed=0)
+            if self.accelerated:
+                accelerate(env)
         return env
 
-    def _is_of_bullet(self) -> bool:
-        return "pybullet" in family_of(self.env_id).modules
+    def _quietly(self) -> AbstractContextManager[None]:
+        """Without what the family's C library prints whenever an environment is made."""
+        descriptor = family_of(self.env_id).prints_to
+        return nullcontext() if descriptor is None else _quiet_native_output(descriptor)
 
 
 def import_env_package(env_id: str) -> None:
@@ -224,7 +227,10 @@ class VecWrapper:
 
 @contextmanager
 def _quiet_native_output(descriptor: int) -> Iterator[None]:
-    """Hide the output of C libraries: PyBullet prints its build date when imported, ``argv[0]=`` when started."""
+    """
+    Hide the output of C libraries: PyBullet prints its build date when imported, ``argv[0]=`` when started; MuJoCo
+    prints warnings about the models of gymnasium.
+    """
     if os.name != "posix":
         yield
         return

@@ -121,13 +121,16 @@ class BacktrackingARS(Optimizer):
 
     def _step(self, fitness: np.ndarray) -> None:
         keys = noise_keys(self.seed, self.n_updates_done, self.n_delta)
-        gradient = weighted_sum(self.seed, keys, pair_weights(fitness, self.power), self.theta.size)
+        gradient = weighted_sum(self.seed, keys, self._weights(fitness), self.theta.size)
         self._velocity = np.float32(self.momentum) * self._velocity + np.float32(1 - self.momentum) * gradient
         learning_rate = linear_schedule(self.learning_rate, self.n_updates_done / self.n_updates)
         step = learning_rate * self._std / math.sqrt(1 - self.momentum)
         with np.errstate(over="ignore", invalid="ignore"):  # the search checks its iterates
             self.theta = self.theta + np.float32(step) * self._velocity
         self._is_at_best = False
+
+    def _weights(self, fitness: np.ndarray) -> np.ndarray:
+        return pair_weights(fitness, self.power)
 
     def state_dict(self) -> dict[str, Any]:
         """:return: see :meth:`Optimizer.state_dict`"""
