@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sb3_refine.agents.agent import Agent
     from sb3_refine.agents.load import load_agent
+    from sb3_refine.agents.tasks import with_tasks
     from sb3_refine.auto.auto_refiner import AutoRefiner
     from sb3_refine.deploy.export import export
     from sb3_refine.errors import RefineError
     from sb3_refine.judging import judge
+    from sb3_refine.meta.adapt import adapt
+    from sb3_refine.meta.meta_refiner import MetaRefiner
     from sb3_refine.refiner import Refiner, refine
     from sb3_refine.students.distill import distill
     from sb3_refine.training.judge_callback import JudgeCallback
@@ -22,28 +25,34 @@ _HOMES = {
     "Agent": "agents.agent",
     "AutoRefiner": "auto.auto_refiner",
     "JudgeCallback": "training.judge_callback",
+    "MetaRefiner": "meta.meta_refiner",
     "RefineError": "errors",
     "Refiner": "refiner",
     "Trainer": "training.trainer",
+    "adapt": "meta.adapt",
     "distill": "students.distill",
     "export": "deploy.export",
     "judge": "judging",
     "load_agent": "agents.load",
     "refine": "refiner",
+    "with_tasks": "agents.tasks",
 }
 
 __all__ = [
     "Agent",
     "AutoRefiner",
     "JudgeCallback",
+    "MetaRefiner",
     "RefineError",
     "Refiner",
     "Trainer",
+    "adapt",
     "distill",
     "export",
     "judge",
     "load_agent",
     "refine",
+    "with_tasks",
 ]
 
 

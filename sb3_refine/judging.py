@@ -369,7 +369,7 @@ def _named(candidates: Sequence[Agent | BaseAlgorithm | NamedAgent | str | Path]
     found: list[NamedAgent] = []
     for number, candidate in enumerate(candidates, start=1):
         if isinstance(candidate, (str, Path)):
-            found += load_candidates([candidate], original)
+            found += load_candidates([candidate], original, tasks=original.recipe.tasks)
         elif isinstance(candidate, NamedAgent):
             found.append(candidate)
         else:

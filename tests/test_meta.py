@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
-from conftest import ENV_ID
+from conftest import ENV_ID, target_of
 from stable_baselines3 import DDPG, PPO, TD3
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_refine import RefineError, load_agent
 from sb3_refine.agents.from_model import agent_from_model
-from sb3_refine.agents.tasks import with_tasks
+from sb3_refine.agents.tasks import with_tasks, without_tasks
 from sb3_refine.envs.task_env import same_task
 from sb3_refine.evaluators import SerialEvaluator
 from sb3_refine.meta.adapt import adapt, adapted_agent, task_with
@@ -21,6 +23,7 @@ from sb3_refine.meta.adaptation import (
     CRITIC_ERROR,
     AdaptationSettings,
     Transitions,
+    Watched,
     critic_error,
     critic_parameters,
     learner_of,
@@ -31,6 +34,9 @@ from sb3_refine.meta.meta_refiner import MetaRefiner
 from sb3_refine.meta.optimizer import MetaES
 from sb3_refine.optimizers.population import ExplicitPopulation
 from sb3_refine.policies.parameters import PolicyParameters
+from sb3_refine.reporting.publish import layout
+from sb3_refine.reporting.run_folder import read_run_folder
+from sb3_refine.rollouts.episode import N_ENV_STEPS
 
 PUSHED = {"env_kwargs": {"g": {"uniform": [5.0, 15.0]}}}  # of Pendulum
 SMALL = AdaptationSettings(adapt_episodes=3, adapt_steps=4, batch_size=16)
@@ -136,8 +142,9 @@ def test_an_adaptation_depends_on_its_seed_alone(agent):
     assert first[0] == again[0]
     assert first[1] == others[0] == others[1]
     assert first[0] != first[1]
-    assert first[0].length == 200 * (SMALL.adapt_episodes + 2)
-    assert set(first[0].metrics) == {CRITIC_ERROR, BEFORE}
+    assert first[0].length == 200
+    assert first[0].n_env_steps == 200 * (SMALL.adapt_episodes + 2)
+    assert set(first[0].metrics) == {CRITIC_ERROR, BEFORE, N_ENV_STEPS}
 
 
 def test_all_episodes_of_an_adaptation_have_one_task(agent):
@@ -156,24 +163,30 @@ def test_without_noise_the_gradient_steps_are_those_of_stable_baselines3(cls):
     n = PolicyParameters(model.policy).size, critic_parameters(model).size
     nothing = Exploration(*(np.zeros(size, np.float32) for size in n))
     start = PolicyParameters(model.policy).get_theta()
-    adapted, n_steps = adapted_agent(agent, SMALL, nothing, seed=3)
-    assert n_steps == 200 * SMALL.adapt_episodes
+    adapted, n_steps, n_episodes = adapted_agent(agent, SMALL, nothing, seed=3)
+    assert (n_steps, n_episodes) == (200 * SMALL.adapt_episodes, SMALL.adapt_episodes)
     np.testing.assert_array_equal(PolicyParameters(model.policy).get_theta(), start)  # the agent is as it was
     assert not np.array_equal(PolicyParameters(adapted.model.policy).get_theta(), start)
     np.testing.assert_array_equal(  # plain learning goes on from here
         critic_parameters(adapted.model).get_theta(),
         np.concatenate([p.detach().numpy().ravel() for p in adapted.model.critic_target.parameters()]),
     )
-    none, _ = adapted_agent(agent, replace(SMALL, adapt_steps=0), nothing, seed=3)
+    none, *_ = adapted_agent(agent, replace(SMALL, adapt_steps=0), nothing, seed=3)
     np.testing.assert_allclose(PolicyParameters(none.model.policy).get_theta(), start, rtol=1e-6)
+
+
+def watched(agent, action, n_steps):
+    transitions = Transitions(agent.statistics)
+    env = Watched(agent.recipe.build(), transitions)
+    env.reset(seed=0)
+    for _ in range(n_steps):
+        *_, truncated, _ = env.step(np.array([action], np.float32))
+    return transitions, truncated
 
 
 def test_the_error_of_the_critic_is_that_of_its_values_against_the_discounted_returns(agent):
     model = learner_of(agent)
-    transitions = Transitions(agent.recipe.build(), None)
-    transitions.reset(seed=0)
-    for _ in range(30):
-        transitions.step(np.array([0.5], np.float32))
+    transitions, _ = watched(agent, 0.5, 30)
     with th.no_grad():
         for parameter in model.critic.parameters():
             parameter.zero_()
@@ -183,17 +196,49 @@ def test_the_error_of_the_critic_is_that_of_its_values_against_the_discounted_re
 
 
 def test_the_buffer_has_scaled_actions_and_only_true_ends(agent):
-    model = learner_of(agent)
-    transitions = Transitions(agent.recipe.build(), None)
-    transitions.reset(seed=0)
-    for _ in range(200):
-        truncated = transitions.step(np.array([1.0], np.float32))[3]
+    transitions, truncated = watched(agent, 1.0, 200)
     assert truncated
-    buffer = transitions.buffer(model)
+    buffer = transitions.buffer(learner_of(agent))
     assert buffer.size() == 200
     np.testing.assert_array_equal(buffer.actions, np.full((200, 1, 1), 0.5, np.float32))  # of a range of -2 to 2
     assert not buffer.dones.any()
     np.testing.assert_array_equal(buffer.observations[1:, 0], buffer.next_observations[:-1, 0])
+
+
+def test_the_buffer_has_observations_and_rewards_as_training_normalises_them(agent):
+    statistics = VecNormalize(make_vec_env(ENV_ID), clip_reward=3.0)
+    statistics.obs_rms.mean[:], statistics.obs_rms.var[:] = 0.5, 4.0
+    statistics.ret_rms.var = np.array(100.0)
+    raw, _ = watched(agent, 1.0, 20)
+    normalised, _ = watched(replace(agent, vec_normalize=statistics), 1.0, 20)
+    buffer = normalised.buffer(learner_of(agent))
+    np.testing.assert_allclose(buffer.observations[:, 0], (raw.arrays()["observations"] - 0.5) / 2, rtol=1e-4)
+    np.testing.assert_allclose(buffer.rewards[:, 0], raw.arrays()["rewards"] / 10, rtol=1e-4)
+
+
+def test_an_agent_at_the_end_of_its_schedule_still_learns():
+    model = TD3("MlpPolicy", ENV_ID, learning_rate=lambda progress: 1e-3 * progress, device="cpu", buffer_size=600)
+    model._current_progress_remaining = 0.0
+    agent = with_tasks(agent_from_model(model, ENV_ID), PUSHED)
+    adapted, *_ = adapted_agent(agent, SMALL)
+    before, after = (critic_parameters(each).get_theta() for each in (model, adapted.model))
+    steps = np.abs(after - before)
+    assert 0 < np.median(steps) < 5e-3  # a tenth of the rate
+
+
+@pytest.mark.slow
+def test_without_noise_and_gradient_steps_the_return_is_that_of_a_plain_episode():
+    """Also where the environment needs a remedy between two episodes."""
+    model = TD3("MlpPolicy", "BipedalWalker-v3", seed=0, device="cpu", buffer_size=10)
+    agent = with_tasks(agent_from_model(model, "BipedalWalker-v3"), {"env_kwargs": {"hardcore": False}})
+    settings = AdaptationSettings(adapt_episodes=2, adapt_steps=0)
+    refiner = MetaRefiner(agent, adaptation=settings, backend="serial")
+    theta = refiner.parameters.get_theta()
+    theta[refiner.shape.size :] = 0
+    with SerialEvaluator(refiner.make_task()) as evaluator:
+        (adapted,) = evaluator.evaluate(ExplicitPopulation([theta]), [[1, 2, 3, 4]])
+    plain = target_of(agent).run([1, 2, 3, 4]).episodes
+    np.testing.assert_allclose([e.episode_return for e in adapted], [e.episode_return for e in plain], atol=1e-4)
 
 
 # ---------------------------------------------------------------- the search
@@ -279,6 +324,14 @@ def test_agents_that_cannot_adapt_so_are_refused(made_agents):
         adapt(agent_from_model(model, ENV_ID))
 
 
+def test_a_further_search_has_other_draws_tasks_and_test_seeds(agent):
+    refiner = refiner_of(agent, learning_rate=0.0, std_learning_rate=0.0).learn(1)
+    first = refiner.result
+    second = refiner.learn(1).result
+    assert set(first.baseline.seeds).isdisjoint(second.baseline.seeds)
+    assert first.learning_curve[0].mean_return != second.learning_curve[0].mean_return
+
+
 @pytest.mark.parametrize("content", [b"", b"not a zip", None])
 def test_a_damaged_exploration_is_one_line(agent, tmp_path, content):
     folder = refiner_of(agent).learn(1).save(tmp_path)
@@ -313,6 +366,15 @@ def test_adapt_judges_the_adapted_agent_and_one_that_is_trained_on(agent, tmp_pa
     assert record["tasks"] == [{"g": 12.0}] * 4
 
 
+def test_adapt_needs_one_task(agent):
+    with pytest.raises(RefineError, match="an agent adapts to one task of its family"):
+        adapt(agent)
+    with pytest.raises(RefineError, match="the agent has no family of tasks"):
+        adapt(without_tasks(agent), {"g": 9})
+    with pytest.raises(RefineError, match="adapt_steps: expected a whole number of at least 0"):
+        adapt(agent, {"g": 9}, adaptation={"adapt_steps": -1})
+
+
 def test_a_task_needs_a_value_for_each_parameter_that_differs(agent):
     with pytest.raises(RefineError, match="task: a value is missing for g; name it as g:VALUE"):
         task_with(agent.recipe.tasks, {})
@@ -333,6 +395,13 @@ def test_meta_and_adapt_on_the_command_line(made_agents, tmp_path, run):
     assert {"exploration.npz", "refinement.json", "tasks.yml", "report.md"} <= {path.name for path in folder.iterdir()}
     again = run("meta", "--resume", folder, "--backend", "serial")
     assert again.returncode == 0
+    other = run("--resume", folder)
+    assert other.returncode == 1
+    assert f"sb3-refine meta --resume {folder}" in other.stderr
+    card = layout(read_run_folder(folder), "me/agent")
+    assert "meta-learning: 1 update" in card["README.md"].decode()
+    assert {"tasks.yml", "exploration.npz"} <= card.keys()
+    assert "results.json" not in card  # the returns are those after adaptation to tasks
     adapted = run(
         "adapt", *where, "-f", tmp_path / "meta", "--task", "g:9", "--backend", "serial", "--n-eval-episodes", 4,
         "-o", tmp_path / "adapted",
@@ -343,3 +412,7 @@ def test_meta_and_adapt_on_the_command_line(made_agents, tmp_path, run):
     assert wrong.returncode == 1
     assert wrong.stderr.count("\n") == 1
     assert "the family has no 'mass'" in wrong.stderr
+    (folder / "tasks.yml").write_text(yaml.safe_dump({"env_kwargs": {"g": {"uniform": [5, 9]}, "path": "/etc/passwd"}}))
+    stranger = run("adapt", *where, "-f", tmp_path / "meta", "--task", "g:9")
+    assert stranger.returncode == 1
+    assert "may be a path or a module" in stranger.stderr

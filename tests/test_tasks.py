@@ -2,19 +2,23 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
 from conftest import ENV_ID, target_of
+from stable_baselines3.common.vec_env import VecFrameStack
 
-from sb3_refine import RefineError, Refiner, load_agent
+from sb3_refine import RefineError, Refiner, distill, judge, load_agent
 from sb3_refine.agents.tasks import with_tasks, without_tasks
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluation.by_task import by_parameter
 from sb3_refine.evaluation.target import open_targets
+from sb3_refine.reporting.record import read_record
+from sb3_refine.rollouts.recording import Recording
 from sb3_refine.rollouts.reproducibility import Episodes
 from sb3_refine.seeding import EpisodeSeeds
 from sb3_refine.tasks.family import FixedTask, Task, TaskDistribution, TaskFunction, family_of_tasks
@@ -93,6 +97,26 @@ def test_grids_give_each_combination_equally_often_along_a_stream_of_seeds():
     assert cells[:6] == cells[6:]
 
 
+def test_the_order_of_parameters_does_not_matter():
+    uniform = {"uniform": [0.0, 1.0]}
+    one = TaskDistribution({"physics": {"mass": uniform, "friction": uniform}})
+    other = TaskDistribution({"physics": {"friction": uniform, "mass": uniform}})
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one.task(5) == other.task(5)
+    assert one.task(5).physics["mass"] != one.task(5).physics["friction"]
+    alone = TaskDistribution({"physics": {"mass": uniform}})
+    assert alone != one
+    assert alone.task(5).physics["mass"] == one.task(5).physics["mass"]
+
+
+def test_numbers_of_numpy_are_numbers_and_arrays_are_refused():
+    family = TaskFunction(lambda rng: {"goal": {"direction": rng.choice([-1, 1])}})
+    assert type(family.task(0).goal["direction"]) is int
+    with pytest.raises(RefineError, match="direction: expected a number, text or a list, got an array"):
+        TaskFunction(lambda rng: {"goal": {"direction": rng.choice([-1, 1], 2)}}).task(0)
+
+
 def test_a_function_draws_tasks_from_the_generator_that_it_gets():
     family = TaskFunction(lambda rng: {"env_kwargs": {"g": float(rng.choice([9, 11]))}})
     assert {family.task(seed).parameters["g"] for seed in range(20)} == {9.0, 11.0}
@@ -114,6 +138,9 @@ def test_a_function_draws_tasks_from_the_generator_that_it_gets():
         ({"physics": {"mass": {}}}, "mass: expected one distribution"),
         ({"physics": {"gravity": 1}, "env_kwargs": {"gravity": 1}}, "gravity is in two sections"),
         ({"env_wrapper": {"my.Wrapper": 3}}, "my.Wrapper: expected parameters with their values"),
+        ({"env_wrapper": {"my.Wrapper": {3: 1}}}, "expected a name, got 3"),
+        ({"physics": {3: 1}}, "expected a name, got 3"),
+        ({"physics": {"mass": {"uniform": [-1e308, 1e308]}}}, "expected .low, high."),
     ],
 )
 def test_what_is_no_family_of_tasks_is_refused(content, message):
@@ -228,6 +255,16 @@ def test_parameters_of_wrappers():
         assert len(steps) - 1 == info["task"]["TimeLimit.max_episode_steps"]
 
 
+def test_wrappers_without_parameters_and_two_of_one_name():
+    limit = {"max_episode_steps": 5}
+    wrappers = {"gymnasium.wrappers.FlattenObservation": None, "gymnasium.wrappers.TimeLimit": limit}
+    family = TaskDistribution({"env_wrapper": wrappers})
+    assert "FlattenObservation" in str(EnvRecipe(ENV_ID, tasks=family).build())
+    assert family.task(0).parameters == {"TimeLimit.max_episode_steps": 5}
+    twice = Task(env_wrapper={"a.W": {"x": 1}, "b.W": {"x": 2}})
+    assert twice.parameters == {"a.W.x": 1, "b.W.x": 2}
+
+
 @pytest.mark.parametrize(
     ("env", "content", "message"),
     [
@@ -241,6 +278,10 @@ def test_parameters_of_wrappers():
             {"env_wrapper": {"gymnasium.wrappers.TimeLimit": {"steps": 3}}},
             "env_wrapper: gymnasium.wrappers.Time",
         ),
+        (HOPPER, {"physics": {"mass": 0}}, "mass: expected a factor above 0, got 0"),
+        (HOPPER, {"physics": {"friction": -1}}, "friction: expected a factor of at least 0, got -1"),
+        (HOPPER, {"physics": {"gravity": "low"}}, "gravity: expected a number, got 'low'"),
+        (ENV_ID, {"goal": {"velocity": float("nan")}}, "goal: velocity: expected a number, got nan"),
         (HOPPER, {"physics": {"masses": 2}}, "has no 'masses' .did you mean mass"),
         (BULLET, {"physics": {"damping": 2}}, "has no 'damping'.*choose from mass, friction, gravity"),
     ],
@@ -287,6 +328,30 @@ def family_of_wrapper(agent, **parameters):
 def test_a_parameter_that_the_environment_ignores_is_found_out(agent):
     with pytest.raises(RefineError, match="loudness: the environment ignores it: episodes with .* are equal"):
         target_of(family_of_wrapper(agent, loudness={"uniform": [0, 1]}))
+
+
+class Switched(gym.Wrapper):
+    """A push of some strength, if it is switched on."""
+
+    def __init__(self, env, is_on=False, strength=0.0):
+        super().__init__(env)
+        self._push = strength if is_on else 0.0
+
+    def step(self, action):
+        return self.env.step(np.clip(action + self._push, -2, 2))
+
+
+@pytest.mark.parametrize("is_on", [[False, True], [True, False]])
+def test_a_parameter_that_another_one_switches_on_is_not_ignored(agent, is_on):
+    parameters = {"is_on": {"choice": is_on}, "strength": {"uniform": [0.0, 1.0]}}
+    recipe = replace(agent.recipe, gym_packages=(__name__,))
+    content = {"env_wrapper": {f"{__name__}.Switched": parameters}}
+    assert target_of(with_tasks(replace(agent, recipe=recipe), content)).is_seeded
+
+
+def test_a_longer_time_limit_is_no_ignored_parameter(agent):
+    content = {"env_kwargs": {"max_episode_steps": {"choice": [400, 500]}}}
+    assert target_of(with_tasks(agent, content)).is_seeded
 
 
 def test_tasks_must_not_change_the_observation_space(agent):
@@ -390,6 +455,37 @@ def test_a_missing_or_broken_file_is_one_line(made_agents, tmp_path, run):
     broken = run(*where, str(tmp_path / "bad.yml"))
     assert broken.returncode == 1
     assert "cannot be read as YAML" in broken.stderr
+
+
+def test_judge_compares_agents_in_the_same_tasks(agent, made_agents, tmp_path):
+    judgement = judge(with_tasks(agent, GRAVITY), [agent.source["path"]], n_eval_episodes=4, backend="serial")
+    assert judgement.result.decision == "original"
+    assert judgement.result.paired_difference.mean == 0
+    with pytest.raises(RefineError, match="are not in the same tasks"):
+        judge(with_tasks(agent, GRAVITY), [agent], n_eval_episodes=4, backend="serial")
+
+
+def test_objectives_of_agents_with_stacked_frames_see_the_task(agent):
+    recipe = replace(agent.recipe, vec_wrappers=(partial(VecFrameStack, n_stack=2),), tasks=TaskDistribution(GRAVITY))
+    recording = Recording(recipe.build())
+    recording.reset(seed=3)
+    recording.step(np.zeros(1, np.float32))
+    assert recording.trajectory(False, None).task == recipe.tasks.task(3).parameters
+
+
+def test_distill_keeps_the_tasks(agent, tmp_path):
+    found = distill(with_tasks(agent, GRAVITY), "linear", n_episodes=2, n_rounds=0, n_eval_episodes=2, backend="serial")
+    folder = found.save(tmp_path)
+    assert yaml.safe_load((folder / "tasks.yml").read_text()) == GRAVITY
+    assert json.loads((folder / "distillation.json").read_text())["tasks"] == GRAVITY
+
+
+def test_tasks_of_a_record_must_be_those_of_its_episodes(agent, tmp_path):
+    folder = small_refiner(agent, backend="serial").learn(1).save(tmp_path)
+    content = json.loads((folder / "refinement.json").read_text())
+    (folder / "refinement.json").write_text(json.dumps({**content, "tasks": content["tasks"][1:]}))
+    with pytest.raises(RefineError, match="tasks: not one for each test episode"):
+        read_record(folder)
 
 
 def test_groups_by_a_parameter():

@@ -94,6 +94,11 @@ def check_same_environment(original: Agent, other: Agent, whose: str) -> None:
             f"{whose} has an environment with the arguments {theirs.env_kwargs}, the agent itself one with "
             f"{ours.env_kwargs}; give both the same in `env_kwargs`"
         )
+    if ours.tasks != theirs.tasks:
+        raise RefineError(
+            f"{whose} and the agent itself are not in the same tasks; load both with the same `tasks`, or put them "
+            "there with `with_tasks`"
+        )
 
 
 def without_copies(agents: Sequence[NamedAgent], original: Agent) -> list[NamedAgent]:

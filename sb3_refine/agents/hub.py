@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 ORGANIZATION = "sb3"
 """Where the Zoo keeps its agents on the Hub."""
 
-PULLED = ("config.yml", "args.yml", "env_kwargs.yml", "vec_normalize.pkl")
+PULLED = ("config.yml", "args.yml", "env_kwargs.yml", "vec_normalize.pkl", "tasks.yml", "exploration.npz")
 """Files that are pulled with the zip, if the repo has them."""
 _TIMEOUT = 30.0
 

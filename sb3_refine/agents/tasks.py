@@ -11,6 +11,7 @@ import yaml
 from sb3_refine.agents.agent import Agent, check_fit
 from sb3_refine.agents.decoding.zoo_yaml import read_zoo_yaml
 from sb3_refine.agents.imports import check_importable
+from sb3_refine.agents.zoo_config import check_stored_arguments
 from sb3_refine.errors import RefineError
 from sb3_refine.files import atomic_path, reraise_write_errors
 from sb3_refine.tasks.family import TaskDistribution, TaskFamily, family_of_tasks
@@ -40,8 +41,10 @@ def with_tasks(agent: Agent, tasks: Tasks | None) -> Agent:
     if tasks is None:
         return agent
     if isinstance(tasks, (str, Path)):
-        tasks = _read(Path(tasks))
+        tasks = read_tasks(Path(tasks))
     family = family_of_tasks(tasks)
+    if "render_mode" in family.task(0).env_kwargs:
+        raise RefineError("tasks: env_kwargs: render_mode: rollouts show nothing; take it out")
     if isinstance(family, TaskDistribution):
         for wrapper in family.settings.get("env_wrapper", {}):
             check_importable(wrapper.rpartition(".")[0], "tasks: env_wrapper", agent.recipe.gym_packages)
@@ -50,6 +53,17 @@ def with_tasks(agent: Agent, tasks: Tasks | None) -> Agent:
     env.close()
     check_fit(agent.model, agent.vec_normalize, env.observation_space, env.action_space, recipe)
     return replace(agent, recipe=recipe, expected_return=None)
+
+
+def check_stored_tasks(content: Any) -> None:
+    """
+    Check tasks from a file that the user did not name: of an agent, or of an interrupted run.
+
+    :param content: as for :class:`~sb3_refine.tasks.family.TaskDistribution`
+    :raises RefineError: for paths and very large numbers
+    """
+    for path, value in TaskDistribution(content).leaves():
+        check_stored_arguments(f"tasks: {'.'.join(path)}", value, "name the file with `tasks` if you trust it")
 
 
 def without_tasks(agent: Agent) -> Agent:
@@ -75,7 +89,12 @@ def write_tasks(run_folder: Path, agent: Agent) -> None:
             path.write_text(yaml.safe_dump(family.settings, sort_keys=False))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_tasks(path: Path) -> dict[str, Any]:
+    """
+    :param path: a YAML file
+    :return: its content
+    :raises RefineError: when it cannot be read
+    """
     try:
         is_file = path.is_file()
     except OSError:

@@ -103,6 +103,8 @@ def distill_agent(options: argparse.Namespace) -> int:
     of_student = ["--algo", found.agent.algo, "--env", agent.env_id, "-f", options.output]
     if options.gym_packages:
         of_student += ["--gym-packages", *options.gym_packages]
+    if options.tasks:
+        of_student += ["--tasks", options.tasks]
     say(f"refine the student: {shlex.join(['sb3-refine', *of_student])}")
     say(f"export the student: {shlex.join(['sb3-refine', 'export', *of_student])}")
     if agent.source.get("path"):

@@ -19,8 +19,9 @@ from sb3_refine.cli.options import (
 )
 from sb3_refine.cli.refine import make_logger, note_command, print_result, signals_held_back
 from sb3_refine.cli.refine_options import add_rollout_options, count_or_auto
-from sb3_refine.cli.resume import original_in, original_source, take_tasks
-from sb3_refine.errors import RefineError
+from sb3_refine.cli.resume import original_in, original_source, resume_command, say_how_to_go_on, take_tasks
+from sb3_refine.errors import EpisodeError, RefineError
+from sb3_refine.files import refuse_links
 
 if TYPE_CHECKING:
     from sb3_refine.meta.meta_refiner import MetaRefiner
@@ -90,6 +91,7 @@ def make_meta_parser() -> Parser:
     )
     verdict.add_argument("--alpha", type=float, default=0.05, help="level of significance (default: %(default)s)")
     _add_output_options(parser, "meta-agents")
+    _add_log_options(parser)
     return parser
 
 
@@ -112,10 +114,7 @@ def make_adapt_parser() -> Parser:
         help="parameters of the task, of the family in --tasks, or in the tasks.yml beside the agent (default: the "
         "agent's own environment)",
     )
-    adaptation = parser.add_argument_group("the adaptation")
-    adaptation.add_argument(
-        "--adapt-episodes", type=count, metavar="N", help="that explore (default: as in meta, or 20)"
-    )
+    _add_adaptation_options(parser.add_argument_group("the adaptation (default: as in the meta-learning)"))
     run = parser.add_argument_group("the run")
     add_rollout_options(run)
     verdict = parser.add_argument_group("the verdict")
@@ -147,16 +146,20 @@ def _add_output_options(parser: Parser, folder: str) -> None:
     output.add_argument("-o", "--output", default=folder, help="output folder (default: %(default)s)")
     output.add_argument("--no-report", action="store_true", help="write no report.md and no plots")
     output.add_argument("-P", "--progress", action="store_true", help="show a progress bar")
-    output.add_argument("--tensorboard-log", metavar="DIR", help="log for TensorBoard")
-    output.add_argument(
-        "--log-interval", type=count, default=1, help="updates between two lines (default: %(default)s)"
-    )
     output.add_argument(
         "--verbose",
         type=int,
         choices=(0, 1, 2),
         default=1,
         help="0: the verdict only, 1: a line an update, 2: the tables of Stable-Baselines3 (default: %(default)s)",
+    )
+
+
+def _add_log_options(parser: Parser) -> None:
+    output = parser.add_argument_group("the log")
+    output.add_argument("--tensorboard-log", metavar="DIR", help="log for TensorBoard")
+    output.add_argument(
+        "--log-interval", type=count, default=1, help="updates between two lines (default: %(default)s)"
     )
 
 
@@ -194,8 +197,9 @@ def meta_agent(options: argparse.Namespace) -> int:
             checkpoint_interval=options.checkpoint_interval,
             resume=options.resume is not None,
         )
-    except KeyboardInterrupt:
-        say(f"to go on from here: sb3-refine meta --resume {run_folder}")
+    except (RefineError, EpisodeError, OSError, KeyboardInterrupt) as stop:
+        if not (options.resume and isinstance(stop, RefineError)):
+            say_how_to_go_on(run_folder, stop, resume_command(run_folder, options, ["meta"]))
         raise
     finally:
         with signals_held_back():
@@ -228,7 +232,9 @@ def _take_stored(options: argparse.Namespace) -> None:
     from sb3_refine.search.checkpoint import read_checkpoint
 
     state = Path(options.resume) / "state"
+    refuse_links(Path(options.resume))
     settings, _ = read_checkpoint(state)
+    options.no_end_at_success = options.no_end_at_success or not settings["end_at_success"]
     names = [name for name in (*_OF_REFINER, *_OF_ADAPTATION, "n_updates") if name not in _NOT_STORED]
     for name in names:
         if name not in options.given:
@@ -287,7 +293,8 @@ def adapt_agent(options: argparse.Namespace) -> int:
     judgement = adapt(
         agent,
         task,
-        options.adapt_episodes,
+        adaptation={name: getattr(options, name) for name in _OF_ADAPTATION if name in options.given},
+        progress_bar=options.progress,
         seed=options.seed,
         n_eval_episodes=options.n_eval_episodes,
         alpha=options.alpha,
@@ -310,11 +317,12 @@ def adapt_agent(options: argparse.Namespace) -> int:
 
 def _family_of(agent: Any) -> Any:
     """Of ``--tasks``, or of the file beside the agent."""
-    from sb3_refine.agents.tasks import FILE_NAME, with_tasks
+    from sb3_refine.agents.tasks import FILE_NAME, check_stored_tasks, read_tasks, with_tasks
 
     if agent.recipe.tasks is None:
         path = Path(str(agent.source.get("path", ""))).parent / FILE_NAME
         if not path.is_file():
             raise RefineError("--task: there is no tasks.yml beside the agent; name its family with --tasks")
+        check_stored_tasks(read_tasks(path))
         agent = with_tasks(agent, path)
     return agent.recipe.tasks

@@ -4,6 +4,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ def resumed_settings(options: argparse.Namespace) -> dict[str, Any]:
     refuse_links(Path(options.resume))
     state_folder = Path(options.resume) / "state"
     settings, _ = read_checkpoint(state_folder)
+    if settings["optimizer"] == "meta-es":
+        raise RefineError(f"--resume: go on with this run by sb3-refine meta --resume {options.resume}")
     check_named_again(options, settings)
     for name in (
         "parameters", "seed", "n_eval_episodes", "alpha", "optimizer", "objective", "min_effect", "max_return_loss",
@@ -61,7 +64,11 @@ def take_tasks(options: argparse.Namespace, settings: dict[str, Any]) -> None:
     tasks = settings.get("tasks")
     if isinstance(tasks, str):
         raise RefineError(f"--resume: the tasks of the interrupted run came from {tasks}; go on with it in Python")
-    options.tasks = options.tasks or tasks
+    if tasks is not None and options.tasks is None:
+        from sb3_refine.agents.tasks import check_stored_tasks
+
+        check_stored_tasks(tasks)
+        options.tasks = tasks
 
 
 def original_in(state_folder: Path) -> Path:
@@ -96,13 +103,14 @@ def check_named_again(options: argparse.Namespace, settings: dict[str, Any]) -> 
             )
 
 
-def resume_command(run_folder: Path, options: argparse.Namespace) -> str:
+def resume_command(run_folder: Path, options: argparse.Namespace, subcommand: Sequence[str] = ()) -> str:
     """What goes on with the run. Code that the user named is not run again unless it is named again."""
-    command = ["sb3-refine", "--resume", str(run_folder)]
-    if is_code(options.objective):
-        command += ["--objective", options.objective]
-    if not is_scope(options.parameters):
-        command += ["--parameters", options.parameters]
+    command = ["sb3-refine", *subcommand, "--resume", str(run_folder)]
+    named = {"objective": "return", "parameters": "actor", **vars(options)}
+    if is_code(named["objective"]):
+        command += ["--objective", named["objective"]]
+    if not is_scope(named["parameters"]):
+        command += ["--parameters", named["parameters"]]
     module = (options.env or "").rpartition(":")[0]
     packages = list(dict.fromkeys(filter(None, [*options.gym_packages, module])))
     if packages:

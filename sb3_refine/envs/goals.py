@@ -3,6 +3,7 @@ Goals that the agent cannot see: a velocity or a direction to run in, as Finn et
 meta-learning for fast adaptation of deep networks", https://arxiv.org/abs/1703.03400, section 5.3) have them.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -69,5 +70,5 @@ def check_goal(goal: Mapping[str, Any]) -> None:
             raise RefineError(
                 f"tasks: goal: unknown {name!r}{did_you_mean(name, GOALS)}; choose from {', '.join(GOALS)}"
             )
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
             raise RefineError(f"tasks: goal: {name}: expected a number, got {value!r}")

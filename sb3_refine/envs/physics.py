@@ -1,5 +1,6 @@
 """Gravity, masses, friction and damping of MuJoCo's and PyBullet's environments, changed from episode to episode."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -108,6 +109,21 @@ class BulletPhysics(Physics):
                 inertia = [mass * each for each in info[2]]
                 changed |= {"mass": mass * info[0], "localInertiaDiagonal": inertia}
             self._client.changeDynamics(body, link, **changed)
+
+
+def check_physics(values: Mapping[str, Any]) -> None:
+    """
+    :param values: of a task, by parameter
+    :raises RefineError: when one is no number, or out of range
+    """
+    for name, value in values.items():
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number:
+            raise RefineError(f"tasks: physics: {name}: expected a number, got {value!r}")
+        if name == "mass" and not value > 0:
+            raise RefineError(f"tasks: physics: mass: expected a factor above 0, got {value}")
+        if name in ("friction", "damping") and not value >= 0:
+            raise RefineError(f"tasks: physics: {name}: expected a factor of at least 0, got {value}")
 
 
 def _bullet_client(env: gym.Env) -> Any:

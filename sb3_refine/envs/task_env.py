@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_refine.envs.goals import Goal, check_goal
-from sb3_refine.envs.physics import Physics, with_physics
+from sb3_refine.envs.physics import Physics, check_physics, with_physics
 from sb3_refine.errors import RefineError
 from sb3_refine.tasks.family import Task, TaskFamily
 
@@ -37,6 +37,8 @@ class TaskEnv(gym.Wrapper):
     ):
         self._family, self._make, self._wrap = family, make, wrap
         self._task = family.task(0)
+        check_physics(self._task.physics)
+        check_goal(self._task.goal)
         self._rng = np.random.default_rng([0, _STREAM])
         self._has_ended = True
         self._held: Task | None = None
@@ -71,6 +73,8 @@ class TaskEnv(gym.Wrapper):
         self._held = None if seed is None else self._family.task(seed)
 
     def _set_task(self, task: Task) -> None:
+        check_physics(task.physics)
+        check_goal(task.goal)
         before, self._task = self._task, task
         if _construction(task) != _construction(before):
             self.env.close()
@@ -81,8 +85,10 @@ class TaskEnv(gym.Wrapper):
     def _built(self) -> gym.Env:
         """The environment of the present task."""
         task = self._task
-        check_goal(task.goal)
-        env = self._make(task.env_kwargs)
+        try:
+            env = self._make(task.env_kwargs)
+        except RefineError as error:
+            raise RefineError(f"tasks: {error}" if task.env_kwargs else str(error)) from error
         self._physics: Physics | None = None
         self._goal: Goal | None = None
         if task.physics:
@@ -99,8 +105,19 @@ class TaskEnv(gym.Wrapper):
         if self._physics is not None:
             self._physics.values = task.physics
         if self._goal is not None:
-            check_goal(task.goal)
             (self._goal.goal,) = task.goal.values()
+
+
+def task_env_of(env: gym.Env) -> TaskEnv | None:
+    """
+    :param env: any environment
+    :return: the :class:`TaskEnv` among its wrappers, if there is one
+    """
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, TaskEnv):
+            return env
+        env = env.env
+    return None
 
 
 @contextmanager
@@ -110,10 +127,8 @@ def same_task(env: gym.Env, seed: int) -> Iterator[None]:
     :param seed: whose task all episodes have
     :return: context in which they do
     """
-    held = env
-    while isinstance(held, gym.Wrapper) and not isinstance(held, TaskEnv):
-        held = held.env
-    if not isinstance(held, TaskEnv):
+    held = task_env_of(env)
+    if held is None:
         yield
         return
     held.hold(seed)

@@ -1,6 +1,6 @@
 """Measures what an optimizer has to know about an agent, on observations of the agent's own episodes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -39,7 +39,9 @@ def calibrate(
     :param seeds: of the episodes
     :raises EpisodeError: when an episode fails
     """
-    batch = observed_batch(agent, parameters.get_theta(), evaluator.task, seeds, evaluator)
+    batch, n_steps = observed_batch(agent, parameters.get_theta(), evaluator.task, seeds, evaluator.on_episode)
+    evaluator.n_episodes += len(seeds)
+    evaluator.n_env_steps += n_steps
     optimizer.scale = noise_scale(agent.model.policy, parameters, batch)
     if optimizer.optimizer.uses_critic_gradient:
         gradient = critic_gradient(agent.model.policy, parameters, batch)
@@ -48,8 +50,12 @@ def calibrate(
 
 
 def observed_batch(
-    agent: Agent, theta: np.ndarray, task: RolloutTask, seeds: Sequence[int], counts: Evaluator | None = None
-) -> Any:
+    agent: Agent,
+    theta: np.ndarray,
+    task: RolloutTask,
+    seeds: Sequence[int],
+    on_episode: Callable[[], object] = lambda: None,
+) -> tuple[Any, int]:
     """
     Run some episodes in this process.
 
@@ -57,20 +63,17 @@ def observed_batch(
     :param theta: its parameters
     :param task: its rollouts
     :param seeds: of the episodes
-    :param counts: counts the episodes
-    :return: observations from the episodes, as the policy sees them
+    :param on_episode: called after each episode
+    :return: observations from the episodes, as the policy sees them, and the environment steps
     :raises EpisodeError: when an episode fails
     """
     policy = _Observing(task.policy)
     with SerialEvaluator(replace(task, policy=policy)) as observed:
-        if counts is not None:
-            observed.on_episode = counts.on_episode
+        observed.on_episode = on_episode
         observed.evaluate(ExplicitPopulation([theta], names=["the unperturbed policy"]), [seeds])
-    if counts is not None:
-        counts.n_episodes += observed.n_episodes
-        counts.n_env_steps += observed.n_env_steps
     batch = _batch(policy.observations, agent.observation_space)
-    return batch if agent.statistics is None else agent.statistics.normalize_obs(batch)
+    seen = batch if agent.statistics is None else agent.statistics.normalize_obs(batch)
+    return seen, observed.n_env_steps
 
 
 class _Observing(DeterministicPolicy):

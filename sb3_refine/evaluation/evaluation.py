@@ -42,6 +42,11 @@ class Evaluation:
         return np.array([episode.length for episode in self.episodes])
 
     @property
+    def n_env_steps(self) -> int:
+        """Environment steps that the episodes have cost."""
+        return sum(episode.n_env_steps for episode in self.episodes)
+
+    @property
     def failure_rate(self) -> float:
         """Share of the episodes that ended by a termination that is a failure."""
         return float(np.mean([episode.failed for episode in self.episodes]))

@@ -265,7 +265,7 @@ def _figures(candidate: Candidate, is_chosen: bool, settings: JudgeSettings) -> 
         "name": candidate.name,
         "update": candidate.update,
         "n_episodes": len(returns),
-        "env_steps": sum(episode.length for episode in candidate.episodes),
+        "env_steps": sum(episode.n_env_steps for episode in candidate.episodes),
         "mean_return": float(np.mean(returns)) if returns else None,
         "mean_fitness": settings.objective.of_episodes(candidate.episodes) if returns else None,
         "chosen": is_chosen,

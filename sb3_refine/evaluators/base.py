@@ -88,7 +88,7 @@ class Evaluator(ABC):
         for number, episode in self._run(Batch(population, tuple(metrics), noise), jobs):
             episodes[number] = episode
             self.n_episodes += 1
-            self.n_env_steps += episode.length
+            self.n_env_steps += episode.n_env_steps
             self.on_episode()
         ordered = (episodes[number] for number in range(len(jobs)))
         return [[next(ordered) for _ in own] for own in seeds]

@@ -20,7 +20,21 @@ from sb3_refine.rollouts.metrics import METRICS, Metric
 from sb3_refine.rollouts.reproducibility import Episodes
 from sb3_refine.rollouts.rollout import rollout_with_metrics
 
-Rollout = Callable[[DeterministicPolicy, gym.Env, int, Mapping[str, Metric]], Episode]
+NextEnv = Callable[[int], gym.Env]
+"""Gives the environment, fit to be reset with a seed."""
+
+Rollout = Callable[[DeterministicPolicy, NextEnv, int, Mapping[str, Metric]], Episode]
+
+
+def one_episode(policy: DeterministicPolicy, next_env: NextEnv, seed: int, metrics: Mapping[str, Metric]) -> Episode:
+    """
+    :param policy: acts
+    :param next_env: see :data:`NextEnv`
+    :param seed: of the episode
+    :param metrics: of the episode, by name
+    :return: the episode
+    """
+    return rollout_with_metrics(policy, next_env(seed), seed, metrics)
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,7 @@ class RolloutTask:
     :param metrics: that episodes may be asked for beside :data:`~sb3_refine.rollouts.metrics.METRICS`, by name
     :param is_seeded: whether the seed decides the episode; if not, episodes cannot be paired by their seeds
     :param replays: whether, without using a seed, every new environment begins with the same random numbers
-    :param rollout: runs an episode of a policy in an environment, on a seed, with metrics by name
+    :param rollout: runs an episode of a policy, on a seed, with metrics by name
     """
 
     recipe: EnvRecipe
@@ -41,7 +55,7 @@ class RolloutTask:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     is_seeded: bool = True
     replays: bool = False
-    rollout: Rollout = rollout_with_metrics
+    rollout: Rollout = one_episode
 
 
 class Batch(NamedTuple):
@@ -90,13 +104,14 @@ class RolloutWorker:
         :return: the episode
         """
         (index, seed), policy = job, self._task.policy
+
+        def next_env(of: int) -> gym.Env:
+            env = self._episodes.next_env(of)
+            return env if batch.noise is None else Noisy(env, batch.noise)
+
         policy.set_theta(batch.population.theta(index))
-        with reraise_as_episode_error(batch.describe(index, seed)):
-            env = self._episodes.next_env(seed)
-            if batch.noise is not None:
-                env = Noisy(env, batch.noise)
-            with th.inference_mode():
-                return self._task.rollout(policy, env, seed, self._metrics(batch.metrics))
+        with reraise_as_episode_error(batch.describe(index, seed)), th.inference_mode():
+            return self._task.rollout(policy, next_env, seed, self._metrics(batch.metrics))
 
     def answer(self, batch: Batch, jobs: Sequence[Job]) -> Answer:
         """

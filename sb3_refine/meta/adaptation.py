@@ -15,21 +15,24 @@ from gymnasium import spaces
 from stable_baselines3 import TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_refine.agents.agent import Agent
 from sb3_refine.agents.copies import with_own_policy
-from sb3_refine.envs.observations import Normalisation
 from sb3_refine.envs.task_env import same_task
 from sb3_refine.errors import RefineError, check_count
+from sb3_refine.evaluators.worker import NextEnv
 from sb3_refine.meta.distribution import Shape
 from sb3_refine.policies.base import DeterministicPolicy
 from sb3_refine.policies.parameters import FlatParameters, PolicyParameters
-from sb3_refine.rollouts.episode import Episode
+from sb3_refine.rollouts.episode import N_ENV_STEPS, Episode
 from sb3_refine.rollouts.metrics import Metric
 from sb3_refine.rollouts.rollout import rollout, rollout_with_metrics
 from sb3_refine.seeding import derived_seed, seed_globals
 
 ALGOS = ("ddpg", "td3")
+
+_PROGRESS_REMAINING = 0.1  # of a learning-rate schedule: at its end, many are 0; as in training on
 
 CRITIC_ERROR, BEFORE = "critic_error", "return_before"
 """Metrics of an adaptation: mean squared error of the critic's values, and the return before the gradient steps."""
@@ -43,7 +46,8 @@ class AdaptationSettings:
     :param adapt_episodes: episodes that explore the task, each by another actor, the paper's K
     :param adapt_steps: gradient steps of Stable-Baselines3's own ``train``
     :param batch_size: transitions of each gradient step
-    :param adapt_learning_rate: of actor and critic; None for that of the agent
+    :param adapt_learning_rate: of actor and critic; None for that of the agent, of a schedule where a tenth of the
+        training was left
     :raises RefineError: when a setting is out of range
     """
 
@@ -74,6 +78,10 @@ def learner_of(agent: Agent) -> TD3:
     if not isinstance(space, spaces.Box) or len(space.shape) != 1 or agent.recipe.vec_wrappers:
         raise RefineError(f"method: meta-es needs observations that are vectors, without stacks of frames; got {space}")
     model: Any = copy.copy(with_own_policy(agent).model)
+    model.policy = model.policy.to("cpu")
+    model.device = th.device("cpu")
+    model._create_aliases()
+    model._current_progress_remaining = max(model._current_progress_remaining, _PROGRESS_REMAINING)
     model.replay_buffer = model.env = model._vec_normalize_env = model.ep_info_buffer = model.ep_success_buffer = None
     model.action_noise = None
     model._logger = Logger(None, [])
@@ -89,12 +97,24 @@ class AdaptingPolicy(DeterministicPolicy):
     :param learner: see :func:`learner_of`
     :param settings: how to adapt
     :param noise_seed: of the noise table
+    :param statistics: of the agent, frozen, or None
     """
 
-    def __init__(self, policy: DeterministicPolicy, learner: TD3, settings: AdaptationSettings, noise_seed: int):
+    def __init__(
+        self,
+        policy: DeterministicPolicy,
+        learner: TD3,
+        settings: AdaptationSettings,
+        noise_seed: int,
+        statistics: VecNormalize | None,
+    ):
         self.policy, self.learner, self.settings, self.noise_seed = policy, learner, settings, noise_seed
+        self._statistics = statistics
         self.normalisation = policy.normalisation
         self.shape = shape_of(learner, settings)
+        if self.shape.drawn_size == 2 * self.shape.size:
+            n = settings.adapt_episodes
+            raise RefineError(f"adapt_episodes: {n} actors and a critic are as long as a distribution; choose {n + 1}")
         self._theta = np.empty(0, dtype=np.float32)
 
     def __call__(self, observation: Any) -> Any:
@@ -109,6 +129,10 @@ class AdaptingPolicy(DeterministicPolicy):
         """See :meth:`DeterministicPolicy.begin_episode`."""
         self.policy.begin_episode(env)
 
+    def transitions(self) -> "Transitions":
+        """:return: a store for transitions, empty"""
+        return Transitions(self._statistics)
+
     def draw(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """
         :param seed: of the episode, which decides the draw where the parameters are a distribution
@@ -117,6 +141,8 @@ class AdaptingPolicy(DeterministicPolicy):
         shape = self.shape
         if self._theta.size == 2 * shape.size:
             return shape.draw(self._theta, shape.keys(seed), self.noise_seed)
+        if self._theta.size != shape.drawn_size:
+            raise ValueError(f"theta: expected {2 * shape.size} or {shape.drawn_size} numbers, got {self._theta.size}")
         n = shape.n_explorers * shape.n_actor
         return self._theta[:n].reshape(shape.n_explorers, shape.n_actor), self._theta[n:]
 
@@ -139,52 +165,65 @@ def critic_parameters(model: Any) -> FlatParameters:
     return FlatParameters(dict(model.critic.named_parameters()))
 
 
-def adapted_episode(policy: DeterministicPolicy, env: gym.Env, seed: int, metrics: Mapping[str, Metric]) -> Episode:
+def adapted_episode(
+    policy: DeterministicPolicy, next_env: NextEnv, seed: int, metrics: Mapping[str, Metric]
+) -> Episode:
     """
     Adapt to the task of a seed, and run the seed's episode with the adapted actor. All random numbers, those of torch
     and of the replay buffer too, come from the seed.
 
     :param policy: an :class:`AdaptingPolicy`
-    :param env: the environment
+    :param next_env: gives the environment of each episode
     :param seed: of the episode and of everything random
     :param metrics: of the last episode
-    :return: the last episode; its length is that of all episodes together; the metrics :data:`CRITIC_ERROR` and
-        :data:`BEFORE` beside those asked for
+    :return: the last episode, with :data:`CRITIC_ERROR`, :data:`BEFORE` and the environment steps of all episodes
+        beside the metrics asked for
     """
     assert isinstance(policy, AdaptingPolicy)
     actors, critic = policy.draw(seed)
-    transitions, last = Transitions(env, policy.normalisation), Transitions(env, policy.normalisation)
+    transitions, last = policy.transitions(), policy.transitions()
+    explored = explore(policy, actors, transitions, next_env, seed)
+    if any(math.isnan(each.episode_return) for each in explored):
+        return explored[-1]._replace(episode_return=math.nan)
+    start = actors.mean(axis=0)
+    policy.policy.set_theta(start)
+    env = next_env(seed)
     with same_task(env, seed):
-        explored = explore(policy, actors, transitions, seed)
-        if math.isnan(explored.episode_return):
-            return explored
-        start = actors.mean(axis=0)
-        policy.policy.set_theta(start)
         before = rollout(policy.policy, env, seed)
-        adapted = gradient_steps(policy.learner, start, critic, transitions, policy.settings, seed)
-        policy.policy.set_theta(adapted)
-        episode = rollout_with_metrics(policy.policy, last, seed, metrics)
-    found = {CRITIC_ERROR: critic_error(policy.learner, last), BEFORE: before.episode_return}
-    n_steps = explored.length + before.length + episode.length
-    return episode._replace(length=n_steps, metrics={**episode.metrics, **found})
+    adapted = gradient_steps(policy.learner, start, critic, transitions, policy.settings, seed)
+    policy.policy.set_theta(adapted)
+    env = next_env(seed)
+    with same_task(env, seed):
+        episode = rollout_with_metrics(policy.policy, Watched(env, last), seed, metrics)
+    found = {
+        CRITIC_ERROR: critic_error(policy.learner, last),
+        BEFORE: before.episode_return,
+        N_ENV_STEPS: sum(each.length for each in (*explored, before, episode)),
+    }
+    return episode._replace(metrics={**episode.metrics, **found})
 
 
-def explore(policy: AdaptingPolicy, actors: np.ndarray, transitions: "Transitions", seed: int) -> Episode:
+def explore(
+    policy: "AdaptingPolicy", actors: np.ndarray, transitions: "Transitions", next_env: NextEnv, seed: int
+) -> list[Episode]:
     """
     :param policy: runs the actors
     :param actors: one for each episode, shape ``(n_explorers, n_actor)``
     :param transitions: keeps what they see
-    :param seed: that the seeds of the episodes come from
-    :return: the last of the episodes; its length is that of all
+    :param next_env: gives the environment of each episode
+    :param seed: whose task all episodes have, and that their own seeds come from
+    :return: the episodes; the last may be one with NaN
     """
-    n_steps = 0
+    episodes: list[Episode] = []
     for number, theta in enumerate(actors):
         policy.policy.set_theta(theta)
-        episode = rollout(policy.policy, transitions, derived_seed(seed, number))
-        n_steps += episode.length
-        if math.isnan(episode.episode_return):
+        own = derived_seed(seed, number)
+        env = next_env(own)
+        with same_task(env, seed):
+            episodes.append(rollout(policy.policy, Watched(env, transitions), own))
+        if math.isnan(episodes[-1].episode_return):
             break
-    return episode._replace(length=n_steps)
+    return episodes
 
 
 @contextmanager
@@ -259,38 +298,38 @@ def _scaled(model: Any, actions: th.Tensor) -> th.Tensor:
     return th.as_tensor(model.policy.scale_action(actions.numpy()))
 
 
-class Transitions(gym.Wrapper):
+class Transitions:
     """
-    Keeps the transitions of all episodes, as the policy sees them.
+    The transitions of episodes, as a learner sees them.
 
-    :param env: the environment
-    :param normalisation: of the observations, or None
+    :param statistics: that normalise observations and, where they did in training, rewards; or None
     """
 
-    def __init__(self, env: gym.Env, normalisation: Normalisation | None):
-        super().__init__(env)
-        self._normalised: Any = normalisation or np.asarray
+    def __init__(self, statistics: VecNormalize | None):
+        self._statistics = statistics
         self._rows: list[tuple[Any, Any, Any, float, bool]] = []
 
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """:return: the observation and info"""
-        observation, info = self.env.reset(**kwargs)
-        self._last = np.array(self._normalised(observation))
-        return observation, info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """:return: the result of the step"""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        following = np.array(self._normalised(observation))
-        self._rows.append((self._last, following, np.array(action), float(reward), bool(terminated)))
-        self._last = following
-        return observation, reward, terminated, truncated, info
+    def add(self, observation: Any, following: Any, action: Any, reward: float, terminated: bool) -> None:
+        """
+        :param observation: raw
+        :param following: the next one, raw
+        :param action: that the environment got
+        :param reward: raw
+        :param terminated: whether the episode ended, other than by its time limit
+        """
+        self._rows.append((observation, following, action, reward, terminated))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """:return: ``observations``, ``next``, ``actions``, ``rewards`` and ``dones``, one row a transition"""
         names = ("observations", "next", "actions", "rewards", "dones")
-        columns = zip(names, zip(*self._rows, strict=True), strict=True)
-        return {name: np.array(column, dtype=np.float32) for name, column in columns}
+        columns: dict[str, Any] = {
+            name: np.array(column) for name, column in zip(names, zip(*self._rows, strict=True), strict=True)
+        }
+        if self._statistics is not None:
+            for name in ("observations", "next"):
+                columns[name] = self._statistics.normalize_obs(columns[name])
+            columns["rewards"] = self._statistics.normalize_reward(columns["rewards"])
+        return {name: column.astype(np.float32) for name, column in columns.items()}
 
     def buffer(self, model: Any) -> ReplayBuffer:
         """
@@ -305,3 +344,30 @@ class Transitions(gym.Wrapper):
         buffer.rewards[:, 0], buffer.dones[:, 0] = data["rewards"], data["dones"]
         buffer.pos, buffer.full = 0, True
         return buffer
+
+
+class Watched(gym.Wrapper):
+    """
+    An environment whose transitions are kept.
+
+    :param env: the environment
+    :param transitions: keeps them
+    """
+
+    def __init__(self, env: gym.Env, transitions: Transitions):
+        super().__init__(env)
+        self._transitions = transitions
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """:return: the observation and info"""
+        observation, info = self.env.reset(**kwargs)
+        self._last = np.array(observation)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """:return: the result of the step"""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        following = np.array(observation)
+        self._transitions.add(self._last, following, np.array(action), float(reward), bool(terminated))
+        self._last = following
+        return observation, reward, terminated, truncated, info

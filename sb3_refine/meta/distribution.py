@@ -33,6 +33,11 @@ class Shape:
         """Parameters of an actor and a critic."""
         return self.n_actor + self.n_critic
 
+    @property
+    def drawn_size(self) -> int:
+        """Numbers of a draw: the explorers and a critic."""
+        return self.n_explorers * self.n_actor + self.n_critic
+
     def split(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
         :param theta: a distribution, shape ``(2 * size,)``

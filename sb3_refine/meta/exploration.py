@@ -1,6 +1,8 @@
 """The standard deviations of a distribution of actors and critics: measured at the start, saved beside an agent."""
 
 import json
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sb3_refine.agents.agent import Agent
+from sb3_refine.agents.decoding.pickle_tree import BROKEN
 from sb3_refine.agents.decoding.schema import SchemaError, number, optional, record, whole
 from sb3_refine.errors import RefineError, one_line
 from sb3_refine.evaluation.calibration import observed_batch
@@ -23,7 +26,7 @@ FILE_NAME = "exploration.npz"
 
 _CRITIC_STD = 0.02  # at the start, as a share of the root mean square of each tensor of the critic
 _LEAST = 1e-3  # of the share above: biases may be 0
-_MAX_BYTES = 2**30
+_MAX_BYTES = 2**28  # of 64 million parameters
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,10 @@ def read_exploration(path: Path) -> tuple[Exploration, AdaptationSettings]:
     :raises RefineError: when the file is damaged
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ValueError("larger than 1 GiB")
+        with zipfile.ZipFile(path) as archive:
+            sizes = {each.filename: each.file_size for each in archive.infolist()}
+        if sizes.keys() != {"actor.npy", "critic.npy", "adaptation.npy"} or sum(sizes.values()) > _MAX_BYTES:
+            raise ValueError("other entries than it should have, or larger ones")
         with np.load(path, allow_pickle=False) as file:
             parts = {name: np.asarray(file[name]) for name in ("actor", "critic")}
             settings = json.loads(str(file["adaptation"]))
@@ -68,15 +73,15 @@ def read_exploration(path: Path) -> tuple[Exploration, AdaptationSettings]:
                 raise ValueError(f"{name}: expected a vector of standard deviations")
         _SETTINGS(settings)
         return Exploration(**parts), AdaptationSettings(**settings)
-    except (OSError, ValueError, KeyError, EOFError, SchemaError) as error:
-        raise RefineError(f"{path}: cannot be read ({one_line(error)}); run meta-es again") from None
+    except (OSError, KeyError, EOFError, SchemaError, zipfile.BadZipFile, zlib.error, *BROKEN) as error:
+        raise RefineError(f"{path}: cannot be read ({one_line(error)}); run sb3-refine meta again") from None
 
 
 _SETTINGS = record(
     {
-        "adapt_episodes": whole(1, 10**6),
-        "adapt_steps": whole(0, 10**9),
-        "batch_size": whole(1, 10**6),
+        "adapt_episodes": whole(1, 10**4),
+        "adapt_steps": whole(0, 10**6),
+        "batch_size": whole(1, 10**5),
         "adapt_learning_rate": optional(number(0, 1e6)),
     }
 )
@@ -124,7 +129,9 @@ def forget_parameters(agent: Agent, seed: int) -> None:
     agent.source = {**agent.source, "path": ""}  # an exploration beside it is of the old parameters
 
 
-def first_exploration(agent: Agent, task: RolloutTask, learner: Any, std: float, seeds: Sequence[int]) -> Exploration:
+def first_exploration(
+    agent: Agent, task: RolloutTask, learner: Any, std: float, seeds: Sequence[int]
+) -> tuple[Exploration, int]:
     """
     Measure standard deviations for an agent that has none: of the actor, by how much they change the actions; of the
     critic, as a share of its weights.
@@ -134,13 +141,13 @@ def first_exploration(agent: Agent, task: RolloutTask, learner: Any, std: float,
     :param learner: its model
     :param std: of the actor, in units of the action
     :param seeds: of episodes to measure on
-    :return: the standard deviations
+    :return: the standard deviations, and the environment steps that it took to measure them
     """
     parameters = PolicyParameters(learner.policy)
-    batch = observed_batch(agent, parameters.get_theta(), task, seeds)
+    batch, n_steps = observed_batch(agent, parameters.get_theta(), task, seeds)
     actor = np.float32(std) * noise_scale(learner.policy, parameters, batch)
     critic = critic_parameters(learner)
-    return Exploration(actor.astype(np.float32), _share_of_tensors(critic))
+    return Exploration(actor.astype(np.float32), _share_of_tensors(critic)), n_steps
 
 
 def _share_of_tensors(parameters: FlatParameters) -> np.ndarray:

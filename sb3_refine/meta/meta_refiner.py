@@ -46,7 +46,7 @@ from sb3_refine.search.clock import Clock
 from sb3_refine.search.log import PROGRESS, log_update, log_verdict, make_logger, tensorboard_folder, write_progress
 from sb3_refine.search.result import Result, interrupted_result, tested_result
 from sb3_refine.search.state import N_ITERATES, SearchState
-from sb3_refine.seeding import EpisodeSeeds
+from sb3_refine.seeding import EpisodeSeeds, derived_seed
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,8 @@ class MetaRefiner:
             "learning_rate": learning_rate,
             "std_learning_rate": std_learning_rate,
         }
-        self.start_std, self.seed, self.seeds = float(start_std), seed, EpisodeSeeds(seed)
+        self.start_std, self.seed, self.run_seed, self.seeds = float(start_std), seed, seed, EpisodeSeeds(seed)
+        self._n_learned = 0
         self.judging = JudgeSettings(Return(), "return", n_eval_episodes, alpha)
         self.accelerator, self.episode_timeout = accelerator, episode_timeout
         self.tensorboard_log, self.verbose = tensorboard_folder(tensorboard_log, model), verbose
@@ -131,8 +132,12 @@ class MetaRefiner:
         given = find_exploration(self.agent)
         seeds = self.seeds.take("search", Exploration.n_episodes) if given is None else []
         self.n_search_seeds = len(seeds)
-        exploration = given or first_exploration(self.agent, self._base_task, self.learner, self.start_std, seeds)
-        self.parameters = MetaParameters(self.model, exploration)
+        self.n_first_steps = 0
+        if given is None:
+            given, self.n_first_steps = first_exploration(
+                self.agent, self._base_task, self.learner, self.start_std, seeds
+            )
+        self.parameters = MetaParameters(self.model, given)
         self.result: Result | None = None
         self.search: SearchState | None = None
         self._original = self.parameters.get_theta()
@@ -178,7 +183,7 @@ class MetaRefiner:
 
     def make_task(self) -> RolloutTask:
         """:return: what workers do: adaptations"""
-        policy = AdaptingPolicy(self._base_task.policy, self.learner, self.adaptation, self.seed)
+        policy = AdaptingPolicy(self._base_task.policy, self.learner, self.adaptation, self.seed, self.agent.statistics)
         return replace(self._base_task, policy=policy, rollout=adapted_episode)
 
     def set_logger(self, logger: Logger) -> None:
@@ -204,7 +209,7 @@ class MetaRefiner:
         Search, test the result on held-out tasks, and leave the better distribution: its means in ``model``, its
         standard deviations in :attr:`exploration`.
 
-        Ctrl-C leaves the best iterate so far, marked ``"unchecked"`` in ``result``, and raises ``KeyboardInterrupt``.
+        Ctrl-C leaves the last iterate, marked ``"unchecked"`` in ``result``, and raises ``KeyboardInterrupt``.
 
         :param n_updates: number of updates
         :param log_interval: updates between two log entries
@@ -240,6 +245,9 @@ class MetaRefiner:
                 if search.n_updates_done % log_interval == 0 or search.n_updates_done == n_updates:
                     n_left = (n_updates - search.n_updates_done) * self.episodes_per_update + n_held_out
                     log_update(log, search, episodes, self.model.num_timesteps + search.n_env_steps, n_left)
+            if search.n_updates_done < n_updates:
+                done = f"{search.n_updates_done} of {n_updates} updates"
+                logger.warning("the search ended after %s: the time is up", done)
             result, chosen = tested_result(search, original, evaluator, settings, self.seeds)
             self.parameters.set_theta(search.start_theta if result.decision == ORIGINAL else chosen)
             self.result = result
@@ -269,14 +277,21 @@ class MetaRefiner:
         return episodes
 
     def _optimizer(self, n_updates: int) -> MetaES:
-        return MetaES(self.parameters.get_theta(), self.seed, n_updates, self.shape, **self._options)
+        options = {**self._options, "noise_seed": self.seed}
+        return MetaES(self.parameters.get_theta(), self.run_seed, n_updates, self.shape, **options)
 
     def _begin(self, n_updates: int, checkpoint: Checkpoint, resume: bool) -> SearchState:
         check_count("n_updates", n_updates, 1)
         state = checkpoint.read() if resume else None
+        run_number = int(state["run_number"]) if state else self._n_learned
+        self.run_seed = derived_seed(self.seed, run_number) if run_number else self.seed
+        self.seeds = EpisodeSeeds(self.run_seed)
         self.result = None
         self._original = self.parameters.get_theta()
-        search = SearchState(self._optimizer(n_updates), self._original.copy(), n_search_seeds=self.n_search_seeds)
+        search = SearchState(self._optimizer(n_updates), self._original.copy(), run_number=run_number)
+        if not run_number:  # of the episodes that the standard deviations were measured on
+            search.n_search_seeds = search.n_episodes = self.n_search_seeds
+            search.n_env_steps = self.n_first_steps
         if state:
             checkpoint.restore(search, state)
         return search
@@ -302,11 +317,19 @@ class MetaRefiner:
             yield
         except KeyboardInterrupt:
             if self.result is None:
+                self._take_last(search)
                 self.parameters.set_theta(search.best[1])
                 self.result = interrupted_result(search)
             raise
         finally:
+            self._n_learned = max(self._n_learned, search.run_number + (search.n_updates_done > 0))
             checkpoint.write()
+
+    def _take_last(self, search: SearchState) -> None:
+        """Each update has other tasks, so the returns of updates do not say which iterate is the best."""
+        if search.milestones:
+            fitness = search.history[-1].mean_fitness
+            search.milestones = {0: (fitness, search.n_updates_done, search.optimizer.theta.copy())}
 
     def save(self, folder: str | Path = "refined-agents", run_folder: str | Path | None = None) -> Path:
         """
@@ -329,7 +352,7 @@ class MetaRefiner:
         self.exploration.save(run_folder, self.adaptation)
         write_tasks(run_folder, self.agent)
         seeds = {
-            "seed": self.seed,
+            "seed": self.run_seed,
             "validation": self.seeds.take("validation", self.judging.n_validation_episodes),
             "test": list(self.result.baseline.seeds) if self.result.baseline else None,
         }

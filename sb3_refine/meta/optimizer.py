@@ -24,7 +24,9 @@ class MetaES(Optimizer):
     :param shape: of a draw
     :param n_draws: draws of each update, the paper's M
     :param learning_rate: of the means, of actor and critic
-    :param std_learning_rate: of the standard deviations; 0 keeps them as they are
+    :param std_learning_rate: of the standard deviations, which stay between a tenth and ten times of those at the
+        start; 0 keeps them as they are
+    :param noise_seed: of the noise table, the same in further searches
     :raises RefineError: when a setting is out of range
     """
 
@@ -37,13 +39,14 @@ class MetaES(Optimizer):
         n_draws: int = 16,
         learning_rate: float = 0.1,
         std_learning_rate: float = 0.02,
+        noise_seed: int = 0,
     ):
         super().__init__(theta, seed, n_updates)
         check_count("n_draws", n_draws, 2)
         for name, value, low in (("learning_rate", learning_rate, 0.0), ("std_learning_rate", std_learning_rate, 0.0)):
             if not isinstance(value, (int, float)) or not low <= value < np.inf:
                 raise RefineError(f"{name}: expected a number of at least 0, got {value!r}")
-        self.shape, self.n_draws = shape, n_draws
+        self.shape, self.n_draws, self.noise_seed = shape, n_draws, noise_seed
         self.learning_rate, self.std_learning_rate = learning_rate, std_learning_rate
         self._first_std = shape.split(self.theta)[1].copy()
         self._critic_fitness = np.zeros(n_draws)
@@ -67,7 +70,7 @@ class MetaES(Optimizer):
         keys = [
             self.shape.keys(self.seed, self.n_updates_done * self.n_draws + number) for number in range(self.n_draws)
         ]
-        return MetaPopulation(self.shape, self.theta, keys, self.seed)
+        return MetaPopulation(self.shape, self.theta, keys, self.noise_seed)
 
     def _tell(self, population: Population, fitness: np.ndarray) -> None:
         assert isinstance(population, MetaPopulation)
@@ -91,7 +94,11 @@ class MetaES(Optimizer):
 def _standardised(fitness: np.ndarray) -> np.ndarray:
     """The mean over the tasks of what is standardised over the draws: tasks are not equally hard."""
     fitness = np.array(fitness, dtype=np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        spread = np.nanstd(fitness, axis=0)
-        scores = (fitness - np.nanmean(fitness, axis=0)) / np.where(spread > 0, spread, np.inf)
-    return np.nan_to_num(scores).mean(axis=1)
+    fitness[~np.isfinite(fitness)] = np.nan
+    scores = np.zeros_like(fitness)
+    for task in range(fitness.shape[1]):
+        valid = np.isfinite(fitness[:, task])
+        spread = fitness[valid, task].std() if valid.any() else 0.0
+        if spread > 0:
+            scores[valid, task] = (fitness[valid, task] - fitness[valid, task].mean()) / spread
+    return scores.mean(axis=1)

@@ -1,6 +1,7 @@
 """Commands for a saved agent, ready to be copied."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import gymnasium as gym
@@ -44,7 +45,7 @@ def evaluate_command(run_folder: Path, record: RunRecord, *options: str) -> str:
         options = ("--compare-to", str(run_folder / "state"), *options)
     if record.settings.get("quantize") in ROUNDINGS:
         options = ("--quantize", record.settings["quantize"], *options)
-    if (run_folder / TASKS).is_file():
+    if isinstance(record.settings.get("tasks"), Mapping):
         options = ("--tasks", str(run_folder / TASKS), *options)
     command = command_text(["sb3-refine", "evaluate", *_agent(record), *where, *_packages(record)], options)
     if isinstance(record.settings.get("tasks"), str):

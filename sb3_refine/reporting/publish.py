@@ -19,6 +19,7 @@ from sb3_refine.reporting.model_card import model_card
 from sb3_refine.reporting.report import report_text
 from sb3_refine.reporting.run_folder import RunFolder, read_run_folder
 
+_BESIDE = ("tasks.yml", "exploration.npz")
 _OURS = (*PULLED, "train_eval_metrics.zip", "results.json", "refinement.json", "report.md", "replay.mp4")
 """Files about the agent that a push replaces; they are removed."""
 
@@ -94,7 +95,8 @@ def layout(run: RunFolder, repo: str) -> dict[str, Path | bytes]:
         files["report.md"] = report_text(folder, record, {path.stem for path in run.plots}).encode()
     if run.vec_normalize is not None:
         files["vec_normalize.pkl"] = run.vec_normalize
-    if record.saved is not None:
+    files |= {name: path for name in _BESIDE if (path := run.path / name).is_file()}
+    if record.saved is not None and not record.tasks:  # of the environment itself
         results = {
             "mean_reward": record.saved.mean_return,
             "std_reward": record.saved.std_return,

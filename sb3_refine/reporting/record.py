@@ -248,6 +248,9 @@ class RunRecord:
         :raises SchemaError: when something is missing, or of another type
         """
         _CONTENT(content)
+        n_tasks = len(content.get("tasks") or ())
+        if n_tasks and n_tasks != len(content["seeds"].get("test") or ()):
+            raise SchemaError("tasks: not one for each test episode")
         known = {each.name: content[each.name] for each in fields(cls) if content.get(each.name) is not None}
         for name, part in _PARTS.items():
             if name in known:
@@ -327,7 +330,7 @@ def record_of(
 def _steps_by_phase(result: Result) -> dict[str, int]:
     """Episodes of the original that no choice was made on, as where a run was interrupted, count as the search's."""
     tested = {id(each): each for each in (result.baseline, result.candidate) if each is not None}
-    n_test = sum(int(each.lengths.sum()) for each in tested.values())
+    n_test = sum(each.n_env_steps for each in tested.values())
     n_validation = sum(candidate["env_steps"] for candidate in result.candidates)
     return {"search": result.env_steps - n_validation - n_test, "validation": n_validation, "test": n_test}
 

@@ -44,6 +44,7 @@ PLOTS = (
 
 _SHOWN_ELSEWHERE = ("candidates", "rounds", "arms", "teacher", "tasks")  # of the settings
 _N_WORST = 5
+ROLLOUT = "rollout"
 _FEW = 10  # episodes, with fewer of which intervals say little
 
 _OUTCOMES = {"refined": "refined", "original": "the original was kept", "unchecked": "searched, not tested"}
@@ -124,7 +125,8 @@ def report_text(run_folder: Path, record: RunRecord, plots: set[str]) -> str:
         few=_FEW,
         who_was_better=_who_was_better(record, changes) if record.is_tested else "",
         rates=_rates(record),
-        steps_of=_steps_of,
+        unit=unit_of(record),
+        steps_of=partial(_steps_of, unit=unit_of(record)),
         worst=_worst_seeds(run_folder, record, changes) if record.is_tested else None,
         failed=record.is_tested and any((*_of(record.baseline).failed, *_of(record.refined).failed)),
         max_dimensions=MAX_DIMENSIONS,
@@ -145,6 +147,14 @@ def report_text(run_folder: Path, record: RunRecord, plots: set[str]) -> str:
         in_python=needs_python(record),
         plural=plural,
     )
+
+
+def unit_of(record: RunRecord) -> str:
+    """
+    :param record: of a run
+    :return: what its episodes are called
+    """
+    return "adaptation" if record.method == "meta-es" else ROLLOUT
 
 
 def _name_of_tested(record: RunRecord) -> str:
@@ -240,8 +250,10 @@ def _rates(record: RunRecord) -> list[tuple[str, str, str]]:
     return found
 
 
-def _steps_of(figures: AgentFigures) -> str:
-    return f"{plural(figures.n_episodes, 'rollout')} with {plural(sum(figures.lengths), 'environment step')}"
+def _steps_of(figures: AgentFigures, unit: str) -> str:
+    if unit != ROLLOUT:
+        return plural(figures.n_episodes, unit)
+    return f"{plural(figures.n_episodes, unit)} with {plural(sum(figures.lengths), 'environment step')}"
 
 
 def _compared(record: RunRecord, changes: Changes, corner: str, rows: list[Change], digits: int | None = None) -> str:

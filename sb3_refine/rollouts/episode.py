@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+N_ENV_STEPS = "n_env_steps"
+"""Metric of an episode that others had to run for: the environment steps of all of them."""
+
 
 class Episode(NamedTuple):
     """
@@ -25,6 +28,11 @@ class Episode(NamedTuple):
     failed: bool
     success: bool | None = None
     metrics: dict[str, Any] = {}  # noqa: RUF012 - never changed
+
+    @property
+    def n_env_steps(self) -> int:
+        """Environment steps that the episode has cost: its length, unless others had to run for it."""
+        return int(self.metrics.get(N_ENV_STEPS, self.length))
 
 
 @dataclass(frozen=True)

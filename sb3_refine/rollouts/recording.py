@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_refine.envs.observations import Normalisation, flattened, observed_keys
+from sb3_refine.envs.task_env import task_env_of
 from sb3_refine.envs.wrappers import true_return_of
 from sb3_refine.rollouts.episode import Trajectory
 
@@ -20,7 +21,7 @@ class Recording(gym.Wrapper):
 
     def __init__(self, env: gym.Env):
         super().__init__(env)
-        self._true_return = true_return_of(env)
+        self._true_return, self._task_env = true_return_of(env), task_env_of(env)
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """:return: the observation and info; a reset without a seed, as after a lost life, continues the recording"""
@@ -30,7 +31,7 @@ class Recording(gym.Wrapper):
             self.observations: list[np.ndarray] = [flattened(observation, self._keys)]
             self.actions: list[np.ndarray] = []
             self.rewards: list[float] = []
-            self.task: dict[str, Any] = info.get("task", {})
+            self.task = {} if self._task_env is None else self._task_env.task.parameters
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:

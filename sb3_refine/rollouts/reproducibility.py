@@ -130,7 +130,7 @@ def probe(
     run = partial(_fingerprints, policy=policy, theta=theta, episode_timeout=episode_timeout)
     with one_thread(), globals_restored():
         if recipe.tasks is not None:
-            check_tasks(recipe, run)
+            check_tasks(recipe, partial(run, max_steps=math.inf))
         for remedy in (family_of(recipe.env_id).remedy, FRESH_ENV):
             candidate = replace(recipe, remedy=remedy)
             if _is_reproducible(candidate, run):
@@ -179,6 +179,7 @@ def _fingerprints(
     theta: np.ndarray,
     episode_timeout: float,
     n_resets: int = 1,
+    max_steps: float = _MAX_STEPS,
 ) -> list[str]:
     """Run episodes (scale of the perturbation, seed) in one environment; hash the observations and rewards of each."""
     episodes, found = Episodes(recipe), []
@@ -188,7 +189,7 @@ def _fingerprints(
             policy.set_theta(theta + np.float32(scale) * delta)
             what = f"the episode with seed {seed} that probes the environment"
             with reraise_as_episode_error(what), _at_most(episode_timeout, what):
-                hashing = _Hashing(episodes.next_env(seed))
+                hashing = _Hashing(episodes.next_env(seed), max_steps)
                 for _ in range(n_resets - 1):
                     hashing.env.reset(seed=seed)
                 rollout(policy, hashing, seed)
@@ -201,12 +202,12 @@ def _fingerprints(
 class _Hashing(gym.Wrapper):
     """Hashes the observations and rewards of one episode, or of its first steps."""
 
-    def __init__(self, env: gym.Env):
+    def __init__(self, env: gym.Env, max_steps: float):
         super().__init__(env)
         self.digest = hashlib.sha256()
         self._n_steps = 0
         # a wrapper that ends episodes early may ignore the next reset
-        self._max_steps = _MAX_STEPS if true_return_of(env) is None else math.inf
+        self._max_steps = max_steps if true_return_of(env) is None else math.inf
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(**kwargs)

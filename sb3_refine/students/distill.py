@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from sb3_refine.agents.agent import Agent, save_agent
 from sb3_refine.agents.copies import with_theta
 from sb3_refine.agents.from_model import agent_from_model
+from sb3_refine.agents.tasks import write_tasks
 from sb3_refine.agents.zoo import new_run_folder
 from sb3_refine.envs.normalisation import without_env
 from sb3_refine.errors import RefineError, check_count, check_seconds
@@ -117,6 +118,7 @@ class Distillation:
         """
         run_folder = Path(run_folder or new_run_folder(folder, self.agent.algo, self.agent.env_name))
         digest = sha256(save_agent(self.agent, run_folder))
+        write_tasks(run_folder, self.agent)
         with reraise_write_errors(FILE_NAME, run_folder), atomic_path(run_folder / FILE_NAME) as path:
             path.write_text(as_json({**self.record, "output_sha256": digest}), encoding="utf-8")
         return run_folder
@@ -306,6 +308,7 @@ class _Course:
             "env_steps": self.n_env_steps,
             "wall_time_s": self._stopwatch.wall_time_s,
             "cpu_time_s": self._stopwatch.cpu_time_s,
+            **({} if self._teacher.recipe.tasks is None else {"tasks": self._teacher.recipe.tasks.settings}),
             "settings": {"n_episodes": self._per_round, "n_rounds": self.n_rounds, **self._cloning.settings},
             "source": teacher.source,
             "versions": versions(),

@@ -10,6 +10,8 @@ import numpy as np
 
 from sb3_refine.errors import RefineError, did_you_mean
 
+_LARGEST = 1e15
+
 
 class Distribution(ABC):
     """What a parameter is drawn from."""
@@ -133,7 +135,7 @@ def _numbers(name: str, kind: str, content: Any, positive: bool) -> tuple[float,
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _values(name: str, kind: str, content: Any) -> tuple[Any, ...]:
