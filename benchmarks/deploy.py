@@ -237,8 +237,10 @@ def _agents_to_round(bench: Bench) -> Iterator[tuple[str, Agent]]:
         name = f"transformer 0 {kind}"
         if name in bench.cells:
             yield name, bench.kept(name)
-    for name in [name for name in bench.cells if name.startswith("small ") and "mlp" in name]:
-        yield name, bench.kept(name)
+    for algo, env in SMALL:
+        last = [name for name in bench.cells if name.startswith(f"small {algo} {env} ")][-2:]
+        for name in last:  # the last student, and the same after a refinement
+            yield name, bench.kept(name)
 
 
 def exported(bench: Bench, seeds: list[int]) -> None:
