@@ -248,7 +248,8 @@ def exported(bench: Bench, seeds: list[int]) -> None:
     for zip_path in sorted(bench.agents.glob("*/*/*.zip")):
         algo, env = zip_path.parent.parent.name, zip_path.parent.name.rpartition("_")[0]
         _export(bench, f"export {algo} {env}", load_agent(algo, env, bench.agents))
-    for name in [name for name in bench.cells if name.startswith("small ") and "mlp" in name and "refined" not in name]:
+    students = [name for name in bench.cells if name.startswith("small ")]
+    for name in [name for name in students if not name.endswith((" refined", " teacher"))]:
         for quantize in (None, "float16", "int8"):
             _export(bench, f"export {name} {quantize}", bench.kept(name), quantize)
     if "transformer 0 dagger" in bench.cells:

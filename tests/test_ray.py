@@ -18,10 +18,11 @@ import torch
 from conftest import children_of, left_after, running_search
 from fresh import run_command
 
-from sb3_refine import RefineError, Refiner, load_agent
+from sb3_refine import MetaRefiner, RefineError, Refiner, load_agent
 from sb3_refine.envs.spec import EnvRecipe
 from sb3_refine.errors import EpisodeError
 from sb3_refine.evaluators import RayEvaluator, RolloutTask, SerialEvaluator, ray_cluster
+from sb3_refine.meta.adaptation import AdaptationSettings
 from sb3_refine.testing import EvaluatorContract
 from sb3_refine.testing.evaluators import population_of, small_task
 
@@ -176,6 +177,19 @@ def test_a_population_is_put_into_the_object_store_once(cluster, monkeypatch):
         for n_updates in range(1, 4):
             evaluator.evaluate(population_of(small_task()), SEEDS)
             assert len(puts) == 1 + n_updates
+
+
+def test_tasks_and_adaptations_have_the_bits_of_this_process(cluster, made_agents):
+    tasks = {"env_kwargs": {"g": {"uniform": [5.0, 15.0]}}}
+    found = []
+    for backend in ("serial", "ray"):
+        agent = load_agent("td3", "Pendulum-v1", made_agents, tasks=tasks)
+        adaptation = AdaptationSettings(adapt_episodes=2, adapt_steps=3, batch_size=16)
+        options = {"adaptation": adaptation, "n_draws": 3, "tasks_per_update": 1, "n_eval_episodes": 4}
+        refiner = MetaRefiner(agent, backend=backend, **options).learn(1)
+        found.append((refiner.search.optimizer.theta, refiner.result.baseline.returns))
+    np.testing.assert_array_equal(found[1][0], found[0][0])
+    np.testing.assert_array_equal(found[1][1], found[0][1])
 
 
 def test_several_episodes_a_call_give_the_same_result(cluster, slow_task, expected):
