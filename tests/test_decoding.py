@@ -221,7 +221,7 @@ def test_a_class_is_accepted_only_where_it_belongs():
 def test_a_malicious_yaml_runs_nothing(tmp_path):
     path = tmp_path / "config.yml"
     path.write_text(f"!!python/object/apply:os.system ['touch {tmp_path / 'run'}']")
-    with pytest.raises(RefineError, match="cannot be read as the Zoo's YAML"):
+    with pytest.raises(RefineError, match="cannot be read as YAML"):
         read_zoo_yaml(path)
     assert not (tmp_path / "run").exists()
 

@@ -448,7 +448,7 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] *
 )
 def test_harmful_or_invalid_yaml_is_one_line(agent, file, content):
     (agent.inner / file).write_text(content)
-    agent.refused(f"{file}: (cannot be read as the Zoo's YAML|expected a mapping)")
+    agent.refused(f"{file}: (cannot be read as YAML|expected a mapping)")
 
 
 def test_yaml_that_is_not_text_is_one_line(agent):

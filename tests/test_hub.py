@@ -317,7 +317,7 @@ def test_a_strangers_files_run_nothing(hub, client, made_agents, tmp_path):
     yaml_attack = f"!!python/object/apply:os.system ['touch {trap}']".encode()
     for name in ("config.yml", "args.yml", "env_kwargs.yml"):
         hub.add(f"evil/a2c-{ENV_ID}", {**files_of(made_agents), name: yaml_attack})
-        assert f"{name}: cannot be read as the Zoo's YAML" in client.refused(pull_from("evil"))
+        assert f"{name}: cannot be read as YAML" in client.refused(pull_from("evil"))
     assert not trap.exists()
     pickle.loads(attack["vec_normalize.pkl"])
     assert trap.exists()  # the trap works
