@@ -93,11 +93,11 @@ def robust(bench: Bench) -> None:
 def _robust(bench: Bench, algo: str, env: str, tasks: dict[str, Any], seed: int) -> dict[str, Any]:
     original = with_tasks(load_agent(algo, env, bench.options.agents), tasks)
     searched = with_own_policy(original)
-    refiner = Refiner(searched, seed=seed, n_eval_episodes=100, **SERIAL)
+    refiner = Refiner(searched, seed=seed, **SERIAL)
     result = refiner.learn(N_UPDATES).result
     assert result is not None and refiner.tested is not None
     refiner.parameters.set_theta(refiner.tested[1])  # accepted or not
-    trainer = Trainer(original, seed=seed, n_eval_episodes=100, **SERIAL)
+    trainer = Trainer(original, seed=seed, **SERIAL)
     trainer.learn(time_limit=result.cpu_time_s)
     judgement = trainer.judgement
     assert judgement is not None
