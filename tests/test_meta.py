@@ -356,6 +356,7 @@ def test_no_pickle_in_an_exploration_is_run(agent, tmp_path):
 # ---------------------------------------------------------------- to one task
 
 
+@pytest.mark.slow
 def test_adapt_judges_the_adapted_agent_and_one_that_is_trained_on(agent, tmp_path):
     task = task_with(agent.recipe.tasks, {"g": 12.0})
     judgement = adapt(agent, task, n_episodes=2, n_eval_episodes=4, backend="serial")

@@ -424,6 +424,7 @@ def test_a_saved_run_names_its_tasks(agent, tmp_path, run):
     assert again["task_of_episode"] == record["tasks"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_in_the_same_tasks(made_agents, tmp_path, run, monkeypatch):
     def log(logger, search, *_):
         if search.n_updates_done == 1:
@@ -474,7 +475,8 @@ def test_objectives_of_agents_with_stacked_frames_see_the_task(agent):
 
 
 def test_distill_keeps_the_tasks(agent, tmp_path):
-    found = distill(with_tasks(agent, GRAVITY), "linear", n_episodes=2, n_rounds=0, n_eval_episodes=2, backend="serial")
+    short = {"n_episodes": 2, "n_rounds": 0, "n_gradient_steps": 20, "n_eval_episodes": 2, "backend": "serial"}
+    found = distill(with_tasks(agent, GRAVITY), "linear", **short)
     folder = found.save(tmp_path)
     assert yaml.safe_load((folder / "tasks.yml").read_text()) == GRAVITY
     assert json.loads((folder / "distillation.json").read_text())["tasks"] == GRAVITY
