@@ -266,8 +266,8 @@ def test_a_time_limit_sets_time_aside_for_an_update_and_the_verdict(made_agents,
     """On a clock on which each episode takes a second, and nothing else takes time."""
     episodes = []
     monkeypatch.setattr("sb3_refine.search.clock.time.perf_counter", lambda: float(len(episodes)))
-    rollout = worker.rollout
-    monkeypatch.setattr(worker, "rollout", lambda *args, **kwargs: (episodes.append(1), rollout(*args, **kwargs))[1])
+    run = worker.rollout_with_metrics
+    monkeypatch.setattr(worker, "rollout_with_metrics", lambda *args: (episodes.append(1), run(*args))[1])
     refiner = refiner_of(made_agents)
     refiner.learn(100_000, time_limit=60.0)
     assert refiner.result.decision in ("refined", "original")
