@@ -10,7 +10,7 @@ import torch
 from conftest import ENV_ID
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_refine import AutoRefiner, RefineError, load_agent
+from sb3_refine import AutoRefiner, RefineError, load_agent, with_tasks
 from sb3_refine.auto.schedule import STEPS, Budget, Schedule
 from sb3_refine.cli.main import main
 from sb3_refine.judging import Judge
@@ -287,3 +287,12 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     assert main([str(argument) for argument in [*arguments, "--backend", "serial", "--verbose", 0]]) == 130
     said = capsys.readouterr().err
     assert f"to go on from here: sb3-refine --resume {tmp_path / 'ppo' / f'{ENV_ID}_1'}" in said
+
+
+@pytest.mark.slow
+def test_both_are_in_the_tasks_of_the_agent(made_agents, tmp_path):
+    agent = with_tasks(load_agent("ppo", ENV_ID, made_agents), {"env_kwargs": {"g": {"uniform": [5.0, 15.0]}}})
+    judgement = AutoRefiner(agent, **FAST).learn(budget=40, checkpoint_folder=tmp_path / "auto")
+    record = json.loads((judgement.save(tmp_path / "out") / "refinement.json").read_text())
+    assert record["tasks"] == [agent.recipe.tasks.task(seed).parameters for seed in record["seeds"]["test"]]
+    assert any(name.startswith("search") for name in record["settings"]["arms"])
