@@ -110,8 +110,8 @@ def test_fixed_standard_deviations_stay_and_a_state_goes_on_to_the_same_bits():
     fixed = MetaES(start, 0, 5, SHAPE, n_draws=4, std_learning_rate=0)
     whole, first = MetaES(start, 0, 5, SHAPE, n_draws=4), MetaES(start, 0, 5, SHAPE, n_draws=4)
     rng = np.random.default_rng(0)
-    told = [(rng.normal(size=(4, 2)), rng.normal(size=(4, 2))) for _ in range(4)]
-    for number, fitness in enumerate(told):
+    updates = [(rng.normal(size=(4, 2)), rng.normal(size=(4, 2))) for _ in range(4)]
+    for number, fitness in enumerate(updates):
         for search in (fixed, whole):
             search.ask()
             search.tell_both(*fitness)
@@ -121,7 +121,7 @@ def test_fixed_standard_deviations_stay_and_a_state_goes_on_to_the_same_bits():
     np.testing.assert_array_equal(SHAPE.split(fixed.theta)[1], SHAPE.split(start)[1])
     resumed = MetaES(start, 0, 5, SHAPE, n_draws=4)
     resumed.load_state_dict(first.state_dict())
-    for fitness in told[2:]:
+    for fitness in updates[2:]:
         resumed.ask()
         resumed.tell_both(*fitness)
     np.testing.assert_array_equal(resumed.theta, whole.theta)
