@@ -27,6 +27,7 @@ from sb3_refine.meta.adaptation import (
     learner_of,
 )
 from sb3_refine.meta.exploration import (
+    START_STD,
     Exploration,
     MetaParameters,
     exploration_path,
@@ -167,7 +168,7 @@ def adapted_agent(
     n_steps = n_episodes = 0
     if exploration is None:
         measured = seeds.take("search", Exploration.n_episodes)
-        exploration, n_steps = first_exploration(agent, task, learner, 0.2, measured)
+        exploration, n_steps = first_exploration(agent, task, learner, START_STD, measured)
         n_episodes = len(measured)
     policy = AdaptingPolicy(task.policy, learner, settings, seed, agent.statistics)
     policy.set_theta(MetaParameters(learner, exploration).get_theta())

@@ -73,10 +73,10 @@ def learner_of(agent: Agent) -> TD3:
     """
     if agent.algo not in ALGOS:
         needed = " or ".join(ALGOS)
-        raise RefineError(f"method: meta-es needs an agent of {needed}, whose updates adapt it; got {agent.algo}")
+        raise RefineError(f"algo: meta-es needs an agent of {needed}, whose updates adapt it; got {agent.algo}")
     space = agent.observation_space
     if not isinstance(space, spaces.Box) or len(space.shape) != 1 or agent.recipe.vec_wrappers:
-        raise RefineError(f"method: meta-es needs observations that are vectors, without stacks of frames; got {space}")
+        raise RefineError(f"env: meta-es needs observations that are vectors, without stacks of frames; got {space}")
     model: Any = copy.copy(with_own_policy(agent).model)
     model.policy = model.policy.to("cpu")
     model.device = th.device("cpu")

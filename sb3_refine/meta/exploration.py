@@ -24,6 +24,9 @@ from sb3_refine.seeding import globals_restored, seed_globals
 
 FILE_NAME = "exploration.npz"
 
+START_STD = 0.2
+"""Of the actors, in units of the action."""
+
 _CRITIC_STD = 0.02  # at the start, as a share of the root mean square of each tensor of the critic
 _LEAST = 1e-3  # of the share above: biases may be 0
 _MAX_BYTES = 2**28  # of 64 million parameters

@@ -35,7 +35,7 @@ from sb3_refine.meta.adaptation import (
     learner_of,
     shape_of,
 )
-from sb3_refine.meta.exploration import Exploration, MetaParameters, find_exploration, first_exploration
+from sb3_refine.meta.exploration import START_STD, Exploration, MetaParameters, find_exploration, first_exploration
 from sb3_refine.meta.optimizer import MetaES
 from sb3_refine.objectives.episode_return import Return
 from sb3_refine.reporting.record import read_record, record_of, write_record
@@ -94,7 +94,7 @@ class MetaRefiner:
         tasks_per_update: int = 2,
         learning_rate: float = 0.1,
         std_learning_rate: float = 0.02,
-        start_std: float = 0.2,
+        start_std: float = START_STD,
         seed: int = 0,
         n_eval_episodes: int | str = AUTO,
         alpha: float = 0.05,
