@@ -28,6 +28,14 @@ HOPPER = "Hopper-v4"
 BULLET = "HopperBulletEnv-v0"
 
 
+@pytest.fixture(autouse=True)
+def bullet_is_there(request):
+    """Tests of Bullet need the extra `bullet`."""
+    env = getattr(getattr(request.node, "callspec", None), "params", {}).get("env")
+    if env == BULLET or "bullet" in request.node.name:
+        pytest.importorskip("pybullet_envs_gymnasium", reason="needs the extra bullet")
+
+
 @pytest.fixture
 def agent(made_agents):
     return load_agent("ppo", ENV_ID, made_agents)
