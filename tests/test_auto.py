@@ -241,6 +241,7 @@ def test_training_goes_on_where_no_noise_changes_what_the_agent_does(made_agents
     assert not any(name.startswith("search: ") for name in names)
 
 
+@pytest.mark.slow
 def test_the_users_callback_sees_one_training(made_agents):
     class Course(BaseCallback):
         seen = ()

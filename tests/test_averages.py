@@ -137,6 +137,7 @@ def test_a_copy_is_trained_apart_from_its_agent(made_agents):
     assert own.actor.optimizer.param_groups[0]["params"][0] is next(own.actor.parameters())
 
 
+@pytest.mark.slow
 def test_the_episodes_of_averages_are_known_beforehand(made_agents):
     agent = load_agent("ppo", ENV_ID, made_agents)
     rng = np.random.default_rng(0)

@@ -202,6 +202,7 @@ def test_the_report_is_written_without_missing_parts(made_agents, tmp_path, monk
     assert "## Robustness" in (tmp_path / "ppo" / f"{ENV_ID}_1" / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_phase_portrait_shows_the_requested_observations(made_agents, tmp_path, capsys):
     """Pendulum observes the cosine and the sine of its angle, and its velocity."""
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path, *FAST]
@@ -222,6 +223,7 @@ def test_a_plain_zip_needs_no_algo(made_agents, tmp_path, run):
     assert "ppo on Pendulum-v1" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_log_is_a_line_an_update_or_sb3s_tables_or_a_bar(made_agents, tmp_path, run):
     pytest.importorskip("tensorboard")
     arguments = ["--algo", "ppo", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", *FAST[:-3], "--no-report"]
@@ -278,7 +280,8 @@ def long_run(made_agents, tmp_path):
         yield running
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_best_so_far_and_no_process(long_run, run, number):
     process, run_folder = long_run
     children = children_of(process.pid)
@@ -368,6 +371,7 @@ def test_an_unknown_environment_is_one_line(made_agents, run):
     assert "unknown environment 'Pendulun-v1' (did you mean Pendulum-v1" in done.stderr
 
 
+@pytest.mark.slow
 def test_modules_of_the_working_directory_are_found(made_agents, tmp_path):
     """The console script, which starts without the working directory, and its workers."""
     (tmp_path / "my_module.py").write_text(

@@ -259,6 +259,7 @@ def test_episodes_are_replayed_by_their_seeds(made_agents, evaluated):
     assert "2 episodes with the seeds of --seeds" in shown
 
 
+@pytest.mark.slow
 def test_the_default_seeds_confirm_the_claim_of_a_refinement(made_agents, tmp_path, evaluated):
     arguments = agent_of(made_agents, "td3")
     fast = ["--n-updates", 1, "--n-delta", 2, "--n-eval-episodes", 4, "--backend", "serial", "--verbose", 0]
@@ -320,6 +321,7 @@ def test_a_robots_success_is_counted(zoo_agents, evaluated):
         assert max(found["lengths"]) < 50
 
 
+@pytest.mark.slow
 def test_failures_over_initial_states(zoo_agents, evaluated):
     """As in the published Table II; this agent always falls, as its own evaluations say: none lasts 1000 steps."""
     pytest.importorskip("pybullet_envs_gymnasium")

@@ -40,6 +40,7 @@ def test_agents_whose_critic_rates_no_continuous_actions_have_no_gradient(cls, e
     assert critic_gradient(model.policy, PolicyParameters(model.policy), observations) is None
 
 
+@pytest.mark.slow
 def test_a_search_with_guided_es_is_given_the_gradient_in_the_units_of_its_noise(made_agents):
     agent = load_agent("td3", "Pendulum-v1", made_agents)
     refiner = Refiner(agent, optimizer="guided-es", n_delta=2, acceptance=False, seed=0).learn(2)

@@ -282,6 +282,7 @@ def test_a_transformer_is_exported_with_its_state(tmp_path, action_space, quanti
         export(agent, tmp_path, ["c"], n_episodes=1)
 
 
+@pytest.mark.slow
 def test_episodes_of_a_transformer_may_begin_at_any_time(tmp_path):
     """In a batch, each episode has a state of its own; zeros begin a new one."""
     import onnxruntime

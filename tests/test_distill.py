@@ -149,6 +149,7 @@ def test_discrete_actions_of_every_kind_are_learned(space):
     assert after < before / 2
 
 
+@pytest.mark.slow
 def test_beyond_a_bound_that_the_label_is_at_there_is_no_loss():
     """The environment clips actions, so a linear policy may be exact where its teacher is at its bounds."""
     observations = np.linspace(-1, 1, 41, dtype=np.float32)[:, None]
@@ -159,6 +160,7 @@ def test_beyond_a_bound_that_the_label_is_at_there_is_no_loss():
     np.testing.assert_allclose(found, labels, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_order_of_examples_comes_from_the_seed(made_agents):
     agent = load_agent("sac", ENV_ID, made_agents)
     one, same, other = (distill(agent, "mlp", seed=seed, **FAST) for seed in (0, 0, 1))

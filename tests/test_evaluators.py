@@ -81,12 +81,12 @@ def task(made_agents):
 @pytest.mark.parametrize(
     ("algo", "env", "module"),
     [
-        ("ddpg", "HopperBulletEnv-v0", "pybullet_envs_gymnasium"),
-        ("a2c", "Walker2DBulletEnv-v0", "pybullet_envs_gymnasium"),
+        pytest.param("ddpg", "HopperBulletEnv-v0", "pybullet_envs_gymnasium", marks=pytest.mark.slow),
+        pytest.param("a2c", "Walker2DBulletEnv-v0", "pybullet_envs_gymnasium", marks=pytest.mark.slow),
         ("ppo", "LunarLanderContinuous-v2", "Box2D"),
         ("tqc", "Hopper-v3", "mujoco"),
         ("tqc", "MountainCarContinuous-v0", "gymnasium"),
-        ("a2c", "BipedalWalker-v3", "Box2D"),
+        pytest.param("a2c", "BipedalWalker-v3", "Box2D", marks=pytest.mark.slow),
         ("tqc", "PandaReach-v1", "panda_gym"),
         ("dqn", "CartPole-v1", "gymnasium"),
     ],

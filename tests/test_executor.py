@@ -157,6 +157,7 @@ def test_workers_that_are_forked_from_a_process_with_handlers_are_ended_without_
         signal.signal(signal.SIGTERM, handler)
 
 
+@pytest.mark.slow
 def test_an_executor_whose_processes_cannot_be_ended_is_not_replaced(faulty):
     def hangs_for_a_while(folder):
         time.sleep(3)

@@ -661,6 +661,7 @@ def test_a_wrapper_that_writes_files_is_refused_under_any_name(agent, tmp_path, 
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no -P")
+@pytest.mark.slow
 def test_the_working_directory_is_importable_only_where_a_module_is_named(made_agents, tmp_path):
     script = (
         "import sys; from sb3_refine.cli.main import main\n"

@@ -78,6 +78,7 @@ def n_tested(original, candidates, settings):
     return len(verdict.baseline.seeds)
 
 
+@pytest.mark.slow
 def test_the_number_of_test_episodes_depends_on_the_gain_on_validation_seeds(demo, untrained, auto):
     up, down = (EvaluationTarget(demo.evaluator, demo.theta * np.float32(factor)) for factor in (1.001, 0.999))
     assert n_tested(untrained, [demo, zeros(untrained)], auto) == 40  # a large gain

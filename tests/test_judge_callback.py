@@ -72,6 +72,7 @@ def test_an_environment_that_cannot_be_built_again_is_known_at_the_start(tmp_pat
         model.learn(32, JudgeCallback(tmp_path / "run", **FAST))
 
 
+@pytest.mark.slow
 def test_the_report_and_its_record_are_written(tmp_path, capsys):
     model = train("ppo")
     model.learn(64, JudgeCallback(tmp_path / "run", **{**FAST, "verbose": 1}))

@@ -141,7 +141,7 @@ def load(folder, algo, env_id):
     return load_agent(algo, env_id, folder, gym_packages=["toy_envs"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME_FAST)
 def test_every_kind_goes_through_load_refine_save_and_load(kind, tmp_path):
     algo, env_id, config = make(kind, tmp_path / "in")
     agent = load(tmp_path / "in", algo, env_id)
@@ -161,7 +161,7 @@ def test_every_kind_goes_through_load_refine_save_and_load(kind, tmp_path):
     assert {k: again.config.get(k) for k in config} == {k: agent.config.get(k) for k in config}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SOME_FAST)
 def test_the_return_for_a_seed_is_that_of_evaluate_policy(kind, tmp_path):
     algo, env_id, config = make(kind, tmp_path)
     agent = load(tmp_path, algo, env_id)

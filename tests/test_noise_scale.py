@@ -167,6 +167,7 @@ def test_continuous_actions_may_have_several_axes(shape):
     assert np.sqrt(np.square(changes / 2).mean()) == pytest.approx(CHANGE, rel=0.3)
 
 
+@pytest.mark.slow
 def test_recurrent_weights_get_noise_too(made_lstm):
     parameters = PolicyParameters(made_lstm)
     scale = noise_scale(made_lstm, parameters, np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32))

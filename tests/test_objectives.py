@@ -527,6 +527,7 @@ def test_the_zoos_own_time_limit_ends_them_too():
     assert ends == [(False, False)] * 4 + [(False, True)]
 
 
+@pytest.mark.slow
 def test_panda_holds_its_pose_on_request(zoo_agents):
     pytest.importorskip("panda_gym")
     agent = load_agent("tqc", "PandaReach-v1", zoo_agents, end_at_success=False)

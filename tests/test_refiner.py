@@ -243,6 +243,7 @@ def test_a_search_that_ends_early_says_why(demo, caplog, callback, time_limit, r
     assert f"of 3 updates: {reason}" in caplog.text
 
 
+@pytest.mark.slow
 def test_what_is_saved_can_be_compared_with_the_original(demo, tmp_path):
     refiner = Refiner(demo, **FAST)
     original = refiner.parameters.get_theta()
@@ -461,6 +462,7 @@ def check_claim(folder, algo, env, module, packages="gymnasium", wrapper=("built
     assert float(done.stdout.splitlines()[-1]) < 2e-6  # Monitor rounds returns to six decimals
 
 
+@pytest.mark.slow
 def test_evaluate_policy_confirms_the_claim_seed_by_seed(demo, tmp_path):
     """In a fresh process, without this package."""
     run_folder = Refiner(demo, **FAST).learn(n_updates=10).save(tmp_path)
@@ -490,6 +492,7 @@ def test_a_report_goes_where_something_was_saved(demo, tmp_path):
         Refiner(demo).report(tmp_path, phase_portrait=(0, 3))
 
 
+@pytest.mark.slow
 def test_noise_conditions_are_noted_where_the_last_search_was_saved(demo, tmp_path):
     with Refiner(demo, **{**FAST, "n_eval_episodes": 2}) as refiner:
         before = refiner.learn(1).save(tmp_path / "before")

@@ -255,6 +255,7 @@ def test_an_objective_other_than_the_return_is_named(run_folder):
     assert text.splitlines()[4].startswith("**Worse after the search:** mean return; ")
 
 
+@pytest.mark.slow
 def test_another_objective_than_the_return_is_shown_where_the_return_is(run_folder):
     content = refinement()
     content["settings"]["objective"] = "mesh-dimension"
@@ -280,6 +281,7 @@ def test_another_objective_than_the_return_is_shown_where_the_return_is(run_fold
     assert "D of it" not in text_of(run_folder, content)
 
 
+@pytest.mark.slow
 def test_success_rates_are_compared_seed_by_seed(run_folder):
     content = refinement()
     old, new = [True] * 36 + [False] * 4, [True] * 24 + [False] * 16
@@ -412,6 +414,7 @@ def has(found, colour, tolerance=70):
     return sum(n for c, n in found.items() if np.abs(np.array(c) - target).max() <= tolerance)
 
 
+@pytest.mark.slow
 def test_every_plot_is_drawn_in_both_colours(run_folder):
     from sb3_refine.reporting import plots
 
@@ -565,6 +568,7 @@ def test_the_time_between_two_steps_of_a_panda():
     env.close()
 
 
+@pytest.mark.slow
 def test_the_motion_is_shown_where_there_is_any(run_folder):
     content, found = about_mesh(refinement()), with_motion(examination())
     text = text_of(run_folder, content, found)
@@ -584,6 +588,7 @@ def test_the_motion_is_shown_where_there_is_any(run_folder):
     assert not any((run_folder / "plots" / f"{name}.png").exists() for name in ("mesh", "end_effector"))
 
 
+@pytest.mark.slow
 def test_boxes_are_counted_only_where_their_dimension_was_maximised(run_folder):
     text = text_of(run_folder, refinement(), with_motion(examination()))
     assert "plots/phase.png" in text
@@ -653,6 +658,7 @@ def test_an_invalid_traced_episode_is_reported(demo, monkeypatch):
         measure_robustness(demo, demo, [50])
 
 
+@pytest.mark.slow
 def test_a_saved_robustness_result_gives_the_same_report(demo, run_folder):
     found = measure_robustness(demo, demo, range(3), n_seeds=2)
     first = report_of(run_folder, refinement(), found).read_text()

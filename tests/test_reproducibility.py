@@ -116,7 +116,7 @@ def test_an_environment_that_leaks_state_is_built_for_each_episode(refiner):
     [
         ("PandaPush-v3", "forget contacts", "panda_gym"),
         pytest.param("PandaStack-v3", FRESH_ENV, "panda_gym", marks=pytest.mark.slow),
-        ("BipedalWalker-v3", "new Box2D world", "Box2D"),
+        pytest.param("BipedalWalker-v3", "new Box2D world", "Box2D", marks=pytest.mark.slow),
     ],
 )
 def test_environments_that_are_known_to_leak_state(env_id, remedy, module):
@@ -339,6 +339,7 @@ def test_a_walker_with_its_own_step_keeps_it():
 
 
 @pytest.mark.parametrize(("algo", "env"), [("ddpg", "HopperBulletEnv-v0"), ("trpo", "Walker2DBulletEnv-v0")])
+@pytest.mark.slow
 def test_returns_do_not_depend_on_the_accelerator(zoo_agents, algo, env):
     pytest.importorskip("pybullet_envs_gymnasium")
     episodes = []
@@ -376,7 +377,11 @@ def test_which_terminations_are_failures(env_id, reward, info, failed):
 
 
 @pytest.mark.parametrize(
-    "wrapper", ["sb3_contrib.common.wrappers.time_feature.TimeFeatureWrapper", "toy_envs.Untouched"]
+    "wrapper",
+    [
+        "sb3_contrib.common.wrappers.time_feature.TimeFeatureWrapper",
+        pytest.param("toy_envs.Untouched", marks=pytest.mark.slow),
+    ],
 )
 def test_a_walker_with_any_wrapper_is_as_reproducible_and_as_fast(zoo_agents, wrapper):
     """Wrappers that may end episodes early must not keep the walker from the reset that it needs when it is made."""

@@ -61,6 +61,7 @@ def test_every_kind_is_trained_on_and_resumes_to_the_same_bits(kind, tmp_path):
         assert whole.vec_normalize.obs_rms.count > agent.vec_normalize.obs_rms.count
 
 
+@pytest.mark.slow
 def test_hindsight_experience_replay_resumes_to_the_same_bits(tmp_path):
     from stable_baselines3.common.envs import BitFlippingEnv
 

@@ -53,6 +53,7 @@ def test_the_filmed_episode_is_the_episode(demo):
     assert not np.array_equal(found.at(0)[0], found.at(100)[0])
 
 
+@pytest.mark.slow
 def test_the_video_shows_both_side_by_side(demo, tmp_path):
     still = replace(demo, theta=np.zeros_like(demo.theta))
     path = record_video({"original": demo, "refined": still}, SEED, tmp_path / "new" / "both.mp4")
