@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sb3_refine.judging import judge
     from sb3_refine.meta.adapt import adapt
     from sb3_refine.meta.meta_refiner import MetaRefiner
+    from sb3_refine.planning.planner import Planner, plan
     from sb3_refine.refiner import Refiner, refine
     from sb3_refine.students.distill import distill
     from sb3_refine.training.judge_callback import JudgeCallback
@@ -26,6 +27,7 @@ _HOMES = {
     "AutoRefiner": "auto.auto_refiner",
     "JudgeCallback": "training.judge_callback",
     "MetaRefiner": "meta.meta_refiner",
+    "Planner": "planning.planner",
     "RefineError": "errors",
     "Refiner": "refiner",
     "Trainer": "training.trainer",
@@ -34,6 +36,7 @@ _HOMES = {
     "export": "deploy.export",
     "judge": "judging",
     "load_agent": "agents.load",
+    "plan": "planning.planner",
     "refine": "refiner",
     "with_tasks": "agents.tasks",
 }
@@ -43,6 +46,7 @@ __all__ = [
     "AutoRefiner",
     "JudgeCallback",
     "MetaRefiner",
+    "Planner",
     "RefineError",
     "Refiner",
     "Trainer",
@@ -51,6 +55,7 @@ __all__ = [
     "export",
     "judge",
     "load_agent",
+    "plan",
     "refine",
     "with_tasks",
 ]

@@ -5,8 +5,8 @@ import logging
 import math
 import signal
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,13 @@ def make_evaluate_parser() -> Parser:
         help="round the weights to float16, int8 or int4: of both agents; without --compare-to, the other agent is "
         "the same one, not rounded",
     )
+    episodes.add_argument(
+        "--search",
+        type=count,
+        metavar="N",
+        help="act by tree search with N simulations in each step: both agents; without --compare-to, the other agent "
+        "is the same one, without search",
+    )
     output = parser.add_argument_group("the output")
     output.add_argument("--mesh-dimension", action="store_true", help="measure the mesh dimension, too; it takes time")
     output.add_argument(
@@ -132,16 +139,17 @@ def evaluate_agents(options: argparse.Namespace) -> int:
 
         rounded = {name: with_rounding(agent, options.quantize) for name, agent in agents.items()}
         agents = {OTHER: agents[AGENT], **rounded}
+    if options.search is not None and OTHER not in agents:
+        agents = {OTHER: agents[AGENT], **agents}
     from sb3_refine.evaluation.target import check_valid
     from sb3_refine.seeding import EpisodeSeeds
 
     seeds = options.seeds or EpisodeSeeds(options.seed or 0).take("test", options.n_eval_episodes or _N_EPISODES)
-    with _open_targets(options, agents.values()) as opened:
-        targets = dict(zip(agents, opened, strict=True))
+    with _open_targets(options, agents) as targets:
         report = _run(options, agents, targets, seeds)
         _print_report(report, _title(options, agents[AGENT], len(seeds)), options)
         if options.json:
-            _write_json(report, options.alpha, options.quantize, Path(options.json))
+            _write_json(report, options, Path(options.json))
         for seed in seeds if options.seeds else seeds[:1]:
             record(targets, seed)
     for condition, evaluations in report.conditions.items():
@@ -161,6 +169,8 @@ def _check(options: argparse.Namespace) -> None:
     if options.seeds and options.seed is not None:
         raise RefineError("--seeds: says which episodes to run, and so does --seed; leave one out")
     parse_part("--backend", options.backend, EVALUATORS)
+    if options.search is not None and options.quantize is not None:
+        raise RefineError("--search: not with --quantize; leave one out")
     check_rounding("--quantize", options.quantize)
     if not 0 < options.alpha < 1:
         raise RefineError(f"--alpha: expected a number between 0 and 1, got {options.alpha}")
@@ -253,14 +263,31 @@ def _find_other(path: Path, algo: str, env: str) -> Path:
 # ---------------------------------------------------------------- the episodes
 
 
-def _open_targets(
-    options: argparse.Namespace, agents: Iterable["Agent"]
-) -> AbstractContextManager[list["EvaluationTarget"]]:
+@contextmanager
+def _open_targets(options: argparse.Namespace, agents: dict[str, "Agent"]) -> Iterator[dict[str, "EvaluationTarget"]]:
+    """The agents by name; with ``--search``, those that act by tree search."""
     from sb3_refine.evaluation.target import open_targets
     from sb3_refine.evaluators import backend_options
 
     backend, backend_kwargs = backend_options("--backend", options.backend, options.n_workers)
-    return open_targets(list(agents), backend, accelerator=not options.no_accelerator, **backend_kwargs)
+    searching = {name: agent for name, agent in agents.items() if _searches(options, name)}
+    others = {name: agent for name, agent in agents.items() if name not in searching}
+    found: dict[str, EvaluationTarget] = {}
+    with ExitStack() as stack:
+        if searching:
+            from sb3_refine.planning.task import open_planning_targets
+
+            opened = open_planning_targets(list(searching.values()), options.search, backend, **backend_kwargs)
+            found.update(zip(searching, stack.enter_context(opened), strict=True))
+        if others:
+            accelerator = not options.no_accelerator
+            plain = open_targets(list(others.values()), backend, accelerator=accelerator, **backend_kwargs)
+            found.update(zip(others, stack.enter_context(plain), strict=True))
+        yield {name: found[name] for name in agents}
+
+
+def _searches(options: argparse.Namespace, name: str) -> bool:
+    return options.search is not None and (name == AGENT or options.compare_to is not None)
 
 
 def _run(
@@ -309,7 +336,8 @@ def _print_report(report: _Report, title: str, options: argparse.Namespace) -> N
     for name, agent in reversed(report.agents.items()):
         is_rounded = options.quantize and (name == AGENT or options.compare_to)
         rounded = f", weights rounded to {options.quantize}" if is_rounded else ""
-        console.print(printable(f"{name}: {_origin(agent)}{rounded}"), markup=False, soft_wrap=True)
+        search = f", by tree search with {options.search} simulations" if _searches(options, name) else ""
+        console.print(printable(f"{name}: {_origin(agent)}{rounded}{search}"), markup=False, soft_wrap=True)
     console.print()
     console.print(figures_table(report.noiseless))
     _print_tasks(report, console)
@@ -358,7 +386,7 @@ def _origin(agent: "Agent") -> str:
 # ---------------------------------------------------------------- what a program reads
 
 
-def _write_json(report: _Report, alpha: float, quantize: str | None, path: Path) -> None:
+def _write_json(report: _Report, options: argparse.Namespace, path: Path) -> None:
     from sb3_refine.files import atomic_path
     from sb3_refine.reporting.record import versions
 
@@ -367,8 +395,9 @@ def _write_json(report: _Report, alpha: float, quantize: str | None, path: Path)
         "env": agent.recipe.env_id,
         "env_kwargs": agent.recipe.env_kwargs,
         "seeds": list(report.noiseless[AGENT].seeds),
-        "alpha": alpha,
-        "quantize": quantize,
+        "alpha": options.alpha,
+        "quantize": options.quantize,
+        "search": options.search,
         **({} if agent.recipe.tasks is None else _task_content(agent.recipe.tasks, report.noiseless[AGENT].seeds)),
         "agents": {name: _content(report, name) for name in report.agents},
         "paired_differences": {condition: asdict(d) for condition, d in report.differences.items()},
@@ -395,6 +424,7 @@ def _content(report: _Report, name: str) -> dict[str, Any]:
                 "n_invalid": evaluations[name].n_invalid,
                 "returns": evaluations[name].returns.tolist(),
                 "lengths": evaluations[name].lengths.tolist(),
+                "env_steps": sum(episode.n_env_steps for episode in evaluations[name].episodes),
                 "failed": [episode.failed for episode in evaluations[name].episodes],
                 "success": [episode.success for episode in evaluations[name].episodes],
             }

@@ -5,7 +5,7 @@ import argparse
 from sb3_refine import __version__
 from sb3_refine.cli.options import Parser, add_agent_options, count, count_or_auto, seconds, seconds_or_zero, whole
 
-METHODS = ("search", "train", "auto")
+METHODS = ("search", "train", "auto", "plan")
 
 OF_SEARCH = (
     "preset", "optimizer", "n_updates", "budget", "n_delta", "n_top", "learning_rate", "delta_std",
@@ -16,12 +16,18 @@ OF_TRAINING = (
     "n_timesteps", "progress_remaining", "n_warm_up", "replay_buffer", "normalisation", "vec_env", "n_checkpoints",
     "n_average",
 )  # fmt: skip
+OF_PLANNING = ("n_simulations", "n_rounds", "n_episodes", "n_gradient_steps", "temperature")
 NOT_OF = {
-    "search": OF_TRAINING,
-    "train": OF_SEARCH,
+    "search": OF_TRAINING + OF_PLANNING,
+    "train": OF_SEARCH + OF_PLANNING,
     "auto": (
         "preset", "n_updates", "dry_run", "checkpoint_interval", "no_selection", "no_acceptance", "log_interval",
-        "quantize", "n_timesteps", "n_checkpoints", "n_average",
+        "quantize", "n_timesteps", "n_checkpoints", "n_average", *OF_PLANNING,
+    ),
+    "plan": (
+        *(name for name in OF_SEARCH if name not in ("learning_rate", "parameters")),
+        *(name for name in OF_TRAINING if name != "n_timesteps"),
+        "resume",
     ),
 }  # fmt: skip
 """Options that a method does not have."""
@@ -65,10 +71,12 @@ def make_parser() -> Parser:
         default="search",
         choices=METHODS,
         help="search: direct random search; train: training on with plain Stable-Baselines3 and the agent's own "
-        "hyperparameters; auto: training as long as it pays, then a search (default: %(default)s)",
+        "hyperparameters; auto: training as long as it pays, then a search; plan: tree searches, which the agent "
+        "learns from, for discrete actions (default: %(default)s)",
     )
     _add_search_options(parser)
     _add_training_options(parser)
+    _add_planning_options(parser)
     _add_run_options(parser)
     _add_search_verdict_options(parser)
     _add_search_output_options(parser)
@@ -130,7 +138,11 @@ def _add_search_options(parser: Parser) -> None:
 def _add_training_options(parser: Parser) -> None:
     training = parser.add_argument_group("training on (--method train or auto)")
     training.add_argument(
-        "-n", "--n-timesteps", type=count, help="environment steps (default: those of the original training)"
+        "-n",
+        "--n-timesteps",
+        type=count,
+        help="environment steps (default: those of the original training); with --method plan, those after which no "
+        "further round begins (default: no limit)",
     )
     training.add_argument(
         "--progress-remaining",
@@ -165,6 +177,34 @@ def _add_training_options(parser: Parser) -> None:
         default=20,
         metavar="N",
         help="checkpoints kept on disk beside the last, evenly spaced (default: %(default)s)",
+    )
+
+
+def _add_planning_options(parser: Parser) -> None:
+    planning = parser.add_argument_group("planning (--method plan)")
+    planning.add_argument(
+        "--n-simulations", type=count, default=64, metavar="N", help="of each tree search (default: %(default)s)"
+    )
+    planning.add_argument(
+        "--n-rounds", type=count, default=5, metavar="N", help="of planning and learning (default: %(default)s)"
+    )
+    planning.add_argument(
+        "--n-episodes",
+        type=count,
+        default=8,
+        metavar="N",
+        help="of each round, with a search in each step (default: %(default)s)",
+    )
+    planning.add_argument(
+        "--n-gradient-steps", type=count, default=500, metavar="N", help="of each round (default: %(default)s)"
+    )
+    planning.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="of the softmax of a value-based agent's values, in units of their standard deviation over the actions "
+        "(default: %(default)s)",
     )
 
 

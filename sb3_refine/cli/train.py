@@ -1,6 +1,7 @@
-"""``sb3-refine --method train`` and ``--method auto``: train an agent on, alone or in competition with a search."""
+"""``sb3-refine --method train``, ``auto`` and ``plan``: train an agent on, alone, with a search, or on plans."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from sb3_refine.errors import EpisodeError, RefineError
 
 if TYPE_CHECKING:
     from sb3_refine.auto.auto_refiner import AutoRefiner
+    from sb3_refine.planning.planner import Planner
     from sb3_refine.training.trainer import Trainer
 
 FOLDERS = {"train": "checkpoints", "auto": "auto"}
@@ -44,7 +46,7 @@ _RESUMED = (
 
 def train_agent(options: argparse.Namespace) -> int:
     """
-    Run ``sb3-refine --method train`` or ``--method auto``.
+    Run ``sb3-refine --method train``, ``--method auto`` or ``--method plan``.
 
     :param options: of :func:`~sb3_refine.cli.refine_options.make_parser`
     :return: exit status: 0 for a verdict, whatever it is
@@ -57,7 +59,7 @@ def train_agent(options: argparse.Namespace) -> int:
     check_report_options(options)
     if options.resume:
         _resume(options)
-    trainer = _make_trainer(options) if options.method == "train" else _make_auto_refiner(options)
+    trainer = _MAKERS[options.method](options)
     agent = trainer.agent
     check_entries_of(agent, options)
     length = _length(trainer, options)
@@ -108,6 +110,25 @@ def _make_auto_refiner(options: argparse.Namespace) -> "AutoRefiner":
     )
 
 
+def _make_planner(options: argparse.Namespace) -> "Planner":
+    from sb3_refine.planning.planner import Planner
+
+    names = ("n_simulations", "n_rounds", "n_episodes", "n_gradient_steps", "temperature", "parameters")
+    settings = {name: getattr(options, name) for name in names}
+    if options.learning_rate is not None:
+        if len(options.learning_rate) != 1:
+            raise RefineError("--learning-rate: with --method plan, name one number: the rate falls to 0 in each round")
+        settings["learning_rate"] = options.learning_rate[0]
+    return Planner(load_chosen_agent(options), **settings, **_of_both(options))
+
+
+_MAKERS: dict[str, Callable[[argparse.Namespace], "Trainer | AutoRefiner | Planner"]] = {
+    "train": _make_trainer,
+    "auto": _make_auto_refiner,
+    "plan": _make_planner,
+}
+
+
 def _of_training(options: argparse.Namespace) -> dict[str, Any]:
     names = ("replay_buffer", "trust_remote_code", "progress_remaining", "n_warm_up", "normalisation", "vec_env")
     return {name: getattr(options, name) for name in names}
@@ -121,9 +142,10 @@ def _of_both(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names} | {"accelerator": not options.no_accelerator}
 
 
-def _length(trainer: "Trainer | AutoRefiner", options: argparse.Namespace) -> dict[str, Any]:
+def _length(trainer: "Trainer | AutoRefiner | Planner", options: argparse.Namespace) -> dict[str, Any]:
     """How long the run is, as an argument of ``learn``; said to the user, too."""
     from sb3_refine.formatting import duration
+    from sb3_refine.planning.planner import Planner
     from sb3_refine.training.trainer import Trainer
 
     what = f"{trainer.agent.algo} on {trainer.agent.env_name}"
@@ -131,6 +153,10 @@ def _length(trainer: "Trainer | AutoRefiner", options: argparse.Namespace) -> di
         n_timesteps = trainer.default_n_timesteps if options.n_timesteps is None else options.n_timesteps
         say(f"{what}: training on for {n_timesteps:,} steps")
         return {"n_timesteps": n_timesteps}
+    if isinstance(trainer, Planner):
+        rounds = f"{trainer.n_rounds} rounds of {trainer.n_episodes} episodes"
+        say(f"{what}: {rounds}, with {options.n_simulations} simulations in each step")
+        return {"n_timesteps": options.n_timesteps}
     rollouts = "as long as the default search takes" if options.budget is None else f"{options.budget:,} rollouts"
     limit = rollouts if options.time_limit is None else duration(options.time_limit)
     say(f"{what}: search and training on, {limit} together")
@@ -138,7 +164,7 @@ def _length(trainer: "Trainer | AutoRefiner", options: argparse.Namespace) -> di
 
 
 def _train(
-    trainer: "Trainer | AutoRefiner", length: dict[str, Any], run_folder: Path, options: argparse.Namespace
+    trainer: "Trainer | AutoRefiner | Planner", length: dict[str, Any], run_folder: Path, options: argparse.Namespace
 ) -> None:
     """Train, judge, and save, also after Ctrl-C."""
     from sb3_refine.agents.agent import save_agent
@@ -150,13 +176,10 @@ def _train(
             save_agent(agent, state_folder)  # the original, to resume from
         agent.source = original_source(agent.source, state_folder)
         trainer.set_logger(make_logger(options, run_folder))
-        trainer.learn(
-            **length,
-            progress_bar=options.progress,
-            time_limit=options.time_limit,
-            checkpoint_folder=run_folder / FOLDERS[options.method],
-            resume=options.resume is not None,
-        )
+        kept: dict[str, Any] = {}
+        if options.method in FOLDERS:
+            kept = {"checkpoint_folder": run_folder / FOLDERS[options.method], "resume": options.resume is not None}
+        trainer.learn(**length, progress_bar=options.progress, time_limit=options.time_limit, **kept)
     finally:
         with signals_held_back():
             try:
@@ -166,7 +189,7 @@ def _train(
                 remove_if_unused(run_folder)
 
 
-def _save(trainer: "Trainer | AutoRefiner", run_folder: Path, options: argparse.Namespace) -> None:
+def _save(trainer: "Trainer | AutoRefiner | Planner", run_folder: Path, options: argparse.Namespace) -> None:
     from sb3_refine.reporting.wording import WORDING
 
     assert trainer.judgement is not None

@@ -1,5 +1,6 @@
-"""The part of an observation that trajectories keep, and its frozen normalisation."""
+"""Observations: copies, batches, the part that trajectories keep, and its frozen normalisation."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -85,3 +86,23 @@ def normalisation_of_entry(vec_normalize: "VecNormalize", space: Any, key: str |
         return Normalisation(np.zeros(size), np.ones(size), np.full(size, np.inf))
     std = np.sqrt(rms.var + vec_normalize.epsilon).ravel()
     return Normalisation(rms.mean.ravel().copy(), std, np.full(size, vec_normalize.clip_obs))
+
+
+def copied(observation: Any) -> Any:
+    """
+    :param observation: of an environment, which may change it later
+    :return: a copy
+    """
+    if isinstance(observation, dict):
+        return {key: copied(value) for key, value in observation.items()}
+    return np.array(observation)
+
+
+def stacked(observations: Sequence[Any]) -> Any:
+    """
+    :param observations: of single steps
+    :return: the same as a batch
+    """
+    if isinstance(observations[0], dict):
+        return {key: np.array([each[key] for each in observations]) for key in observations[0]}
+    return np.array(observations)

@@ -57,6 +57,17 @@ def true_return_of(env: gym.Env) -> TrueReturn | None:
     return None
 
 
+def action_masks_of(env: gym.Env) -> Callable[[], Any] | None:
+    """
+    :param env: any environment
+    :return: says which actions are valid now; None where the environment does not
+    """
+    try:
+        return env.get_wrapper_attr("action_masks")
+    except AttributeError:
+        return None
+
+
 class Vectorised(gym.Wrapper):
     """
     A single environment seen through ``VecEnv`` wrappers, such as ``VecFrameStack``.
@@ -87,6 +98,14 @@ class Vectorised(gym.Wrapper):
         done, truncated = bool(dones[0]), bool(infos[0]["TimeLimit.truncated"])
         self._after_reset = _first(observations) if done and infos[0].get("goes_on", False) else None
         return _first(observations), rewards[0], done and not truncated, truncated, infos[0]
+
+    @property
+    def vec_envs(self) -> list[Any]:
+        """The ``VecEnv`` wrappers, outermost first, and the ``DummyVecEnv`` inside."""
+        found = [self._vec_env]
+        while hasattr(found[-1], "venv"):
+            found.append(found[-1].venv)
+        return found
 
     def close(self) -> None:
         """Close the environment."""

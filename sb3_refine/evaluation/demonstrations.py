@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_refine.envs.observations import copied
 from sb3_refine.errors import RefineError
 from sb3_refine.evaluators import RolloutTask, SerialEvaluator
 from sb3_refine.optimizers import ExplicitPopulation
@@ -58,7 +59,7 @@ class _Labelled(DeterministicPolicy):
 
     def __call__(self, observation: Any) -> Any:
         """Records copies: environments reuse their arrays, and change those that they get."""
-        seen = _copied(as_vec_env_would(observation, self._space))
+        seen = copied(as_vec_env_would(observation, self._space))
         label = np.array(self._teacher(observation))
         action = label
         if self._acting is not None:
@@ -93,19 +94,3 @@ def demonstrate(
                 raise RefineError(f"model: the agent has NaN or infinite actions in the episode with seed {seed}")
             found.append(Demonstration(list(observations), np.array(actions), np.array(labels), episode.episode_return))
     return found
-
-
-def _copied(observation: Any) -> Any:
-    if isinstance(observation, dict):
-        return {key: _copied(value) for key, value in observation.items()}
-    return np.array(observation)
-
-
-def stacked(observations: Sequence[Any]) -> Any:
-    """
-    :param observations: of single steps
-    :return: the same as a batch
-    """
-    if isinstance(observations[0], dict):
-        return {key: np.array([each[key] for each in observations]) for key in observations[0]}
-    return np.array(observations)

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sb3_refine.envs.wrappers import action_masks_of
 from sb3_refine.policies.base import DeterministicPolicy
 from sb3_refine.policies.transformer import TransformerPolicy
 
@@ -79,10 +80,7 @@ class MaskedPolicy(GeneralPolicy):
     _masks: Callable[[], Any] | None = None
 
     def begin_episode(self, env: gym.Env) -> None:
-        try:
-            self._masks = env.get_wrapper_attr("action_masks")
-        except AttributeError:
-            self._masks = None
+        self._masks = action_masks_of(env)
 
     def _predict(self, observation: Any) -> Any:
         masks = None if self._masks is None else self._masks()

@@ -47,6 +47,14 @@ WORDING = {
         heading="Training and search",
         description="training on with its own algorithm, as long as that made it better, then a direct random search",
     ),
+    "plan": Wording(
+        after="after planning",
+        tested="the best agent that learned from planning",
+        column="after planning",
+        heading="The planning",
+        description="expert iteration: tree searches that are led by the agent plan what to do, and the agent learns "
+        "what they have found; the agent itself needs no search",
+    ),
     "meta-es": Wording(
         after="after meta-learning",
         tested="the result of meta-learning",

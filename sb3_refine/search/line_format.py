@@ -36,7 +36,7 @@ class LineFormat(KVWriter):
         if n_updates is None:
             self._best = mean if self._best is None else max(self._best, mean)
         cells = (
-            "training" if n_updates is None else f"update {n_updates}",
+            _label(key_values),
             _text(key_values.get("refine/rollouts"), ",d"),
             f"{step:,d}",
             _text(mean, ",.2f"),
@@ -56,6 +56,13 @@ class LineFormat(KVWriter):
 
     def close(self) -> None:
         """The file is the caller's."""
+
+
+def _label(key_values: dict[str, Any]) -> str:
+    for key, what in (("refine/n_updates", "update"), ("plan/number", "round")):
+        if key in key_values:
+            return f"{what} {key_values[key]}"
+    return "training"
 
 
 def _text(value: Any, form: str) -> str:

@@ -11,7 +11,8 @@ from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.vec_env import VecNormalize
 from torch.optim.lr_scheduler import LambdaLR
 
-from sb3_refine.evaluation.demonstrations import Demonstration, stacked
+from sb3_refine.envs.observations import stacked
+from sb3_refine.evaluation.demonstrations import Demonstration
 from sb3_refine.policies.parameters import PolicyParameters
 from sb3_refine.policies.transformer import TransformerPolicy
 from sb3_refine.students.architectures import Student

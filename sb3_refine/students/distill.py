@@ -21,8 +21,9 @@ from sb3_refine.agents.from_model import agent_from_model
 from sb3_refine.agents.tasks import write_tasks
 from sb3_refine.agents.zoo import new_run_folder
 from sb3_refine.envs.normalisation import without_env
+from sb3_refine.envs.observations import stacked
 from sb3_refine.errors import RefineError, check_count, check_seconds
-from sb3_refine.evaluation.demonstrations import Demonstration, demonstrate, stacked
+from sb3_refine.evaluation.demonstrations import Demonstration, demonstrate
 from sb3_refine.evaluation.evaluation import Evaluation, paired_difference
 from sb3_refine.evaluation.target import check_valid, open_targets, rollout_task
 from sb3_refine.evaluators import Backend, backend_options

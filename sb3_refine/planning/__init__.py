@@ -1,0 +1,1 @@
+"""Tree search with an agent's policy and value, as a teacher of the agent."""

@@ -1,0 +1,344 @@
+"""Tree search that is led by an agent, and what the agent learns from it."""
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import sb3_contrib
+import stable_baselines3
+import torch
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_refine import Planner, RefineError, load_agent, plan
+from sb3_refine.agents.agent import save_agent
+from sb3_refine.agents.from_model import agent_from_model
+from sb3_refine.planning.network import network_of
+from sb3_refine.planning.tree import SearchSettings, TreeSearch
+
+QUICK = {"n_simulations": 8, "n_rounds": 2, "n_episodes": 4, "n_gradient_steps": 20, "n_eval_episodes": 6}
+
+
+class Line(gym.Env):
+    """
+    Walk along a line of states; rewards of each step, and of leaving at the ends. Action 0 goes left, 1 goes right.
+
+    :param rewards: of arriving at each place; the first and the last one end the episode
+    """
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, rewards, start, slip=0.0):
+        self._rewards, self._start, self._slip = rewards, start, slip
+        self.observation_space = spaces.Box(0, 1, (len(rewards),), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._place = self._start
+        return self._observation(), {}
+
+    def step(self, action):
+        if self._slip and self.np_random.random() < self._slip:
+            action = 1 - action
+        self._place += 2 * action - 1
+        return self._observation(), self._rewards[self._place], self._place in (0, len(self._rewards) - 1), False, {}
+
+    def _observation(self):
+        return np.eye(len(self._rewards), dtype=np.float32)[self._place]
+
+
+class Knows:
+    """A network that knows nothing, or one value."""
+
+    def __init__(self, value=0.0, prior=(0.5, 0.5)):
+        self._value, self._prior = value, np.array(prior)
+
+    def evaluate(self, observation, mask):
+        prior = self._prior if mask is None else np.where(mask, self._prior, 0.0)
+        return prior / prior.sum(), self._value
+
+
+def searched(env, network=None, is_random=False, seed=0, **kwargs):
+    settings = SearchSettings(**{"n_simulations": 200, "discount": 0.9, **kwargs})
+    observation, _ = env.reset(seed=0)
+    return TreeSearch(env, network or Knows(), settings, is_random).plan(observation, np.random.default_rng(seed))
+
+
+def test_a_distant_reward_is_found():
+    found = searched(Line([0, 0, 0, 0, 0, 1.0], start=2))
+    assert found.action == 1
+    assert found.visits.argmax() == 1
+    assert found.visits.sum() == pytest.approx(1)
+
+
+def test_the_visits_do_not_depend_on_the_scale_of_the_rewards():
+    small, large = (searched(Line([factor * x for x in (1, 0, 0, 0, 2)], start=2)) for factor in (0.001, 1000))
+    assert np.array_equal(small.visits, large.visits)
+    assert large.value == pytest.approx(1e6 * small.value)
+
+
+def test_the_value_is_that_of_the_best_way_as_simulations_grow():
+    env = Line([0, 0, 0, 0, 1.0], start=2)
+    best = 0.9  # two steps to the right, the second one rewarded
+    errors = [best - searched(env, n_simulations=n).value for n in (10, 1000)]
+    assert 0 < errors[1] < errors[0]
+    assert errors[1] < 0.1
+
+
+def test_after_a_termination_nothing_comes_and_after_a_time_limit_the_value_of_the_network():
+    ends = Line([1.0, 0, 1.0], start=1)
+    assert searched(ends, Knows(10.0)).value == pytest.approx(1.0)
+    cut = gym.wrappers.TimeLimit(Line([1.0, 0, 0, 0, 1.0], start=2), 1)
+    assert searched(cut, Knows(10.0)).value == pytest.approx(0.9 * 10)
+
+
+def test_chance_is_averaged_and_not_foreseen():
+    """An action that slips half of the time is worth half; a search that knew the random numbers would find 0 or 1."""
+    coin = Line([0.0, 0, 1.0], start=1, slip=0.5)
+    values = [searched(coin, is_random=True, seed=seed, n_simulations=400).value for seed in range(3)]
+    assert values == pytest.approx([0.5] * 3, abs=0.1)
+
+
+def test_the_environment_is_left_as_it_was():
+    env, plain = (gym.make("FrozenLake-v1", is_slippery=True) for _ in range(2))
+    env.reset(seed=5)
+    plain.reset(seed=5)
+    search = TreeSearch(env, Knows(prior=[0.25] * 4), SearchSettings(20), is_random=True)
+    for action in (0, 2, 1, 2, 1, 1):
+        search.plan(np.array(0), np.random.default_rng(0))
+        ours, theirs = env.step(action), plain.step(action)
+        assert ours[:4] == theirs[:4]
+        if ours[2]:
+            break
+
+
+def test_actions_that_are_not_valid_are_not_tried():
+    class Masked(Line):
+        def action_masks(self):
+            return [True, False]
+
+    assert np.array_equal(searched(Masked([0, 0, 0, 1.0], start=2)).visits, [1, 0])
+
+
+def test_the_seed_decides_the_search():
+    env = Line([0.5, 0, 0, 0, 0, 1.0], start=2, slip=0.2)
+    one, again, other = (searched(env, is_random=True, seed=seed, root_noise=0.25).visits for seed in (1, 1, 2))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+# ---------------------------------------------------------------- networks
+
+ACTOR_CRITICS = [
+    (stable_baselines3.A2C, {}),
+    (PPO, {}),
+    (sb3_contrib.TRPO, {}),
+    (sb3_contrib.MaskablePPO, {}),
+]
+
+
+@pytest.mark.parametrize(("cls", "kwargs"), ACTOR_CRITICS)
+def test_policy_and_value_are_those_of_the_model(cls, kwargs):
+    model = cls("MlpPolicy", "CartPole-v1", seed=0, device="cpu", **kwargs)
+    network = network_of(agent_from_model(model), [])
+    observation = np.array([0.1, -0.2, 0.05, 0.3], dtype=np.float32)
+    prior, value = network.evaluate(observation, None)
+    batch = torch.as_tensor(observation[np.newaxis])
+    with torch.no_grad():
+        expected = model.policy.get_distribution(batch).distribution.probs[0].numpy()
+        assert value == float(model.policy.predict_values(batch))
+    assert prior == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("cls", [DQN, sb3_contrib.QRDQN])
+def test_a_value_based_agent_has_a_softmax_of_its_values(cls):
+    model = cls("MlpPolicy", "CartPole-v1", seed=0, device="cpu", buffer_size=1)
+    observations = list(np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32))
+    network = network_of(agent_from_model(model), observations, temperature=2.0)
+    with torch.no_grad():
+        batch = torch.as_tensor(np.array(observations))
+        values = (model.policy.q_net(batch) if cls is DQN else model.policy.quantile_net(batch).mean(dim=1)).numpy()
+    assert network.temperature == pytest.approx(2 * values.std(axis=1).mean())
+    prior, value = network.evaluate(observations[0], None)
+    powers = np.exp(values[0] / network.temperature)
+    assert prior == pytest.approx(powers / powers.sum())
+    assert value == pytest.approx(values[0].max())
+
+
+def test_values_of_normalised_rewards_are_in_units_of_the_rewards():
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]))
+    model = PPO("MlpPolicy", env, seed=0, device="cpu", n_steps=64).learn(64)
+    agent = agent_from_model(model)
+    network = network_of(agent, [])
+    assert network.value_scale == pytest.approx(np.sqrt(env.ret_rms.var + env.epsilon))
+    observation = np.array([0.1, -0.2, 0.05, 0.3], dtype=np.float32)
+    with torch.no_grad():
+        seen = model.policy.obs_to_tensor(env.normalize_obs(observation[np.newaxis]))[0]
+        expected = float(model.policy.predict_values(seen)) * network.value_scale
+    assert network.evaluate(observation, None)[1] == pytest.approx(expected)
+
+
+# ---------------------------------------------------------------- learning
+
+
+def make_lake():
+    return gym.make("FrozenLake-v1", desc=["SFF", "FHF", "FFG"], is_slippery=False, max_episode_steps=20)
+
+
+@pytest.fixture(scope="module")
+def lake():
+    """An untrained agent on a small lake, whose goal is four steps away."""
+    return PPO("MlpPolicy", DummyVecEnv([make_lake]), seed=0, device="cpu")
+
+
+@pytest.mark.slow
+def test_an_untrained_agent_learns_the_way_from_planning(lake):
+    found = plan(lake, n_simulations=64, n_rounds=3, n_episodes=6, n_eval_episodes=20, backend="serial")
+    assert found.result.decision == "refined"
+    assert found.result.baseline.returns.mean() == 0
+    assert found.result.candidate.returns.mean() == 1
+    assert found.method == "plan"
+    assert found.result.env_steps > 5_000  # the searches count
+
+
+@pytest.mark.parametrize("backend", ["process", pytest.param("ray", marks=pytest.mark.slow)])
+def test_the_result_does_not_depend_on_the_workers(lake, backend):
+    runs = [plan(lake, **QUICK, backend=each).agents[1].model.policy for each in ("serial", backend)]
+    for ours, theirs in zip(*(run.parameters() for run in runs), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_what_is_saved_is_a_plain_agent(tmp_path):
+    model = DQN("MlpPolicy", "CartPole-v1", seed=0, device="cpu", buffer_size=100, policy_kwargs={"net_arch": [16]})
+    planner = Planner(model, **QUICK, backend="serial")
+    before = [each.clone() for each in model.policy.parameters()]
+    found = planner.learn()
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(before, model.policy.parameters(), strict=True))
+    run_folder = found.save(tmp_path)
+    record = json.loads((run_folder / "refinement.json").read_text())
+    assert record["method"] == "plan"
+    assert record["settings"]["n_simulations"] == 8
+    assert len(record["settings"]["rounds"]) == 2
+    found.report(run_folder)
+    learned = found.agents[1]
+    policy = learned.model.policy
+    for ours, theirs in zip(policy.q_net.parameters(), policy.q_net_target.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    save_agent(learned, tmp_path / "learned")
+    DQN.load(tmp_path / "learned" / "CartPole-v1.zip", env=gym.make("CartPole-v1")).learn(20)
+
+
+def test_only_the_last_layers_learn_on_request(lake):
+    found = plan(lake, **QUICK, parameters="head", backend="serial")
+    ours, theirs = (dict(agent.model.policy.named_parameters()) for agent in found.agents)
+    changed = {name.split(".")[0] for name in ours if not torch.equal(ours[name], theirs[name])}
+    assert changed == {"action_net", "value_net"}
+
+
+def test_no_round_begins_when_the_steps_are_used_up(lake):
+    planner = Planner(lake, **{**QUICK, "n_rounds": 50}, backend="serial")
+    planner.learn(n_timesteps=400)
+    steps = [each.n_env_steps for each in planner.rounds]
+    assert sum(steps[:-1]) < 400 <= sum(steps)
+
+
+def test_ctrl_c_leaves_the_last_round_untested(lake):
+    planner = Planner(lake, **QUICK, backend="serial")
+
+    def interrupt(found):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        planner.learn(on_round=interrupt)
+    assert planner.judgement.result.decision == "unchecked"
+    assert planner.judgement.name == "round 1"
+
+
+def lstm():
+    return sb3_contrib.RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=8, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("make_model", "message"),
+    [
+        (lambda: PPO("MlpPolicy", "Pendulum-v1", device="cpu"), "env: plan needs discrete actions"),
+        (
+            lambda: sb3_contrib.ARS("LinearPolicy", "CartPole-v1", device="cpu"),
+            "algo: plan needs an agent with a policy",
+        ),
+        (lstm, "algo: plan needs an agent with a policy or values"),
+    ],
+)
+def test_agents_that_cannot_lead_a_search_are_refused(make_model, message):
+    with pytest.raises(RefineError, match=message) as raised:
+        Planner(make_model())
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"n_simulations": 0}, "n_simulations: expected a whole number of at least 1"),
+        ({"n_rounds": 0}, "n_rounds: expected a whole number of at least 1"),
+        ({"temperature": 0}, "temperature: expected a number above 0"),
+        ({"learning_rate": -1}, "learning_rate: expected a number above 0"),
+        ({"root_noise": 2}, "root_noise: expected a share"),
+        ({"parameters": "nothing"}, "parameters: 'nothing' matches none"),
+    ],
+)
+def test_wrong_arguments_are_named(lake, wrong, message):
+    with pytest.raises(RefineError, match=message):
+        Planner(lake, backend="serial", **wrong)
+
+
+# ---------------------------------------------------------------- the command line
+
+
+@pytest.fixture
+def cartpole(tmp_path):
+    """A run folder with an agent."""
+    model = PPO("MlpPolicy", "CartPole-v1", seed=0, device="cpu", n_steps=64, policy_kwargs={"net_arch": [16]}).learn(
+        64
+    )
+    save_agent(agent_from_model(model), tmp_path / "ppo" / "CartPole-v1_1")
+    return tmp_path
+
+
+def test_the_command_line_plans_judges_saves_and_reports(cartpole, run):
+    options = ("--n-simulations", 4, "--n-rounds", 2, "--n-episodes", 2, "--n-eval-episodes", 5, "--n-workers", 1)
+    done = run(
+        *("--algo", "ppo", "--env", "CartPole-v1", "-f", cartpole, "-o", cartpole / "out", "--method", "plan"), *options
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 rounds of 2 episodes, with 4 simulations in each step" in done.stdout
+    assert "round 2" in done.stdout
+    (report,) = (cartpole / "out").glob("ppo/CartPole-v1_1/report.md")
+    assert "## The planning" in report.read_text()
+    assert load_agent("ppo", "CartPole-v1", cartpole / "out").algo == "ppo"
+
+
+def test_evaluate_acts_by_search(cartpole, run):
+    options = ("--n-eval-episodes", 3, "--no-noise", "--n-workers", 1, "--search", 4)
+    done = run("evaluate", "--algo", "ppo", "--env", "CartPole-v1", "-f", cartpole, *options, "--json", cartpole / "f")
+    assert done.returncode == 0, done.stderr
+    assert "by tree search with 4 simulations" in done.stdout
+    figures = json.loads((cartpole / "f").read_text())
+    plain, searching = (figures["agents"][name]["conditions"]["no noise"] for name in ("other", "agent"))
+    assert plain["env_steps"] == sum(plain["lengths"])
+    assert searching["env_steps"] > 4 * sum(searching["lengths"])
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--method", "plan", "--n-delta", "3"], "--n-delta: not an option of --method plan; leave it out"),
+        (["--n-simulations", "3"], "--n-simulations: not an option of --method search; leave it out"),
+        (["--method", "plan", "--learning-rate", "1", "2"], "--learning-rate: with --method plan, name one number"),
+    ],
+)
+def test_options_of_other_methods_are_one_line(cartpole, run, options, line):
+    done = run("--algo", "ppo", "--env", "CartPole-v1", "-f", cartpole, "-o", cartpole / "out", *options)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert line in done.stderr
