@@ -19,7 +19,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
-from sb3_refine import RefineError, Refiner, load_agent, refine
+from sb3_refine import RefineError, Refiner, load_agent, plan, refine
 from sb3_refine.agents.agent import save_agent
 from sb3_refine.agents.zoo import new_run_folder
 from sb3_refine.envs.normalisation import Normalised
@@ -159,6 +159,27 @@ def test_every_kind_goes_through_load_refine_save_and_load(kind, tmp_path):
         ours, theirs = (x.predict(observation, deterministic=True)[0] for x in (refiner.model, again.model))
         assert np.array_equal(ours, theirs)
     assert {k: again.config.get(k) for k in config} == {k: agent.config.get(k) for k in config}
+
+
+DISCRETE = [
+    pytest.param(kind, marks=() if kind == "masked" else pytest.mark.slow)
+    for kind in (
+        *("masked", "image", "image, dqn", "image, qrdqn", "frame stack", "discrete observations", "lives"),
+        *("lives, frame stack", "image, normalised", "memory optimised"),
+    )
+]
+
+
+@pytest.mark.parametrize("kind", DISCRETE)
+def test_every_discrete_kind_learns_from_planning(kind, tmp_path):
+    algo, env_id, _ = make(kind, tmp_path / "in")
+    agent = load(tmp_path / "in", algo, env_id)
+    settings = {"n_simulations": 3, "n_rounds": 1, "n_episodes": 2, "n_gradient_steps": 3, "n_eval_episodes": 3}
+    found = plan(agent, **settings, backend="serial")
+    ours, theirs = (list(each.model.policy.parameters()) for each in found.agents)
+    assert not all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+    found.save(run_folder=tmp_path / "out" / algo / f"{env_id}_1")
+    load(tmp_path / "out", algo, env_id)
 
 
 @pytest.mark.parametrize("kind", SOME_FAST)

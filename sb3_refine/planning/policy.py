@@ -91,7 +91,7 @@ class PlanningPolicy(DeterministicPolicy):
     def with_returns(self, rewards: Sequence["_Reward"]) -> list[Planned]:
         """
         :param rewards: of the steps of the episode
-        :return: the plans, with the lambda-returns of the episode (Sutton and Barto 2018, equation 12.18) instead of
+        :return: the plans, with the lambda-returns of the episode (Sutton and Barto 2018, section 12.1) instead of
             the values that the searches have found, and that the returns are made of; an episode whose time was up goes
             on with the value of the network
         """

@@ -1,4 +1,7 @@
-"""Monte Carlo tree search with the policy and the value of an agent (PUCT), as in AlphaGo Zero and MuZero."""
+"""
+Monte Carlo tree search with the policy and the value of an agent (PUCT), as in AlphaGo Zero. Upper bounds, and returns
+of any scale, are as in MuZero (https://arxiv.org/abs/1911.08265, appendix B).
+"""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +14,7 @@ from sb3_refine.envs.states import EnvState, EnvStates, outcome_key
 from sb3_refine.envs.wrappers import action_masks_of
 from sb3_refine.errors import RefineError, check_count
 
-_C_BASE = 19_652  # c2 of MuZero's equation 2
+_C_BASE = 19_652  # MuZero's c2
 _DIRICHLET_CONCENTRATION = 10.0  # divided by the number of valid actions
 
 
@@ -33,7 +36,7 @@ class SearchSettings:
 
     :param n_simulations: in each search; each evaluates one new state with the network
     :param discount: of later rewards, that of the agent's training
-    :param exploration: the factor of the prior, c1 of MuZero's equation 2
+    :param exploration: the factor of the prior, MuZero's c1
     :param root_noise: share of Dirichlet noise in the prior of the root (AlphaGo Zero's epsilon); 0 for none
     :raises RefineError: when a setting is out of range
     """
@@ -86,7 +89,7 @@ class _Node:
 
 
 class _Range:
-    """The lowest and the highest return in the tree, to normalise returns of any scale (MuZero's equation 5)."""
+    """The lowest and the highest return in the tree, to normalise returns of any scale, as in MuZero."""
 
     def __init__(self) -> None:
         self._low, self._high = math.inf, -math.inf
@@ -174,7 +177,7 @@ class TreeSearch:
             returns.add(parent.totals[action] / parent.visits[action])
 
     def _choose(self, node: _Node, returns: _Range) -> int:
-        """The action with the highest upper bound (MuZero's equation 2); one without visits has the node's value."""
+        """The action with the highest upper bound, as in MuZero; one without visits has the node's value."""
         means = np.divide(node.totals, node.visits, out=np.full_like(node.totals, node.value), where=node.visits > 0)
         n_visits = node.visits.sum()
         factor = self._settings.exploration + math.log((n_visits + _C_BASE + 1) / _C_BASE)
