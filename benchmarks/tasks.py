@@ -3,8 +3,9 @@ Families of tasks.
 
 robust: one policy for a family: refined, and trained on for as much CPU time; both judged on held-out tasks, and run
 in the environment of the training, too. Three seeds.
-meta: the return before and after adaptation over the updates of meta-es, from scratch, each 20 updates on the same
-held-out tasks; with other numbers of draws, gradient steps and fixed standard deviations, and without meta-learning.
+meta: the return before and after adaptation over the updates of meta-es, each 10 updates on the same held-out tasks;
+with other numbers of draws, gradient steps and fixed standard deviations. The first point is without meta-learning.
+Velocity begins with a TD3 agent that was trained on the family for 50,000 steps, direction with a new DDPG agent.
 
 A cell that is in the results is not run again.
 
@@ -21,7 +22,10 @@ from typing import Any
 
 import numpy as np
 from common import circumstances, parser
-from stable_baselines3 import DDPG
+from stable_baselines3 import DDPG, TD3
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_refine import Refiner, Trainer, load_agent
 from sb3_refine.agents.agent import Agent
@@ -59,7 +63,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "3 times the gradient steps": {"adaptation": AdaptationSettings(adapt_steps=120)},
 }
 N_CURVE_TASKS = 16
-CURVE_INTERVAL = 20
+CURVE_INTERVAL = 10
+N_TIMESTEPS = {"velocity": 50_000, "direction": 0}  # of the agent at the start
 
 
 class Bench:
@@ -142,10 +147,7 @@ def meta(bench: Bench) -> None:
 
 
 def _curve(bench: Bench, goal: str, variant: str, seed: int) -> dict[str, Any]:
-    env, tasks = GOALS[goal]
-    net = {"net_arch": [100, 100]}
-    model = DDPG("MlpPolicy", env, policy_kwargs=net, seed=seed, device="cpu", buffer_size=1)
-    agent = with_tasks(agent_from_model(model, env), {**HORIZON, **tasks})
+    agent = _start(bench, goal, seed)
     refiner = MetaRefiner(agent, seed=seed, n_eval_episodes=20, **SERIAL, **VARIANTS[variant])
     curve: list[dict[str, float]] = []
     started, seeds = time.process_time(), EpisodeSeeds(2000 + seed).take("test", N_CURVE_TASKS)
@@ -170,6 +172,25 @@ def _curve(bench: Bench, goal: str, variant: str, seed: int) -> dict[str, Any]:
         "env_steps": result.env_steps,
         "cpu_time_s": result.cpu_time_s,
     }
+
+
+def _start(bench: Bench, goal: str, seed: int) -> Agent:
+    """The agent that meta-learning begins with; one that has been trained is kept beside the results."""
+    (env, tasks), n_timesteps = GOALS[goal], N_TIMESTEPS[goal]
+    common: dict[str, Any] = {"policy_kwargs": {"net_arch": [100, 100]}, "seed": seed, "device": "cpu"}
+    if not n_timesteps:
+        model: Any = DDPG("MlpPolicy", env, buffer_size=1, **common)
+        return with_tasks(agent_from_model(model, env), {**HORIZON, **tasks})
+    noise = NormalActionNoise(np.zeros(6), np.full(6, 0.2))
+    model = TD3("MlpPolicy", env, learning_starts=2_000, action_noise=noise, gamma=0.98, **common)
+    agent = with_tasks(agent_from_model(model, env), {**HORIZON, **tasks})
+    path = bench.path.with_name(f"start_{goal}_{seed}.zip")
+    if path.exists():
+        model.set_parameters(path)
+    else:
+        model.set_env(DummyVecEnv([lambda: Monitor(agent.recipe.build())]))
+        model.learn(n_timesteps).save(path)
+    return agent
 
 
 def _point(refiner: MetaRefiner, search: Any, evaluator: Any, seeds: list[int], started: float) -> dict[str, float]:
