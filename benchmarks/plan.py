@@ -90,7 +90,7 @@ class Cell:
     zoo: tuple[str, str] | None = None
     n_timesteps: int = 0
     train_in: Callable[[], gym.Env] | None = None
-    n_episodes: int = 20
+    n_episodes: int = 10
     n_simulations: tuple[int, ...] = N_SIMULATIONS
     planner: dict[str, Any] = field(default_factory=dict)
 
@@ -99,14 +99,14 @@ CELLS = {
     "weak ppo FrozenLake 8x8": Cell(lambda: frozen_lake(False), n_timesteps=5_000),
     "weak ppo FrozenLake 8x8, slippery": Cell(lambda: frozen_lake(True), n_timesteps=20_000),
     "weak ppo MiniGrid-DoorKey-5x5": Cell(door_key, n_timesteps=20_000, n_simulations=(16, 64)),
-    "weak ppo Acrobot": Cell(lambda: gym.make("Acrobot-v1"), n_timesteps=20_000, n_episodes=10),
-    "weak ppo CartPole": Cell(lambda: gym.make("CartPole-v1"), n_timesteps=8_192, n_episodes=10),
+    "weak ppo Acrobot": Cell(lambda: gym.make("Acrobot-v1"), n_timesteps=20_000, n_simulations=(16, 64)),
+    "weak ppo CartPole": Cell(lambda: gym.make("CartPole-v1"), n_timesteps=8_192),
     "ppo CartPole, pushed": Cell(
-        pushed, n_timesteps=30_000, train_in=lambda: gym.make("CartPole-v1"), n_episodes=10, n_simulations=(16, 64)
+        pushed, n_timesteps=30_000, train_in=lambda: gym.make("CartPole-v1"), n_simulations=(16, 64)
     ),
-    "dqn CartPole (Zoo), pushed": Cell(pushed, zoo=("dqn", "CartPole-v1"), n_episodes=10, n_simulations=(16, 64)),
+    "dqn CartPole (Zoo), pushed": Cell(pushed, zoo=("dqn", "CartPole-v1"), n_simulations=(16, 64)),
     "dqn MountainCar (Zoo)": Cell(
-        lambda: gym.make("MountainCar-v0"), zoo=("dqn", "MountainCar-v0"), n_episodes=10, n_simulations=(16, 64)
+        lambda: gym.make("MountainCar-v0"), zoo=("dqn", "MountainCar-v0"), n_simulations=(16, 64)
     ),
     "weak ppo Breakout (RAM)": Cell(
         breakout, n_timesteps=20_000, n_episodes=4, n_simulations=(16,), planner={"n_simulations": 16, "n_rounds": 2}

@@ -15,6 +15,7 @@ from sb3_refine.errors import RefineError
 _N_STEPS = 30  # that the test repeats after restoring a state
 _STARTS = (0, 3, 20)  # steps of an episode after which it saves the state
 _N_REPEATS = 5  # of one step, to see whether it is random
+_IMMUTABLE = {type(None), bool, int, float, str, bytes, np.float32, np.float64, np.int64}  # most variables: no copy
 
 
 class EnvState(NamedTuple):
@@ -72,7 +73,11 @@ class EnvStates:
 
     def _copied(self, variables: list[dict[str, Any]], with_chance: bool) -> list[dict[str, Any]]:
         kept = self._kept if with_chance else [*self._kept, *_generators(variables)]
-        return copy.deepcopy(variables, {id(each): each for each in kept})
+        memo: dict[int, Any] = {id(each): each for each in kept}  # of all layers: they may share objects
+        return [
+            {name: value if type(value) in _IMMUTABLE else copy.deepcopy(value, memo) for name, value in own.items()}
+            for own in variables
+        ]
 
 
 class StateCheck(NamedTuple):
@@ -147,7 +152,15 @@ def outcome_key(outcome: tuple[Any, Any, bool, bool, Any]) -> bytes:
     :return: what tells it from others: the observation, the reward, and whether the episode has ended
     """
     observation, reward, terminated, truncated, _ = outcome
-    return b"".join([*_bytes(observation), np.float64(reward).tobytes(), bytes([bool(terminated), bool(truncated)])])
+    return observation_key(observation) + np.float64(reward).tobytes() + bytes([bool(terminated), bool(truncated)])
+
+
+def observation_key(observation: Any) -> bytes:
+    """
+    :param observation: of an environment
+    :return: what tells it from others
+    """
+    return b"".join(_bytes(observation))
 
 
 def _bytes(observation: Any) -> Iterator[bytes]:

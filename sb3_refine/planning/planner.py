@@ -189,13 +189,13 @@ class Planner:
                     candidates.append(NamedAgent(f"round {len(self.rounds)}", learned))
                     self._log(log)
                     on_round(self.rounds[-1])
+            if not candidates:
+                raise RefineError(f"time_limit: {time_limit:g} s are too short to plan and to judge the result")
+            origin = self._origin()
+            self.judgement = self.judge.judge(candidates, progress_bar, origin, is_time_limited=time_limit is not None)
         except KeyboardInterrupt:
             self.judgement = self._interrupted(candidates)
             raise
-        if not candidates:
-            raise RefineError(f"time_limit: {time_limit:g} s are too short to plan and to judge the result")
-        origin = self._origin()
-        self.judgement = self.judge.judge(candidates, progress_bar, origin, is_time_limited=time_limit is not None)
         log_verdict(log, self.judgement.result, self.agent.model.num_timesteps + origin.n_env_steps)
         return self.judgement
 
@@ -235,6 +235,10 @@ class Planner:
                 "all episodes with searches had NaN or infinite rewards or observations: there is nothing to learn from"
             )
         cross_entropy, value_error = learning.fit(plans)
+        if not np.isfinite(cross_entropy + value_error):
+            raise RefineError(
+                "learning_rate: the network has NaN or infinite outputs after learning; choose a smaller one"
+            )
         by_search, by_agent = (_mean_return(own) for own in episodes)
         assert by_search is not None
         return Round(

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 
-from sb3_refine.envs.states import EnvState, EnvStates, outcome_key
+from sb3_refine.envs.states import EnvState, EnvStates, observation_key, outcome_key
 from sb3_refine.envs.wrappers import action_masks_of
 from sb3_refine.errors import RefineError, check_count
 
@@ -121,6 +121,7 @@ class TreeSearch:
     def __init__(self, env: gym.Env, network: PriorAndValue, settings: SearchSettings, is_random: bool):
         self._env, self._network, self._settings, self._is_random = env, network, settings, is_random
         self._states, self._masks = EnvStates(env), action_masks_of(env)
+        self._evaluated: dict[bytes, tuple[np.ndarray, float]] = {}  # searches of successive steps meet the same states
         space: Any = env.action_space
         self.first_action = int(space.start)
         """Of the environment: that with index 0."""
@@ -146,7 +147,7 @@ class TreeSearch:
         return Plan((root.visits / n_visits).astype(np.float32), float(root.totals.sum() / n_visits), action)
 
     def _root(self, observation: Any, rng: np.random.Generator) -> _Node:
-        prior, value = self._network.evaluate(observation, self._mask())
+        prior, value = self._evaluate(observation, self._mask())
         share, valid = self._settings.root_noise, prior > 0
         if share:
             noise = np.zeros_like(prior)
@@ -201,9 +202,15 @@ class TreeSearch:
         """After a termination there are no rewards; after a time limit, the network says what would have come."""
         if terminated:
             return _Node(np.empty(0), 0.0, None, is_end=True)
-        prior, value = self._network.evaluate(observation, None if truncated else self._mask())
+        prior, value = self._evaluate(observation, None if truncated else self._mask())
         state = None if self._is_random or truncated else self._states.save(with_chance=False)
         return _Node(prior, value, state, is_end=truncated)
+
+    def _evaluate(self, observation: Any, mask: np.ndarray | None) -> tuple[np.ndarray, float]:
+        key = observation_key(observation) + (b"" if mask is None else mask.tobytes())
+        if key not in self._evaluated:
+            self._evaluated[key] = self._network.evaluate(observation, mask)
+        return self._evaluated[key]
 
     def _state_of(self, node: _Node) -> EnvState:
         assert node.state is not None
