@@ -31,7 +31,6 @@ from sb3_refine.planning.task import open_planning_targets
 from sb3_refine.search.result import Result
 from sb3_refine.seeding import EpisodeSeeds
 
-N_SIMULATIONS = (16, 64, 256)
 PUSH = 50  # steps between two pushes
 
 
@@ -90,26 +89,33 @@ class Cell:
     zoo: tuple[str, str] | None = None
     n_timesteps: int = 0
     train_in: Callable[[], gym.Env] | None = None
-    n_episodes: int = 10
-    n_simulations: tuple[int, ...] = N_SIMULATIONS
-    planner: dict[str, Any] = field(default_factory=dict)
+    n_episodes: int = 5
+    n_simulations: tuple[int, ...] = (16, 64)
+    planner: dict[str, Any] = field(default_factory=lambda: {"n_rounds": 4, "n_episodes": 4})
 
 
 CELLS = {
-    "weak ppo FrozenLake 8x8": Cell(lambda: frozen_lake(False), n_timesteps=5_000),
+    "weak ppo FrozenLake 8x8": Cell(lambda: frozen_lake(False), n_timesteps=5_000, n_simulations=(16, 64, 256)),
     "weak ppo FrozenLake 8x8, slippery": Cell(lambda: frozen_lake(True), n_timesteps=20_000),
-    "weak ppo MiniGrid-DoorKey-5x5": Cell(door_key, n_timesteps=20_000, n_simulations=(16, 64)),
-    "weak ppo Acrobot": Cell(lambda: gym.make("Acrobot-v1"), n_timesteps=20_000, n_simulations=(16, 64)),
-    "weak ppo CartPole": Cell(lambda: gym.make("CartPole-v1"), n_timesteps=8_192),
+    "weak ppo MiniGrid-DoorKey-5x5": Cell(door_key, n_timesteps=20_000),
+    "weak ppo Acrobot": Cell(lambda: gym.make("Acrobot-v1"), n_timesteps=20_000),
+    "weak ppo CartPole": Cell(lambda: gym.make("CartPole-v1"), n_timesteps=8_192, n_simulations=(16, 64, 256)),
     "ppo CartPole, pushed": Cell(
-        pushed, n_timesteps=30_000, train_in=lambda: gym.make("CartPole-v1"), n_simulations=(16, 64)
+        pushed,
+        n_timesteps=30_000,
+        train_in=lambda: gym.make("CartPole-v1"),
     ),
-    "dqn CartPole (Zoo), pushed": Cell(pushed, zoo=("dqn", "CartPole-v1"), n_simulations=(16, 64)),
+    "dqn CartPole (Zoo), pushed": Cell(pushed, zoo=("dqn", "CartPole-v1")),
     "dqn MountainCar (Zoo)": Cell(
-        lambda: gym.make("MountainCar-v0"), zoo=("dqn", "MountainCar-v0"), n_simulations=(16, 64)
+        lambda: gym.make("MountainCar-v0"),
+        zoo=("dqn", "MountainCar-v0"),
     ),
     "weak ppo Breakout (RAM)": Cell(
-        breakout, n_timesteps=20_000, n_episodes=4, n_simulations=(16,), planner={"n_simulations": 16, "n_rounds": 2}
+        breakout,
+        n_timesteps=20_000,
+        n_episodes=3,
+        n_simulations=(16,),
+        planner={"n_simulations": 16, "n_rounds": 2, "n_episodes": 4},
     ),
 }
 

@@ -8,15 +8,20 @@ import pytest
 import sb3_contrib
 import stable_baselines3
 import torch
+from conftest import run_policy
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from sb3_refine import Planner, RefineError, load_agent, plan
 from sb3_refine.agents.agent import save_agent
 from sb3_refine.agents.from_model import agent_from_model
+from sb3_refine.evaluation.target import rollout_task
+from sb3_refine.evaluators import SerialEvaluator
 from sb3_refine.planning.network import network_of
+from sb3_refine.planning.task import Planning
 from sb3_refine.planning.tree import SearchSettings, TreeSearch
+from sb3_refine.policies.parameters import PolicyParameters
 
 QUICK = {"n_simulations": 8, "n_rounds": 2, "n_episodes": 4, "n_gradient_steps": 20, "n_eval_episodes": 6}
 
@@ -52,6 +57,8 @@ class Line(gym.Env):
 class Knows:
     """A network that knows nothing, or one value."""
 
+    uses_masks = True
+
     def __init__(self, value=0.0, prior=(0.5, 0.5)):
         self._value, self._prior = value, np.array(prior)
 
@@ -77,6 +84,12 @@ def test_the_visits_do_not_depend_on_the_scale_of_the_rewards():
     small, large = (searched(Line([factor * x for x in (1, 0, 0, 0, 2)], start=2)) for factor in (0.001, 1000))
     assert np.array_equal(small.visits, large.visits)
     assert large.value == pytest.approx(1e6 * small.value)
+
+
+def test_small_differences_of_the_returns_leave_the_choice_to_the_prior():
+    env, sure = Line([0.01, 0, 0, 0.0], start=1), Knows(prior=(0.1, 0.9))
+    assert searched(env, sure).action == 0
+    assert searched(env, sure, least_range=1.0).action == 1
 
 
 def test_the_value_is_that_of_the_best_way_as_simulations_grow():
@@ -114,12 +127,52 @@ def test_the_environment_is_left_as_it_was():
             break
 
 
+def test_what_no_generator_shows_before_is_found_out_on_the_way():
+    """The third step to the right is a lottery: not worth it on average, whatever one draw says."""
+
+    class Lottery(Line):
+        def step(self, action):
+            observation, reward, *others = super().step(action)
+            if self._place == 4:
+                reward = 1.0 if self.np_random.random() < 0.3 else -1.0
+            return observation, reward, *others
+
+    env = Lottery([0.1, 0, 0, 0, 0], start=1)
+    assert [searched(env, seed=seed, n_simulations=100).action for seed in range(5)] == [0] * 5
+
+
+def test_with_noise_on_the_observations_the_search_still_looks_ahead():
+    class Blurred(Line):
+        def _observation(self):
+            return super()._observation() + self.np_random.normal(0, 1e-3, len(self._rewards)).astype(np.float32)
+
+    found = searched(Blurred([0, 0, 0, 0, 1.0], start=2), is_random=True, n_simulations=400)
+    assert found.action == 1
+    assert found.visits[1] > 0.7
+
+
+@pytest.mark.parametrize("wrong", [np.nan, -np.inf, np.inf])
+def test_what_is_not_finite_is_not_followed(wrong):
+    found = searched(Line([wrong, 0, 0, 1.0], start=1))
+    assert found.action == 1
+    assert found.visits[1] == 1
+    assert np.isfinite(found.value)
+
+
 def test_actions_that_are_not_valid_are_not_tried():
     class Masked(Line):
         def action_masks(self):
             return [True, False]
 
     assert np.array_equal(searched(Masked([0, 0, 0, 1.0], start=2)).visits, [1, 0])
+    ignores = Knows()
+    ignores.uses_masks = False  # as the policies of PPO do
+    assert searched(Masked([0, 0, 0, 1.0], start=2), ignores).action == 1
+
+
+def test_a_very_sure_policy_can_be_corrected():
+    found = searched(Line([0, 0, 0, 1.0], start=2), Knows(prior=(1.0, 0.0)), root_noise=0.25)
+    assert found.action == 1
 
 
 def test_the_seed_decides_the_search():
@@ -178,6 +231,44 @@ def test_values_of_normalised_rewards_are_in_units_of_the_rewards():
         seen = model.policy.obs_to_tensor(env.normalize_obs(observation[np.newaxis]))[0]
         expected = float(model.policy.predict_values(seen)) * network.value_scale
     assert network.evaluate(observation, None)[1] == pytest.approx(expected)
+
+
+def test_probabilities_that_are_too_small_for_a_number_do_no_harm():
+    model = DQN("MlpPolicy", "CartPole-v1", seed=0, device="cpu", buffer_size=1)
+    network = network_of(agent_from_model(model), [np.zeros(4, dtype=np.float32)], temperature=1e-9)
+    observation = np.array([0.1, -0.2, 0.05, 0.3], dtype=np.float32)
+    best = int(network.evaluate(observation, None)[0].argmax())
+    mask = np.arange(2) != best
+    assert network.evaluate(observation, mask)[0].tolist() == mask.astype(float).tolist()
+
+
+# ---------------------------------------------------------------- episodes
+
+WATCHED = ["FrozenLake-v1", "Taxi-v4", "CartPole-v1", "MiniGrid-Dynamic-Obstacles-5x5-v0", "BreakoutNoFrameskip-v4"]
+
+
+@pytest.mark.parametrize("env_id", WATCHED)
+def test_a_search_that_only_watches_leaves_the_episode_as_it_is(env_id):
+    if env_id.startswith("MiniGrid"):
+        pytest.importorskip("minigrid")
+    if env_id.startswith("Breakout"):
+        gym.register_envs(pytest.importorskip("ale_py"))
+
+    def make():
+        kwargs = {"obs_type": "ram"} if env_id.startswith("Breakout") else {}
+        env = gym.make(env_id, max_episode_steps=60, **kwargs)
+        if env_id.startswith("MiniGrid"):
+            from minigrid.wrappers import FlatObsWrapper
+
+            env = FlatObsWrapper(env)
+        return env
+
+    agent = agent_from_model(PPO("MlpPolicy", DummyVecEnv([make]), seed=0, device="cpu"), make)
+    planning = Planning(agent, 4)
+    with SerialEvaluator(planning.task) as searching, SerialEvaluator(rollout_task(agent)) as plain:
+        ours = run_policy(searching, planning.theta(acts_by_search=False), [1, 2, 3])
+        theirs = run_policy(plain, PolicyParameters(agent.model.policy).get_theta(), [1, 2, 3])
+    assert [each[:4] for each in ours] == [each[:4] for each in theirs]
 
 
 # ---------------------------------------------------------------- learning
@@ -244,6 +335,44 @@ def test_no_round_begins_when_the_steps_are_used_up(lake):
     assert sum(steps[:-1]) < 400 <= sum(steps)
 
 
+def test_an_error_leaves_the_last_round_and_a_further_call_begins_again(lake):
+    planner = Planner(lake, **QUICK, backend="serial")
+
+    def fail(found):
+        if found.number == 2:
+            raise RefineError("of the user")
+
+    with pytest.raises(RefineError, match="of the user"):
+        planner.learn(on_round=fail)
+    assert planner.judgement.result.decision == "unchecked"
+    assert "stopped by an error" in planner.judgement.result.reason
+    again, fresh = planner.learn(), plan(lake, **QUICK, backend="serial")
+    assert again.result.env_steps == fresh.result.env_steps
+    for ours, theirs in zip(*(each.agents[1].model.policy.parameters() for each in (again, fresh)), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_after_a_time_limit_stacked_frames_are_those_before_the_reset():
+    """``VecFrameStack`` clears its stack when an episode ends."""
+
+    def make():
+        return gym.make("CartPole-v1", max_episode_steps=3)
+
+    env = VecFrameStack(DummyVecEnv([make]), 3)
+    agent = agent_from_model(PPO("MlpPolicy", env, seed=0, device="cpu"))
+    planning = Planning(agent, 2, keeps_plans=True)
+    seen, evaluate = [], planning.network.evaluate
+
+    def noted(observation, mask):
+        seen.append(np.array(observation))
+        return evaluate(observation, mask)
+
+    planning.network.evaluate = noted
+    with SerialEvaluator(planning.task) as evaluator:
+        run_policy(evaluator, planning.theta(), [0])
+    assert all(np.any(each[4:8]) for each in seen[-3:])  # two frames at least
+
+
 def test_ctrl_c_leaves_the_last_round_untested(lake):
     planner = Planner(lake, **QUICK, backend="serial")
 
@@ -263,12 +392,12 @@ def lstm():
 @pytest.mark.parametrize(
     ("make_model", "message"),
     [
-        (lambda: PPO("MlpPolicy", "Pendulum-v1", device="cpu"), "env: plan needs discrete actions"),
+        (lambda: PPO("MlpPolicy", "Pendulum-v1", device="cpu"), "env: a tree search needs discrete actions"),
         (
             lambda: sb3_contrib.ARS("LinearPolicy", "CartPole-v1", device="cpu"),
-            "algo: plan needs an agent with a policy",
+            "algo: a tree search needs an agent of a2c, dqn",
         ),
-        (lstm, "algo: plan needs an agent with a policy or values"),
+        (lstm, "model: a tree search needs a policy without a memory"),
     ],
 )
 def test_agents_that_cannot_lead_a_search_are_refused(make_model, message):

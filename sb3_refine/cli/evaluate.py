@@ -76,7 +76,7 @@ def make_evaluate_parser() -> Parser:
         type=count,
         metavar="N",
         help="act by tree search with N simulations in each step: both agents; without --compare-to, the other agent "
-        "is the same one, without search",
+        "is the same one, without search; without noise only",
     )
     output = parser.add_argument_group("the output")
     output.add_argument("--mesh-dimension", action="store_true", help="measure the mesh dimension, too; it takes time")
@@ -171,6 +171,9 @@ def _check(options: argparse.Namespace) -> None:
     parse_part("--backend", options.backend, EVALUATORS)
     if options.search is not None and options.quantize is not None:
         raise RefineError("--search: not with --quantize; leave one out")
+    if options.search is not None and options.video:
+        raise RefineError("--search: not with --video, as an environment that draws cannot be saved; leave one out")
+    options.no_noise = options.no_noise or options.search is not None  # the search would see what is behind the noise
     check_rounding("--quantize", options.quantize)
     if not 0 < options.alpha < 1:
         raise RefineError(f"--alpha: expected a number between 0 and 1, got {options.alpha}")

@@ -1,6 +1,8 @@
 """Save and restore the state of an environment, to try out what its actions lead to."""
 
 import copy
+import pickle
+import random
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +16,6 @@ from sb3_refine.errors import RefineError
 
 _N_STEPS = 30  # that the test repeats after restoring a state
 _STARTS = (0, 3, 20)  # steps of an episode after which it saves the state
-_N_REPEATS = 5  # of one step, to see whether it is random
 _IMMUTABLE = {type(None), bool, int, float, str, bytes, np.float32, np.float64, np.int64}  # most variables: no copy
 
 
@@ -24,18 +25,19 @@ class EnvState(NamedTuple):
 
     :param variables: of each wrapper and of the environment
     :param simulator: of its simulator, if it has one that is not written in Python
-    :param with_chance: whether the state of the random number generators is part of it
+    :param chance: the states of the random number generators; None where they are not part of it
     """
 
     variables: list[dict[str, Any]]
     simulator: Any
-    with_chance: bool
+    chance: list[Any] | None
 
 
 class EnvStates:
     """
     Saves and restores the state of an environment: copies of the variables of all wrappers and of the environment, and
-    the state of its simulator by the simulator's own functions (Atari, MuJoCo).
+    the state of its simulator by the simulator's own functions (Atari, MuJoCo). Random number generators, also those of
+    the process, stay the objects that they are.
 
     :param env: an environment, with its wrappers
     """
@@ -45,11 +47,8 @@ class EnvStates:
         self._layers = list(_layers(env))
         self._simulator = _simulator_of(env.unwrapped)
         self._kept = [*self._layers, *self._simulator.objects, *_constants(self._layers)]
-
-    @property
-    def has_random_simulator(self) -> bool:
-        """Whether the simulator draws random numbers of its own, as Atari's does that repeats actions by chance."""
-        return self._simulator.is_random
+        self._generators: list[Any] = [np.random.mtrand._rand, random._inst]
+        assert len(self._generators) == _N_OF_PROCESS
 
     def save(self, with_chance: bool = True) -> EnvState:
         """
@@ -57,34 +56,81 @@ class EnvStates:
             follows a :meth:`restore` may differ from time to time where the environment is random
         :return: the state; what follows does not change it
         """
-        variables = [vars(layer) for layer in self._layers]
-        return EnvState(self._copied(variables, with_chance), self._simulator.save(with_chance), with_chance)
+        variables = self._copied([vars(layer) for layer in self._layers])
+        return EnvState(variables, self._simulator.save(), self.chance() if with_chance else None)
 
     def restore(self, state: EnvState) -> None:
         """:param state: of this environment, which can be restored again"""
-        for layer, variables in zip(self._layers, self._copied(state.variables, state.with_chance), strict=True):
+        for layer, variables in zip(self._layers, self._copied(state.variables), strict=True):
             vars(layer).clear()
             vars(layer).update(variables)
         self._simulator.restore(state.simulator)
+        for generator, its_state in zip(self._generators, state.chance or [], strict=False):
+            _set_state(generator, its_state)
 
     def reseed(self, seed: int) -> None:
-        """:param seed: of what is random from now on, as far as it comes from the environment's own generator"""
-        self.env.unwrapped.np_random = np.random.default_rng(seed)
+        """:param seed: of all that is random from now on, as far as a :meth:`save` has found its generators"""
+        seeds = np.random.SeedSequence(seed).spawn(len(self._generators))
+        for generator, own in zip(self._generators, seeds, strict=True):
+            _seed(generator, own)
 
-    def _copied(self, variables: list[dict[str, Any]], with_chance: bool) -> list[dict[str, Any]]:
-        kept = self._kept if with_chance else [*self._kept, *_generators(variables)]
-        memo: dict[int, Any] = {id(each): each for each in kept}  # of all layers: they may share objects
-        return [
-            {name: value if type(value) in _IMMUTABLE else copy.deepcopy(value, memo) for name, value in own.items()}
-            for own in variables
-        ]
+    def chance(self) -> list[Any]:
+        """:return: the present states of the random number generators"""
+        return [_state_of(generator) for generator in self._generators]
+
+    def drawn(self) -> bytes:
+        """:return: what changes when the environment draws from a generator of its own"""
+        return pickle.dumps([_state_of(generator) for generator in self._generators[_N_OF_PROCESS:]])
+
+    def _copied(self, variables: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """One memo for all layers: they may share objects."""
+        while True:
+            memo: dict[int, Any] = {id(each): each for each in (*self._kept, *self._generators)}
+            copies = [
+                {
+                    name: value if type(value) in _IMMUTABLE else copy.deepcopy(value, memo)
+                    for name, value in own.items()
+                }
+                for own in variables
+            ]
+            originals = memo.get(id(memo), ())  # kept there by deepcopy
+            found = [each for each in originals if isinstance(each, _GENERATORS)]
+            if not found:
+                return copies
+            self._generators += found
+
+
+_N_OF_PROCESS = 2  # generators
+_GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
+
+
+def _state_of(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state(legacy=True)[1:]
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(("MT19937", *state))
+
+
+def _seed(generator: Any, seed: np.random.SeedSequence) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = type(generator.bit_generator)(seed).state
+    else:
+        generator.seed(int(seed.generate_state(1)[0]))
 
 
 class StateCheck(NamedTuple):
     """
     What :func:`check_states` has found.
 
-    :param is_random: whether a step from one state may lead to several
+    :param is_random: whether something was drawn in a step
     :param n_env_steps: that it took
     """
 
@@ -95,7 +141,7 @@ class StateCheck(NamedTuple):
 def check_states(env: gym.Env, seed: int = 0) -> StateCheck:
     """
     Test that the state of an environment can be saved and restored: after each of some restored states, the same random
-    actions lead to the same observations and rewards, to the bit.
+    actions lead to the same observations, rewards and valid actions, to the bit.
 
     :param env: any, with discrete actions
     :param seed: of the episodes and of the actions
@@ -103,21 +149,18 @@ def check_states(env: gym.Env, seed: int = 0) -> StateCheck:
     :raises RefineError: with the reason, if its state cannot be restored
     """
     steps = _Steps(env, np.random.default_rng(seed))
-    is_random = False
     for number, n_before in enumerate(_STARTS):
         env.reset(seed=seed + number)
         if steps.take(n_before) and steps.last_ended:
             env.reset()
         try:
-            states = EnvStates(env)
-            _check_restored(states, steps)
-            is_random = is_random or _is_random(states, steps)
+            _check_restored(EnvStates(env), steps)
         except RefineError:
             raise
         except Exception as error:  # whatever an environment's parts raise when they are copied
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise RefineError(f"env: its state cannot be saved ({reason})") from error
-    return StateCheck(is_random, steps.n_taken)
+            raise RefineError(f"env: its state cannot be saved ({reason}), which a tree search needs") from error
+    return StateCheck(steps.has_drawn, steps.n_taken)
 
 
 class _Steps:
@@ -125,25 +168,30 @@ class _Steps:
 
     def __init__(self, env: gym.Env, rng: np.random.Generator):
         self._env, self._rng, self.n_taken, self.last_ended = env, rng, 0, False
+        self._masks = action_masks_of(env)
+        self.has_drawn = False
 
-    def take(self, n_steps: int, actions: list[int] | None = None) -> list[tuple[int, bytes]]:
+    def take(
+        self, n_steps: int, actions: list[int] | None = None, states: EnvStates | None = None
+    ) -> list[tuple[int, bytes]]:
         """:return: each action with what came of it, until the episode has ended"""
         found: list[tuple[int, bytes]] = []
         for number in range(n_steps):
             action = self._action() if actions is None else actions[number]
+            before = None if states is None else pickle.dumps(states.chance())
             outcome = self._env.step(action)
+            self.has_drawn = self.has_drawn or (states is not None and pickle.dumps(states.chance()) != before)
             self.n_taken += 1
-            found.append((action, outcome_key(outcome)))
             self.last_ended = bool(outcome[2] or outcome[3])
+            valid = b"" if self._masks is None or self.last_ended else np.array(self._masks(), dtype=bool).tobytes()
+            found.append((action, outcome_key(outcome) + valid))
             if self.last_ended:
                 break
         return found
 
     def _action(self) -> int:
-        masks = action_masks_of(self._env)
         space: Any = self._env.action_space
-        valid = np.arange(space.n) if masks is None else np.flatnonzero(masks())
-        return int(space.start + self._rng.choice(valid))
+        return int(self._rng.choice(np.arange(space.n) if self._masks is None else np.flatnonzero(self._masks())))
 
 
 def outcome_key(outcome: tuple[Any, Any, bool, bool, Any]) -> bytes:
@@ -178,30 +226,16 @@ def _bytes(observation: Any) -> Iterator[bytes]:
 
 def _check_restored(states: EnvStates, steps: _Steps) -> None:
     state = states.save()
-    first = steps.take(_N_STEPS)
+    first = steps.take(_N_STEPS, states=states)
     states.restore(state)
     again = steps.take(len(first), [action for action, _ in first])
     states.restore(state)
     if again != first:
         same = sum(1 for one, other in zip(first, again, strict=False) if one == other)
-        raise RefineError(f"env: its state cannot be restored: after that, step {same + 1} differs from before")
-
-
-def _is_random(states: EnvStates, steps: _Steps) -> bool:
-    """Whether a step draws random numbers, or leads to different outcomes."""
-    if states.has_random_simulator:
-        return True
-    before = states.save(with_chance=False)
-    ((action, _),) = steps.take(1)
-    outcomes: set[bytes] = set()
-    for number in range(_N_REPEATS):
-        states.restore(before)
-        states.reseed(number)
-        at_first = states.env.unwrapped.np_random.bit_generator.state
-        outcomes.update(outcome for _, outcome in steps.take(1, [action]))
-        if states.env.unwrapped.np_random.bit_generator.state != at_first:
-            return True
-    return len(outcomes) > 1
+        raise RefineError(
+            f"env: its state cannot be restored, which a tree search needs: after that, step {same + 1} differs from "
+            "before"
+        )
 
 
 def _layers(env: gym.Env) -> Iterator[Any]:
@@ -224,33 +258,25 @@ def _constants(layers: list[Any]) -> Iterator[Any]:
                 yield value
 
 
-def _generators(variables: list[dict[str, Any]]) -> Iterator[Any]:
-    for each in variables:
-        yield from (value for value in each.values() if isinstance(value, np.random.Generator))
-
-
 # ---------------------------------------------------------------- simulators
 
 
 class _Simulator(Protocol):
     """
     :ivar objects: that hold its state, and are not copied
-    :ivar is_random: whether its steps are
     """
 
     objects: list[Any]
-    is_random: bool
 
-    def save(self, with_chance: bool) -> Any: ...
+    def save(self) -> Any: ...
 
     def restore(self, state: Any) -> None: ...
 
 
 class _NoSimulator:
     objects: list[Any] = []  # noqa: RUF012 - never changed
-    is_random = False
 
-    def save(self, with_chance: bool) -> None:
+    def save(self) -> None:
         return None
 
     def restore(self, state: Any) -> None:
@@ -258,14 +284,19 @@ class _NoSimulator:
 
 
 class _Ale:
-    """The Arcade Learning Environment."""
+    """The Arcade Learning Environment. Its state lacks the last action, which sticky actions repeat."""
 
     def __init__(self, env: Any):
         self._ale = env.ale
-        self.objects, self.is_random = [env.ale], env.ale.getFloat("repeat_action_probability") > 0
+        self.objects = [env.ale]
+        if self._ale.getFloat("repeat_action_probability") > 0:
+            raise RefineError(
+                "env: the state of Atari with sticky actions cannot be restored, which a tree search needs; add "
+                "repeat_action_probability:0.0 to `env_kwargs`"
+            )
 
-    def save(self, with_chance: bool) -> Any:
-        return self._ale.cloneState(include_rng=with_chance)
+    def save(self) -> Any:
+        return self._ale.cloneState(include_rng=True)
 
     def restore(self, state: Any) -> None:
         self._ale.restoreState(state)
@@ -274,8 +305,6 @@ class _Ale:
 class _Mujoco:
     """MuJoCo, by its full integration state."""
 
-    is_random = False
-
     def __init__(self, env: Any):
         import mujoco  # type: ignore[import-untyped]
 
@@ -283,7 +312,7 @@ class _Mujoco:
         self._kind = mujoco.mjtState.mjSTATE_INTEGRATION
         self.objects = [env.model, env.data, *(vars(env)[name] for name in ("mujoco_renderer",) if name in vars(env))]
 
-    def save(self, with_chance: bool) -> np.ndarray:
+    def save(self) -> np.ndarray:
         state = np.empty(self._mujoco.mj_stateSize(self._model, self._kind))
         self._mujoco.mj_getState(self._model, self._data, state, self._kind)
         return state

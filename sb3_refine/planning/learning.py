@@ -14,6 +14,7 @@ from sb3_refine.planning.network import Network, trained_names
 from sb3_refine.planning.policy import Planned
 
 _MAX_GRAD_NORM = 1.0
+_N_AT_ONCE = 1024  # plans, where no gradient is needed
 
 
 @dataclass(frozen=True)
@@ -74,32 +75,34 @@ class PlanLearning:
         :return: the cross-entropy and the squared error after it, means over all plans
         """
         examples = _Examples(self._network, plans)
-        n_steps, policy = self.settings.n_gradient_steps, self._network.policy
+        n_steps = self.settings.n_gradient_steps
         optimizer = th.optim.Adam(self._parameters, lr=self.settings.learning_rate)
         schedule = LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / n_steps)))
-        policy.set_training_mode(True)
-        for _ in range(n_steps):
+        for _ in range(n_steps):  # without dropout, and with the statistics of batch normalisation as they are
             chosen = self._rng.integers(len(plans), size=self.settings.batch_size)
-            cross_entropy, error = examples.losses(chosen)
+            cross_entropy, error = _losses(examples, chosen)
             optimizer.zero_grad()
             (cross_entropy.mean() + self.settings.value_coef * error.mean()).backward()
             th.nn.utils.clip_grad_norm_(self._parameters, _MAX_GRAD_NORM)
             optimizer.step()
             schedule.step()
-        policy.set_training_mode(False)
         with th.no_grad():
-            parts = np.array_split(np.arange(len(plans)), -(-len(plans) // 4096))
-            losses = [examples.losses(part) for part in parts]
+            parts = np.array_split(np.arange(len(plans)), -(-len(plans) // _N_AT_ONCE))
+            losses = [_losses(examples, part) for part in parts]
         of_policy, of_value = (float(th.cat(column).mean()) for column in zip(*losses, strict=True))
         return of_policy, of_value
 
 
 class _Examples:
-    """Plans as tensors."""
+    """
+    Plans as batches: observations are converted when they are needed, as all of them may be large.
+
+    :param network: that learns
+    :param plans: at least one
+    """
 
     def __init__(self, network: Network, plans: Sequence[Planned]):
-        self._network = network
-        self._batch = network.batch([each.observation for each in plans])
+        self._network, self._plans = network, plans
         self._masks = None if plans[0].mask is None else np.array([each.mask for each in plans])
         self._visits = th.as_tensor(np.array([each.visits for each in plans], dtype=np.float32))
         values = np.array([each.value for each in plans]) / network.value_scale
@@ -108,12 +111,20 @@ class _Examples:
 
     def losses(self, chosen: np.ndarray) -> tuple[th.Tensor, th.Tensor]:
         """The cross-entropy and the squared error of some plans."""
-        index = th.as_tensor(chosen)
-        if isinstance(self._batch, dict):
-            batch: Any = {key: part[index] for key, part in self._batch.items()}
-        else:
-            batch = self._batch[index]
-        log_probs, values = self._network.forward(batch, None if self._masks is None else self._masks[chosen])
+        index, masks = th.as_tensor(chosen), None if self._masks is None else self._masks[chosen]
+        batch = self._network.batch([self._plans[place].observation for place in chosen.tolist()])
+        log_probs, values = self._network.forward(batch, masks)
         visits = self._visits[index]
         products = th.where(visits > 0, visits * log_probs, 0.0)  # of actions that are not valid: 0 times -infinity
         return -products.sum(dim=1), (values - self._values[index]).square() / self._variance
+
+
+def _losses(examples: _Examples, chosen: np.ndarray) -> tuple[th.Tensor, th.Tensor]:
+    """Of some examples. The distributions of Stable-Baselines3 refuse NaN with a ``ValueError``."""
+    try:
+        cross_entropy, error = examples.losses(chosen)
+    except ValueError:
+        cross_entropy = error = th.tensor([math.nan])
+    if not bool(th.isfinite(cross_entropy).all() and th.isfinite(error).all()):
+        raise RefineError("learning_rate: the network has NaN or infinite outputs when it learns; choose a smaller one")
+    return cross_entropy, error

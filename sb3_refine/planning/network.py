@@ -1,5 +1,6 @@
 """The policy and the value of an agent, as a tree search needs them."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from sb3_refine.policies.parameters import FlatParameters, PolicyParameters
 ALGOS = ("a2c", "dqn", "ppo", "ppo_mask", "qrdqn", "trpo")
 """With a policy or values over discrete actions."""
 
+_N_AT_ONCE = 1024  # observations
 _OF_TRAINING = ("q_net_target.", "quantile_net_target.")  # parameters that neither policy nor value depends on
 
 
@@ -43,6 +45,8 @@ class Network:
     ):
         self.policy, self._statistics, self._space = policy, statistics, space
         self.value_scale, self.temperature = value_scale, temperature
+        self.uses_masks = "action_masks" in inspect.signature(policy.predict).parameters
+        """Whether the policy is told which actions are valid."""
         self.parameters = parameters_of(policy)
 
     @property
@@ -54,10 +58,11 @@ class Network:
         """See :class:`~sb3_refine.planning.tree.PriorAndValue`."""
         with th.no_grad():
             log_probs, values = self.forward(self.batch([observation]), None if mask is None else mask[np.newaxis])
-        prior = log_probs[0].exp().numpy().astype(np.float64)
+        logits = log_probs[0].numpy().astype(np.float64)
         if mask is not None:
-            prior = np.where(mask, prior, 0.0)
-        return prior / prior.sum(), float(values[0]) * self.value_scale
+            logits[~mask] = -np.inf
+        powers = np.exp(logits - logits.max())
+        return powers / powers.sum(), float(values[0]) * self.value_scale
 
     def batch(self, observations: Sequence[Any]) -> Any:
         """
@@ -68,6 +73,15 @@ class Network:
         if self._statistics is not None and self._statistics.norm_obs:
             batch = self._statistics.normalize_obs(batch)
         return self.policy.obs_to_tensor(batch)[0]
+
+    def values(self, observations: Sequence[Any]) -> np.ndarray:
+        """
+        :param observations: raw
+        :return: the value of each, in units of the rewards
+        """
+        parts = [observations[first : first + _N_AT_ONCE] for first in range(0, len(observations), _N_AT_ONCE)]
+        with th.no_grad():
+            return np.concatenate([self.forward(self.batch(part))[1].numpy() for part in parts]) * self.value_scale
 
     def forward(self, batch: Any, masks: np.ndarray | None = None) -> tuple[th.Tensor, th.Tensor]:
         """
@@ -148,8 +162,8 @@ def check_agent(agent: Agent) -> None:
     """
     space = agent.model.action_space
     if not isinstance(space, spaces.Discrete):
-        raise RefineError(f"env: plan needs discrete actions, of which a tree can have one branch each; got {space}")
-    if agent.algo not in ALGOS:
-        raise RefineError(f"algo: plan needs an agent with a policy or values ({', '.join(ALGOS)}); got {agent.algo}")
+        raise RefineError(f"env: a tree search needs discrete actions, one for each branch; got {space}")
     if is_stateful(agent.model.policy):
-        raise RefineError("model: plan needs a policy without a memory of earlier steps")
+        raise RefineError("model: a tree search needs a policy without a memory of earlier steps")
+    if agent.algo not in ALGOS:
+        raise RefineError(f"algo: a tree search needs an agent of {', '.join(ALGOS)}; got {agent.algo}")

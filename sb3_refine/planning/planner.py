@@ -31,6 +31,7 @@ from sb3_refine.search.log import log_verdict, make_logger, tensorboard_folder
 from sb3_refine.seeding import derived_seed
 
 _ROOT_NOISE = 0.25
+_N_PLANS = 50_000  # the last ones are kept
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Planner:
         first = self.judge.seeds.take("search", 1)[0]
         self.planning = Planning(self.agent, **self._of_search, keeps_plans=True, seed=first, **timeout)
         trained_names(self.planning.network.policy, parameters)  # an unknown scope fails here
-        self._n_seeds = 1  # of the stream, so far
+        self._first_theta = self.planning.network.parameters.get_theta()
         self.rounds: list[Round] = []
         self.judgement: Judgement | None = None
         self._logger: Logger | None = None
@@ -161,8 +162,8 @@ class Planner:
         """
         Plan and learn, and judge the agents of all rounds.
 
-        Ctrl-C leaves the agent of the last round in :attr:`judgement`, marked ``"unchecked"``, and raises
-        ``KeyboardInterrupt``.
+        Ctrl-C, or an error, leaves the agent of the last round in :attr:`judgement`, marked ``"unchecked"``, and is
+        raised. A further call begins with the original again.
 
         :param n_timesteps: environment steps after which no further round begins, those of the searches included; None
             for no limit
@@ -178,6 +179,7 @@ class Planner:
         clock = Clock(time_limit)
         log = self._logger or make_logger(self.verbose, self.tensorboard_log, tb_log_name, progress_bar)
         self.rounds, candidates = [], []
+        self.planning.network.parameters.set_theta(self._first_theta)
         try:
             self.judge.evaluate_original()
             with self._evaluator(progress_bar) as evaluator, one_thread():
@@ -193,8 +195,8 @@ class Planner:
                 raise RefineError(f"time_limit: {time_limit:g} s are too short to plan and to judge the result")
             origin = self._origin()
             self.judgement = self.judge.judge(candidates, progress_bar, origin, is_time_limited=time_limit is not None)
-        except KeyboardInterrupt:
-            self.judgement = self._interrupted(candidates)
+        except (KeyboardInterrupt, RefineError, EpisodeError) as stop:
+            self.judgement = self._stopped(candidates, stop)
             raise
         log_verdict(log, self.judgement.result, self.agent.model.num_timesteps + origin.n_env_steps)
         return self.judgement
@@ -220,8 +222,7 @@ class Planner:
 
     def _round(self, evaluator: Evaluator, learning: PlanLearning, plans: list[Planned]) -> Round:
         """Plan in some episodes, and learn all plans so far."""
-        seeds = self.judge.seeds.take("search", self.n_episodes, self._n_seeds)
-        self._n_seeds += self.n_episodes
+        seeds = self.judge.seeds.take("search", self.n_episodes, start=1 + len(self.rounds) * self.n_episodes)
         population = ExplicitPopulation(
             [self.planning.theta(acts_by_search) for acts_by_search in (True, False)],
             names=["the search", "the agent, with searches"],
@@ -230,15 +231,12 @@ class Planner:
         episodes = evaluator.evaluate(population, [seeds[::2], seeds[1::2]])
         valid = [episode for own in episodes for episode in own if np.isfinite(episode.episode_return)]
         plans += [plan for episode in valid for plan in episode.metrics[PLANS]]
+        del plans[:-_N_PLANS]
         if not plans:
             raise EpisodeError(
                 "all episodes with searches had NaN or infinite rewards or observations: there is nothing to learn from"
             )
         cross_entropy, value_error = learning.fit(plans)
-        if not np.isfinite(cross_entropy + value_error):
-            raise RefineError(
-                "learning_rate: the network has NaN or infinite outputs after learning; choose a smaller one"
-            )
         by_search, by_agent = (_mean_return(own) for own in episodes)
         assert by_search is not None
         return Round(
@@ -257,11 +255,12 @@ class Planner:
         backend, options = backend_options(
             "backend", self._workers.get("backend", "process"), self._workers.get("n_workers")
         )
-        timeout = {name: self._workers[name] for name in ("episode_timeout",) if name in self._workers}
         n_episodes = self.n_rounds * self.n_episodes
         with (
             tqdm(total=n_episodes, unit="episode", dynamic_ncols=True, disable=not progress_bar) as progress,
-            EVALUATORS[backend](self.planning.task, **options, **timeout) as evaluator,
+            EVALUATORS[backend](
+                self.planning.task, episode_timeout=self.planning.episode_timeout, **options
+            ) as evaluator,
         ):
             evaluator.on_episode = progress.update
             yield evaluator
@@ -276,12 +275,13 @@ class Planner:
                 log.record(f"plan/{name}", value)
         log.dump(step=self.agent.model.num_timesteps + n_env_steps)
 
-    def _interrupted(self, candidates: Sequence[NamedAgent]) -> Judgement | None:
+    def _stopped(self, candidates: Sequence[NamedAgent], stop: BaseException) -> Judgement | None:
         """The agent of the last round, if there is one."""
         if not candidates:
             return None
         last = candidates[-1]
-        reason = f"interrupted: this is the agent after {last.name}, not tested on held-out seeds"
+        why = "interrupted" if isinstance(stop, KeyboardInterrupt) else "stopped by an error"
+        reason = f"{why}: this is the agent after {last.name}, not tested on held-out seeds"
         return self.judge.unchecked(last, reason, self._origin())
 
     def _origin(self) -> Origin:

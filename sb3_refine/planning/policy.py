@@ -85,7 +85,7 @@ class PlanningPolicy(DeterministicPolicy):
         """See :meth:`DeterministicPolicy.begin_episode`."""
         while isinstance(env, (Recording, Noisy, _Rewarded)):  # the search is not part of the episode
             env = env.env
-        self._masks = action_masks_of(env)
+        self._masks = action_masks_of(env) if self.network.uses_masks else None
         self._search = TreeSearch(env, self.network, self.settings, self.is_random)
 
     def with_returns(self, rewards: Sequence["_Reward"]) -> list[Planned]:
@@ -115,7 +115,7 @@ class PlanningPolicy(DeterministicPolicy):
         if self.keeps_plans:
             self.plans.append(Planned(seen, plan.visits, plan.value, mask))
         action = plan.action if self._acts_by_search else int(self.network.evaluate(seen, mask)[0].argmax())
-        return np.int64(self._search.first_action + action)
+        return np.int64(action)
 
 
 def planned_episode(
@@ -150,6 +150,6 @@ class _Rewarded(gym.Wrapper):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """:return: the result of the step"""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        goes_on = copied(observation) if truncated and not terminated else None
+        goes_on = copied(info.get("terminal_observation", observation)) if truncated and not terminated else None
         self.steps.append(_Reward(float(reward), bool(terminated or truncated), goes_on))
         return observation, reward, terminated, truncated, info

@@ -30,7 +30,7 @@ class Planning:
     :param temperature: see :func:`~sb3_refine.planning.network.network_of`
     :param keeps_plans: whether the plans of the episodes are kept
     :param seed: of an episode to test the environment with
-    :param episode_timeout: seconds after which an episode counts as hanging
+    :param episode_timeout: seconds after which an episode without searches counts as hanging
     :raises RefineError: when the agent has no policy or values over discrete actions, or the state of its environment
         cannot be saved
     """
@@ -48,7 +48,7 @@ class Planning:
     ):
         model: Any = agent.model
         check_agent(agent)
-        settings = SearchSettings(n_simulations, float(model.gamma), exploration, root_noise)
+        settings = SearchSettings(n_simulations, float(model.gamma), exploration, root_noise)  # wrong ones fail here
         env = agent.recipe.build()
         try:
             found = check_states(env, seed)
@@ -59,6 +59,9 @@ class Planning:
         self.network: Network = network_of(agent, own.observations, temperature)
         self.n_episodes, self.n_env_steps = 1, found.n_env_steps + len(own)
         """What it took to find out about the environment and the agent."""
+        self.episode_timeout = episode_timeout * (n_simulations + 1)
+        """Seconds after which an episode with searches counts as hanging."""
+        settings = replace(settings, least_range=float(np.ptp(self.network.values(own.observations))))
         policy = PlanningPolicy(self.network, settings, found.is_random, keeps_plans)
         self.task: RolloutTask = replace(base, policy=policy, rollout=planned_episode)
 
@@ -92,6 +95,6 @@ def open_planning_targets(
         targets = []
         for agent in agents:
             planning = Planning(agent, n_simulations, episode_timeout=episode_timeout)
-            evaluator = EVALUATORS[backend](planning.task, n_workers, episode_timeout, **backend_kwargs)
+            evaluator = EVALUATORS[backend](planning.task, n_workers, planning.episode_timeout, **backend_kwargs)
             targets.append(EvaluationTarget(stack.enter_context(evaluator), planning.theta()))
         yield targets
