@@ -11,6 +11,7 @@ import torch
 from conftest import run_policy
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from sb3_refine import Planner, RefineError, load_agent, plan
@@ -319,6 +320,38 @@ def test_what_is_saved_is_a_plain_agent(tmp_path):
         assert torch.equal(ours, theirs)
     save_agent(learned, tmp_path / "learned")
     DQN.load(tmp_path / "learned" / "CartPole-v1.zip", env=gym.make("CartPole-v1")).learn(20)
+
+
+def test_batch_normalisation_keeps_its_statistics(lake):
+    class Normalised(FlattenExtractor):
+        def __init__(self, space):
+            super().__init__(space)
+            self.norm = torch.nn.BatchNorm1d(self.features_dim)
+
+        def forward(self, observations):
+            return self.norm(super().forward(observations))
+
+    kwargs = {"features_extractor_class": Normalised}
+    model = PPO("MlpPolicy", DummyVecEnv([make_lake]), seed=0, device="cpu", policy_kwargs=kwargs)
+    before = {name: each.clone() for name, each in model.policy.named_buffers()}
+    planner = Planner(model, **QUICK, backend="serial")
+    learned = planner.learn().agents[1].model.policy
+    assert before
+    for policy in (learned, planner.planning.network.policy):
+        assert all(torch.equal(each, before[name]) for name, each in policy.named_buffers())
+
+
+def test_actions_are_counted_as_the_agent_counts_them():
+    """Stable-Baselines3 gives the environment 0, 1, ..., whatever the first action of its space is."""
+
+    class Shifted(Line):
+        action_space = spaces.Discrete(2, start=1)
+
+        def step(self, action):
+            assert action in (0, 1)
+            return super().step(action)
+
+    assert searched(Shifted([0, 0, 0, 1.0], start=2)).action == 1
 
 
 def test_only_the_last_layers_learn_on_request(lake):
