@@ -6,10 +6,12 @@ in the environment of the training, too. Three seeds.
 meta: the return before and after adaptation over the updates of meta-es, each 10 updates on the same held-out tasks;
 with other numbers of draws, gradient steps and fixed standard deviations. The first point is without meta-learning.
 Velocity begins with a TD3 agent that was trained on the family for 50,000 steps, direction with a new DDPG agent.
+signal: how much of what tells draws from each other is the draws: 16 of them adapt to 16 tasks; the correlation between
+their mean scores on one half of the tasks and on the other.
 
 A cell that is in the results is not run again.
 
-python benchmarks/tasks.py robust meta --agents FOLDER --json FILE
+python benchmarks/tasks.py robust meta signal --agents FOLDER --json FILE
 """
 
 import argparse
@@ -208,7 +210,34 @@ def _point(refiner: MetaRefiner, search: Any, evaluator: Any, seeds: list[int], 
     }
 
 
-SECTIONS = {"robust": robust, "meta": meta}
+# ---------------------------------------------------------------- signal
+
+
+def signal(bench: Bench) -> None:
+    """What an update of meta-es can learn from."""
+    for goal in bench.options.goals:
+        for seed in bench.options.seeds:
+            bench.cell(f"signal {goal} {seed}", lambda g=goal, s=seed: _signal(bench, g, s))
+
+
+def _signal(bench: Bench, goal: str, seed: int) -> dict[str, Any]:
+    refiner = MetaRefiner(_start(bench, goal, seed), seed=seed, **SERIAL)
+    population, seeds = refiner._optimizer(1).ask(), EpisodeSeeds(3000 + seed).take("search", N_CURVE_TASKS)
+    with SerialEvaluator(refiner.make_task()) as evaluator:
+        episodes = evaluator.evaluate(population, [seeds] * len(population))
+    returns = np.array([[episode.episode_return for episode in own] for own in episodes])
+    scores = (returns - returns.mean(axis=0)) / returns.std(axis=0)  # in each task, over the draws
+    halves = scores[:, ::2].mean(axis=1), scores[:, 1::2].mean(axis=1)
+    return {
+        "n_draws": len(population),
+        "n_tasks": len(seeds),
+        "mean_return": float(returns.mean()),
+        "std_over_draws": float(returns.std(axis=0).mean()),
+        "correlation_of_halves": float(np.corrcoef(*halves)[0, 1]),
+    }
+
+
+SECTIONS = {"robust": robust, "meta": meta, "signal": signal}
 
 
 def main() -> None:
