@@ -20,10 +20,12 @@ import gymnasium as gym
 import numpy as np
 from common import circumstances, parser
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_refine import Planner, Refiner, Trainer, load_agent
 from sb3_refine.agents.agent import Agent
+from sb3_refine.agents.copies import with_own_policy
 from sb3_refine.agents.from_model import agent_from_model
 from sb3_refine.evaluation.target import open_targets
 from sb3_refine.judging import Judgement
@@ -96,7 +98,7 @@ class Cell:
 
 CELLS = {
     "weak ppo FrozenLake 8x8": Cell(lambda: frozen_lake(False), n_timesteps=5_000, n_simulations=(16, 64, 256)),
-    "weak ppo FrozenLake 8x8, slippery": Cell(lambda: frozen_lake(True), n_timesteps=20_000),
+    "weak ppo FrozenLake 8x8, slippery": Cell(lambda: frozen_lake(True), n_timesteps=100_000),
     "weak ppo MiniGrid-DoorKey-5x5": Cell(door_key, n_timesteps=20_000),
     "weak ppo Acrobot": Cell(lambda: gym.make("Acrobot-v1"), n_timesteps=20_000),
     "weak ppo CartPole": Cell(lambda: gym.make("CartPole-v1"), n_timesteps=8_192, n_simulations=(16, 64, 256)),
@@ -140,7 +142,7 @@ def run(cell: Cell, seed: int, agents: Any) -> dict[str, Any]:
         "plan": _verdict(judgement.result),
         "rounds": [asdict(each) for each in planner.rounds],
         "by search": _by_search(cell, agent, seed),
-        "random search": _verdict(_searched(agent, seed, int(steps / mean_length))),
+        "random search": _verdict(_searched(agent, seed, steps, mean_length)),
         "train": _verdict(_trained(agent, seed, steps).result),
     }
 
@@ -163,11 +165,24 @@ def _by_search(cell: Cell, agent: Agent, seed: int) -> dict[str, Any]:
     }
 
 
-def _searched(agent: Agent, seed: int, rollouts: int) -> Result:
-    refiner = Refiner(agent, seed=seed, backend="serial")
-    refiner.learn(max(1, rollouts // refiner.episodes_per_update))
+def _searched(agent: Agent, seed: int, steps: int, mean_length: float) -> Result:
+    """As long as the original's episodes suggest, but ended where episodes that get longer have used the steps up."""
+    refiner = Refiner(with_own_policy(agent), seed=seed, backend="serial")
+    refiner.learn(max(1, int(steps / mean_length) // refiner.episodes_per_update), _Stop(refiner, steps))
     assert refiner.result is not None
     return refiner.result
+
+
+class _Stop(BaseCallback):
+    """Ends a search after some environment steps."""
+
+    def __init__(self, refiner: Refiner, steps: int):
+        super().__init__()
+        self._refiner, self._steps = refiner, steps
+
+    def _on_step(self) -> bool:
+        search = self._refiner.search
+        return search is None or search.n_env_steps < self._steps
 
 
 def _trained(agent: Agent, seed: int, steps: int) -> Judgement:
