@@ -481,6 +481,29 @@ def test_the_command_line_plans_judges_saves_and_reports(cartpole, run):
     assert load_agent("ppo", "CartPole-v1", cartpole / "out").algo == "ppo"
 
 
+def test_a_run_cannot_be_resumed(cartpole, run):
+    small = (
+        "--n-simulations",
+        2,
+        "--n-rounds",
+        3,
+        "--n-episodes",
+        1,
+        "--n-eval-episodes",
+        2,
+        "--n-workers",
+        1,
+        "-n",
+        1,
+    )
+    arguments = ("--algo", "ppo", "--env", "CartPole-v1", "-f", cartpole, "-o", cartpole / "out", "--method", "plan")
+    done = run(*arguments, *small)
+    assert "planning ended after 1 of 3 rounds: the steps are used up" in done.stderr + done.stdout
+    again = run("--resume", cartpole / "out" / "ppo" / "CartPole-v1_1")
+    assert (again.returncode, again.stderr.count("\n")) == (1, 1)
+    assert "--resume: a run of --method plan cannot be resumed; start again" in again.stderr
+
+
 def test_evaluate_acts_by_search(cartpole, run):
     options = ("--n-eval-episodes", 3, "--no-noise", "--n-workers", 1, "--search", 4)
     done = run("evaluate", "--algo", "ppo", "--env", "CartPole-v1", "-f", cartpole, *options, "--json", cartpole / "f")
@@ -498,6 +521,7 @@ def test_evaluate_acts_by_search(cartpole, run):
         (["--method", "plan", "--n-delta", "3"], "--n-delta: not an option of --method plan; leave it out"),
         (["--n-simulations", "3"], "--n-simulations: not an option of --method search; leave it out"),
         (["--method", "plan", "--learning-rate", "1", "2"], "--learning-rate: with --method plan, name one number"),
+        (["--method", "plan", "--time-limit", "0"], "--time-limit: 0 s is too short: the test alone takes about"),
     ],
 )
 def test_options_of_other_methods_are_one_line(cartpole, run, options, line):

@@ -76,7 +76,7 @@ def make_evaluate_parser() -> Parser:
         type=count,
         metavar="N",
         help="act by tree search with N simulations in each step: both agents; without --compare-to, the other agent "
-        "is the same one, without search; without noise only",
+        "is the same one, without search; episodes are without noise",
     )
     output = parser.add_argument_group("the output")
     output.add_argument("--mesh-dimension", action="store_true", help="measure the mesh dimension, too; it takes time")

@@ -60,11 +60,23 @@ def _choose_method(options: argparse.Namespace) -> None:
         folders = {"train": "checkpoints", "auto": "auto"}
         found = [name for name, folder in folders.items() if (Path(options.resume) / folder).is_dir()]
         method = found[0] if found else "search"
+        if not found and _is_of_plan(Path(options.resume)):
+            raise RefineError(
+                "--resume: a run of --method plan cannot be resumed; start again, with --model to name the saved agent"
+            )
         if "method" in options.given and options.method != method:
             raise RefineError(f"--resume: the interrupted run has --method {method}: leave --method out")
         options.method = method
     for name in sorted(options.given.intersection(NOT_OF[options.method])):
         raise RefineError(f"{name}: not an option of --method {options.method}; leave it out")
+
+
+def _is_of_plan(run_folder: Path) -> bool:
+    from sb3_refine.reporting.record import read_record
+
+    with suppress(RefineError):
+        return read_record(run_folder).method == "plan"
+    return False
 
 
 def search_from_agent(options: argparse.Namespace) -> int:

@@ -111,7 +111,11 @@ def _add_search_options(parser: Parser) -> None:
     search.add_argument("--n-delta", type=count, help="directions an update, two candidates each")
     search.add_argument("--n-top", type=count, help="of ars: directions that enter the update (default: all)")
     search.add_argument(
-        "--learning-rate", type=float, nargs="+", metavar=("A", "B"), help="step size, or its start and end"
+        "--learning-rate",
+        type=float,
+        nargs="+",
+        metavar=("A", "B"),
+        help="step size, or its start and end; with --method plan, one number: that of Adam (default there: 0.001)",
     )
     search.add_argument(
         "--delta-std",
@@ -141,8 +145,8 @@ def _add_training_options(parser: Parser) -> None:
         "-n",
         "--n-timesteps",
         type=count,
-        help="environment steps (default: those of the original training); with --method plan, those after which no "
-        "further round begins (default: no limit)",
+        help="environment steps (default: those of the original training); with --method plan, no further round begins "
+        "after so many steps (default: no limit)",
     )
     training.add_argument(
         "--progress-remaining",

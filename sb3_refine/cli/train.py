@@ -144,7 +144,7 @@ def _of_both(options: argparse.Namespace) -> dict[str, Any]:
 
 def _length(trainer: "Trainer | AutoRefiner | Planner", options: argparse.Namespace) -> dict[str, Any]:
     """How long the run is, as an argument of ``learn``; said to the user, too."""
-    from sb3_refine.formatting import duration
+    from sb3_refine.formatting import duration, plural
     from sb3_refine.planning.planner import Planner
     from sb3_refine.training.trainer import Trainer
 
@@ -154,8 +154,8 @@ def _length(trainer: "Trainer | AutoRefiner | Planner", options: argparse.Namesp
         say(f"{what}: training on for {n_timesteps:,} steps")
         return {"n_timesteps": n_timesteps}
     if isinstance(trainer, Planner):
-        rounds = f"{trainer.n_rounds} rounds of {trainer.n_episodes} episodes"
-        say(f"{what}: {rounds}, with {options.n_simulations} simulations in each step")
+        rounds = f"{plural(trainer.n_rounds, 'round')} of {plural(trainer.n_episodes, 'episode')}"
+        say(f"{what}: {rounds}, with {plural(options.n_simulations, 'simulation')} in each step")
         return {"n_timesteps": options.n_timesteps}
     rollouts = "as long as the default search takes" if options.budget is None else f"{options.budget:,} rollouts"
     limit = rollouts if options.time_limit is None else duration(options.time_limit)

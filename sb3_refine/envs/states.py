@@ -159,7 +159,10 @@ def check_states(env: gym.Env, seed: int = 0) -> StateCheck:
             raise
         except Exception as error:  # whatever an environment's parts raise when they are copied
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise RefineError(f"env: its state cannot be saved ({reason}), which a tree search needs") from error
+            raise RefineError(
+                f"env: a tree search saves the state of the environment, and that of {_name(env)} cannot be saved "
+                f"({reason}); use another method"
+            ) from error
     return StateCheck(steps.has_drawn, steps.n_taken)
 
 
@@ -233,9 +236,13 @@ def _check_restored(states: EnvStates, steps: _Steps) -> None:
     if again != first:
         same = sum(1 for one, other in zip(first, again, strict=False) if one == other)
         raise RefineError(
-            f"env: its state cannot be restored, which a tree search needs: after that, step {same + 1} differs from "
-            "before"
+            f"env: a tree search restores the state of the environment, and after that, step {same + 1} of "
+            f"{_name(states.env)} differs from before; use another method"
         )
+
+
+def _name(env: gym.Env) -> str:
+    return type(env.unwrapped).__name__ if env.spec is None else env.spec.id
 
 
 def _layers(env: gym.Env) -> Iterator[Any]:
@@ -291,8 +298,8 @@ class _Ale:
         self.objects = [env.ale]
         if self._ale.getFloat("repeat_action_probability") > 0:
             raise RefineError(
-                "env: the state of Atari with sticky actions cannot be restored, which a tree search needs; add "
-                "repeat_action_probability:0.0 to `env_kwargs`"
+                "env: a tree search restores the state of the environment, which is not possible with Atari's sticky "
+                "actions; add repeat_action_probability:0.0 to `env_kwargs`"
             )
 
     def save(self) -> Any:

@@ -162,8 +162,9 @@ def check_agent(agent: Agent) -> None:
     """
     space = agent.model.action_space
     if not isinstance(space, spaces.Discrete):
-        raise RefineError(f"env: a tree search needs discrete actions, one for each branch; got {space}")
+        raise RefineError(f"env: a tree search needs discrete actions, and this agent has {space}; use another method")
     if is_stateful(agent.model.policy):
-        raise RefineError("model: a tree search needs a policy without a memory of earlier steps")
+        raise RefineError("model: a tree search needs a policy without a memory of earlier steps; use another method")
     if agent.algo not in ALGOS:
-        raise RefineError(f"algo: a tree search needs an agent of {', '.join(ALGOS)}; got {agent.algo}")
+        known = ", ".join(ALGOS)
+        raise RefineError(f"algo: a tree search needs an agent of {known}, not {agent.algo}; use another method")

@@ -1,5 +1,6 @@
 """The planner: a trained agent in, the best of what it has learned from tree searches out, if it is better."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from sb3_refine.agents.copies import with_own_policy
 from sb3_refine.agents.from_model import agent_from_model
 from sb3_refine.errors import EpisodeError, RefineError, check_count
 from sb3_refine.evaluators import EVALUATORS, Evaluator, backend_options
+from sb3_refine.formatting import plural
 from sb3_refine.judging import Judge, Judgement, Origin
 from sb3_refine.optimizers import ExplicitPopulation
 from sb3_refine.planning.learning import LearningSettings, PlanLearning
@@ -29,6 +31,8 @@ from sb3_refine.rollouts.episode import Episode
 from sb3_refine.search.clock import Clock
 from sb3_refine.search.log import log_verdict, make_logger, tensorboard_folder
 from sb3_refine.seeding import derived_seed
+
+logger = logging.getLogger(__name__)
 
 _ROOT_NOISE = 0.25
 _N_PLANS = 50_000  # the last ones are kept
@@ -62,9 +66,9 @@ class Round:
         """A sentence for the report."""
         by_agent = "" if self.agent_return is None else f", {self.agent_return:.5g} by the agent"
         return (
-            f"round {self.number}: mean return {self.search_return:.5g} by the search{by_agent}, in {self.n_episodes} "
-            f"episodes with {self.n_env_steps:,} steps; cross-entropy {self.cross_entropy:.3g}, error of the value "
-            f"{self.value_error:.3g} after learning"
+            f"round {self.number}: mean return {self.search_return:.5g} by the search{by_agent}, in "
+            f"{plural(self.n_episodes, 'episode')} with {plural(self.n_env_steps, 'step')}; then, after learning, "
+            f"cross-entropy {self.cross_entropy:.3g}, error of the value {self.value_error:.3g}"
         )
 
 
@@ -192,7 +196,9 @@ class Planner:
                     self._log(log)
                     on_round(self.rounds[-1])
             if not candidates:
-                raise RefineError(f"time_limit: {time_limit:g} s are too short to plan and to judge the result")
+                needed = f"the test alone takes about {self._seconds_of_verdict(1):.0f} s"
+                raise RefineError(f"time_limit: {time_limit:g} s is too short: {needed}")
+            self._warn_of_an_early_end(clock)
             origin = self._origin()
             self.judgement = self.judge.judge(candidates, progress_bar, origin, is_time_limited=time_limit is not None)
         except (KeyboardInterrupt, RefineError, EpisodeError) as stop:
@@ -210,15 +216,24 @@ class Planner:
         self._logger = logger
 
     def _is_over(self, evaluator: Evaluator, n_timesteps: int | None, clock: Clock) -> bool:
-        """Whether there is no budget, or no time, for another round like the last one, and for the verdict."""
-        if n_timesteps is not None and evaluator.n_env_steps >= n_timesteps:
-            return True
-        n_done = len(self.rounds)
+        """Whether the steps are used up, or it is too late for another round."""
+        return (n_timesteps is not None and evaluator.n_env_steps >= n_timesteps) or self._is_late(clock)
+
+    def _is_late(self, clock: Clock) -> bool:
+        """Whether the time left is too short for the verdict and another round that takes as long as those before."""
         if clock.limit is None:
             return False
-        of_verdict = self.judge.seconds_per_episode * self.judge.n_episodes(n_done + 1)
-        of_round = clock.elapsed / n_done if n_done else 0.0
-        return clock.elapsed + of_round + of_verdict >= clock.limit
+        of_round = clock.elapsed / len(self.rounds) if self.rounds else 0.0
+        return clock.elapsed + of_round + self._seconds_of_verdict(len(self.rounds) + 1) >= clock.limit
+
+    def _warn_of_an_early_end(self, clock: Clock) -> None:
+        if len(self.rounds) < self.n_rounds:
+            why = "the time is up" if self._is_late(clock) else "the steps are used up"
+            done = f"{len(self.rounds)} of {plural(self.n_rounds, 'round')}"
+            logger.warning("planning ended after %s: %s", done, why)
+
+    def _seconds_of_verdict(self, n_candidates: int) -> float:
+        return self.judge.seconds_per_episode * self.judge.n_episodes(n_candidates)
 
     def _round(self, evaluator: Evaluator, learning: PlanLearning, plans: list[Planned]) -> Round:
         """Plan in some episodes, and learn all plans so far."""
@@ -273,6 +288,7 @@ class Planner:
         for name, value in asdict(last).items():
             if value is not None:
                 log.record(f"plan/{name}", value)
+        log.record("plan/summary", str(last), exclude=("tensorboard", "csv", "stdout"))
         log.dump(step=self.agent.model.num_timesteps + n_env_steps)
 
     def _stopped(self, candidates: Sequence[NamedAgent], stop: BaseException) -> Judgement | None:
@@ -316,6 +332,9 @@ def plan(
     model: BaseAlgorithm | Agent,
     env: str | Callable[[], gym.Env] | VecEnv | gym.Env | None = None,
     n_timesteps: int | None = None,
+    progress_bar: bool = False,
+    time_limit: float | None = None,
+    on_round: Callable[[Round], object] = lambda found: None,
     **kwargs: Any,
 ) -> Judgement:
     """
@@ -323,9 +342,13 @@ def plan(
 
     :param model: see :class:`Planner`, as for the next
     :param env: of the model
-    :param n_timesteps: see :meth:`Planner.learn`
+    :param n_timesteps: see :meth:`Planner.learn`, as for the next three
+    :param progress_bar: show progress bars
+    :param time_limit: in seconds
+    :param on_round: called after each round
     :param kwargs: any other argument of :class:`Planner`
     :return: the verdict; ``judgement.agent.model`` is the better model, and ``judgement.save()`` saves it
     :raises RefineError: see :class:`Planner`
     """
-    return Planner(model, env, **kwargs).learn(n_timesteps)
+    planner = Planner(model, env, **kwargs)
+    return planner.learn(n_timesteps, progress_bar=progress_bar, time_limit=time_limit, on_round=on_round)

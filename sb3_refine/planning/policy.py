@@ -1,6 +1,7 @@
 """A policy that acts by tree search."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -55,7 +56,8 @@ class PlanningPolicy(DeterministicPolicy):
     """
     Acts by tree search in the environment that it acts in, or only searches, and acts as the network alone would.
 
-    The parameters are those of the network; a further number says who acts: 1 for the search, 0 for the network.
+    The parameters are those of the network, a number that says who acts (1 for the search, 0 for the network), and the
+    ``least_range`` of :class:`~sb3_refine.planning.tree.SearchSettings`.
 
     :param network: leads the search
     :param settings: of the search
@@ -72,9 +74,10 @@ class PlanningPolicy(DeterministicPolicy):
         self._search: TreeSearch | None = None
 
     def set_theta(self, theta: np.ndarray) -> None:
-        """:param theta: of the network, and who acts"""
-        self.network.parameters.set_theta(theta[:-1])
-        self._acts_by_search = bool(theta[-1])
+        """:param theta: of the network, who acts, and the least range"""
+        self.network.parameters.set_theta(theta[:-2])
+        self._acts_by_search = bool(theta[-2])
+        self.settings = replace(self.settings, least_range=float(theta[-1]))
 
     def seed(self, seed: int) -> None:
         """:param seed: of the episode to come, for all that is random in its searches"""

@@ -61,16 +61,19 @@ class Planning:
         """What it took to find out about the environment and the agent."""
         self.episode_timeout = episode_timeout * (n_simulations + 1)
         """Seconds after which an episode with searches counts as hanging."""
-        settings = replace(settings, least_range=float(np.ptp(self.network.values(own.observations))))
+        self._observations = own.observations
         policy = PlanningPolicy(self.network, settings, found.is_random, keeps_plans)
         self.task: RolloutTask = replace(base, policy=policy, rollout=planned_episode)
 
     def theta(self, acts_by_search: bool = True) -> np.ndarray:
         """
         :param acts_by_search: or as the network alone would
-        :return: the present parameters of the network, for workers
+        :return: for workers: the present parameters of the network, who acts, and the range of the network's values in
+            an episode of the agent's own
         """
-        return np.append(self.network.parameters.get_theta(), np.float32(acts_by_search))
+        least_range = np.ptp(self.network.values(self._observations))
+        others = np.array([acts_by_search, least_range], dtype=np.float32)
+        return np.concatenate([self.network.parameters.get_theta(), others])
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The policy to roll out with: the exact one where it gives the bits of ``predict``, else the general one."""
 
 import logging
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -69,12 +70,18 @@ def _exact_or_general(
     except (AttributeError, TypeError, ValueError, RuntimeError):  # a class of the user's own may be built otherwise
         exact = None
     if exact is None:
-        logger.info("general policy: the actor is no plain MLP or transformer that there is an exact one for")
+        _say_once("rollouts use the policy's own predict: it is no MLP or transformer that there is a faster way for")
         return general
     if not is_same:
         logger.warning("general policy: the exact one differs from model.predict on this machine")
         return general
     return exact
+
+
+@cache
+def _say_once(message: str) -> None:
+    """In a process: the candidates of a verdict are all alike."""
+    logger.info(message)
 
 
 def _exact_transformer(

@@ -30,13 +30,16 @@ class LineFormat(KVWriter):
         :param key_excluded: of each key, the outputs that leave it out; ignored, as columns are fixed
         :param step: time steps of the model
         """
+        if "plan/summary" in key_values:
+            print(key_values["plan/summary"], file=self._file, flush=True)
+            return
         mean, n_updates = key_values.get("rollout/ep_rew_mean"), key_values.get("refine/n_updates")
         if mean is None:  # of a callback, such as an evaluation
             return
         if n_updates is None:
             self._best = mean if self._best is None else max(self._best, mean)
         cells = (
-            _label(key_values),
+            "training" if n_updates is None else f"update {n_updates}",
             _text(key_values.get("refine/rollouts"), ",d"),
             f"{step:,d}",
             _text(mean, ",.2f"),
@@ -56,13 +59,6 @@ class LineFormat(KVWriter):
 
     def close(self) -> None:
         """The file is the caller's."""
-
-
-def _label(key_values: dict[str, Any]) -> str:
-    for key, what in (("refine/n_updates", "update"), ("plan/number", "round")):
-        if key in key_values:
-            return f"{what} {key_values[key]}"
-    return "training"
 
 
 def _text(value: Any, form: str) -> str:
