@@ -8,8 +8,8 @@ import pytest
 MODULES = (
     "agents.load", "deploy.export",
     "evaluation.acceptance", "evaluation.selection", "evaluation.statistics", "judging", "objectives",
-    "optimizers.base", "optimizers.population", "refiner", "rollouts.mesh_dimension", "training.judge_callback",
-    "training.trainer",
+    "optimizers.base", "optimizers.population", "planning.planner", "refiner", "rollouts.mesh_dimension",
+    "training.judge_callback", "training.trainer",
 )  # fmt: skip
 
 

@@ -287,7 +287,7 @@ def lake():
 
 @pytest.mark.slow
 def test_an_untrained_agent_learns_the_way_from_planning(lake):
-    found = plan(lake, n_simulations=64, n_rounds=3, n_episodes=6, n_eval_episodes=20, backend="serial")
+    found = plan(lake, n_simulations=64, n_episodes=6, n_eval_episodes=20, backend="serial")
     assert found.result.decision == "refined"
     assert found.result.baseline.returns.mean() == 0
     assert found.result.candidate.returns.mean() == 1
