@@ -42,7 +42,6 @@ KNOWN = [
     ("Acrobot-v1", None, {}, False),
     ("Pendulum-v1", None, {}, False),
     ("FrozenLake-v1", None, {"is_slippery": True}, True),
-    ("Taxi-v4", None, {}, True),  # draws a random number in each step
     ("Blackjack-v1", None, {}, True),
     ("MiniGrid-DoorKey-5x5-v0", "minigrid", {}, False),
     ("MiniGrid-Dynamic-Obstacles-5x5-v0", "minigrid", {}, True),

@@ -245,7 +245,7 @@ def test_probabilities_that_are_too_small_for_a_number_do_no_harm():
 
 # ---------------------------------------------------------------- episodes
 
-WATCHED = ["FrozenLake-v1", "Taxi-v4", "CartPole-v1", "MiniGrid-Dynamic-Obstacles-5x5-v0", "BreakoutNoFrameskip-v4"]
+WATCHED = ["FrozenLake-v1", "CartPole-v1", "MiniGrid-Dynamic-Obstacles-5x5-v0", "BreakoutNoFrameskip-v4"]
 
 
 @pytest.mark.parametrize("env_id", WATCHED)
