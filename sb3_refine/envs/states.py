@@ -48,7 +48,7 @@ class EnvStates:
         self._simulator = _simulator_of(env.unwrapped)
         self._kept = [*self._layers, *self._simulator.objects, *_constants(self._layers)]
         self._generators: list[Any] = [np.random.mtrand._rand, random._inst]
-        assert len(self._generators) == _N_OF_PROCESS
+        self._n_of_process = len(self._generators)
 
     def save(self, with_chance: bool = True) -> EnvState:
         """
@@ -80,7 +80,7 @@ class EnvStates:
 
     def drawn(self) -> bytes:
         """:return: what changes when the environment draws from a generator of its own"""
-        return pickle.dumps([_state_of(generator) for generator in self._generators[_N_OF_PROCESS:]])
+        return pickle.dumps([_state_of(generator) for generator in self._generators[self._n_of_process :]])
 
     def _copied(self, variables: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """One memo for all layers: they may share objects."""
@@ -100,7 +100,6 @@ class EnvStates:
             self._generators += found
 
 
-_N_OF_PROCESS = 2  # generators
 _GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
 
 
@@ -177,7 +176,7 @@ class _Steps:
     def take(
         self, n_steps: int, actions: list[int] | None = None, states: EnvStates | None = None
     ) -> list[tuple[int, bytes]]:
-        """:return: each action with what came of it, until the episode has ended"""
+        """:return: each action with its outcome, until the episode has ended"""
         found: list[tuple[int, bytes]] = []
         for number in range(n_steps):
             action = self._action() if actions is None else actions[number]
@@ -257,11 +256,13 @@ def _layers(env: gym.Env) -> Iterator[Any]:
 def _constants(layers: list[Any]) -> Iterator[Any]:
     """
     What no step changes: not worth a copy. ``P`` has the probabilities of all steps of Gymnasium's toy texts,
-    ``class_attributes`` the methods of a ``VecEnvWrapper``.
+    ``class_attributes`` the methods of a ``VecEnvWrapper``. A copy of a Bullet client would end the connection when it
+    is deleted.
     """
     for layer in layers:
         for name, value in vars(layer).items():
-            if name in ("P", "class_attributes") or isinstance(value, (spaces.Space, EnvSpec)):
+            is_client = type(value).__name__ == "BulletClient"
+            if name in ("P", "class_attributes") or is_client or isinstance(value, (spaces.Space, EnvSpec)):
                 yield value
 
 
