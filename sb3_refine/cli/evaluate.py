@@ -173,7 +173,6 @@ def _check(options: argparse.Namespace) -> None:
         raise RefineError("--search: not with --quantize; leave one out")
     if options.search is not None and options.video:
         raise RefineError("--search: not with --video, as an environment that draws cannot be saved; leave one out")
-    options.no_noise = options.no_noise or options.search is not None  # the search would see what is behind the noise
     check_rounding("--quantize", options.quantize)
     if not 0 < options.alpha < 1:
         raise RefineError(f"--alpha: expected a number between 0 and 1, got {options.alpha}")
@@ -303,11 +302,12 @@ def _run(
     from sb3_refine.rollouts.metrics import SMOOTHNESS
 
     metrics = (*SMOOTHNESS, "mesh_dimension") if options.mesh_dimension else SMOOTHNESS
-    n_episodes = len(targets) * len(seeds) * n_conditions(with_noise=not options.no_noise)
+    with_noise = not options.no_noise and options.search is None  # a search would see what is behind the noise
+    n_episodes = len(targets) * len(seeds) * n_conditions(with_noise)
     with tqdm(total=n_episodes, disable=not options.progress, unit="episode", dynamic_ncols=True) as progress:
         for target in targets.values():
             target.evaluator.on_episode = progress.update
-        conditions = evaluate_all(targets, seeds, metrics, with_noise=not options.no_noise)
+        conditions = evaluate_all(targets, seeds, metrics, with_noise=with_noise)
         progress.total = progress.n  # fewer conditions where there can be no noise on observations
     paired = all(target.is_seeded for target in targets.values())
     differences = {

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch as th
@@ -61,11 +60,6 @@ class PlanLearning:
         self._network, self.settings, self._rng = network, settings, np.random.default_rng(seed)
         named = dict(network.policy.named_parameters())
         self._parameters = [named[name] for name in trained_names(network.policy, settings.parameters)]
-
-    @property
-    def recorded(self) -> dict[str, Any]:
-        """Settings, for the record."""
-        return asdict(self.settings)
 
     def fit(self, plans: Sequence[Planned]) -> tuple[float, float]:
         """

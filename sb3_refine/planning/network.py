@@ -14,7 +14,7 @@ from sb3_refine.agents.copies import with_own_policy
 from sb3_refine.envs.observations import stacked
 from sb3_refine.errors import RefineError
 from sb3_refine.policies.general import as_vec_env_would, is_stateful
-from sb3_refine.policies.parameters import FlatParameters, PolicyParameters
+from sb3_refine.policies.parameters import FlatParameters, PolicyParameters, action_scores
 
 ALGOS = ("a2c", "dqn", "ppo", "ppo_mask", "qrdqn", "trpo")
 """With a policy or values over discrete actions."""
@@ -46,13 +46,13 @@ class Network:
         self.policy, self._statistics, self._space = policy, statistics, space
         self.value_scale, self.temperature = value_scale, temperature
         self.uses_masks = "action_masks" in inspect.signature(policy.predict).parameters
-        """Whether the policy is told which actions are valid."""
+        """Whether the policy takes a mask of the valid actions."""
         self.parameters = parameters_of(policy)
 
     @property
     def is_value_based(self) -> bool:
         """Whether the policy is a softmax of values."""
-        return action_values_of(self.policy) is not None
+        return hasattr(self.policy, "q_net") or hasattr(self.policy, "quantile_net")
 
     def evaluate(self, observation: Any, mask: np.ndarray | None) -> tuple[np.ndarray, float]:
         """See :class:`~sb3_refine.planning.tree.PriorAndValue`."""
@@ -89,25 +89,12 @@ class Network:
         :param masks: which actions are valid, shape ``(n_observations, n_actions)``; None for all
         :return: log-probabilities of the actions, and values in units of the agent's training
         """
-        of_actions = action_values_of(self.policy)
-        if of_actions is not None:
-            values = of_actions(batch)
+        if self.is_value_based:
+            values = action_scores(self.policy, batch)
             return th.log_softmax(values / self.temperature, dim=1), values.max(dim=1).values
         masked = {} if masks is None else {"action_masks": masks}
         distribution = self.policy.get_distribution(batch, **masked).distribution
         return distribution.logits, self.policy.predict_values(batch).flatten()
-
-
-def action_values_of(policy: Any) -> Any:
-    """
-    :param policy: of a Stable-Baselines3 model
-    :return: gives the values of all actions for a batch; None for an actor-critic policy
-    """
-    if hasattr(policy, "q_net"):
-        return policy.q_net
-    if hasattr(policy, "quantile_net"):
-        return lambda batch: policy.quantile_net(batch).mean(dim=1)
-    return None
 
 
 def parameters_of(policy: Any) -> FlatParameters:
@@ -133,10 +120,10 @@ def network_of(agent: Agent, observations: Sequence[Any], temperature: float = 1
     if statistics is not None and statistics.norm_reward:
         scale = float(np.sqrt(statistics.ret_rms.var + statistics.epsilon))
     network = Network(policy.to("cpu"), agent.statistics, agent.observation_space, scale)
-    of_actions = action_values_of(network.policy)
-    if of_actions is not None:
+    if network.is_value_based:
         with th.no_grad():
-            spread = float(of_actions(network.batch(observations)).std(dim=1, correction=0).mean())
+            values = action_scores(network.policy, network.batch(observations))
+        spread = float(values.std(dim=1, correction=0).mean())
         network.temperature = temperature * (spread if spread > 0 else 1.0)
     return network
 

@@ -139,16 +139,15 @@ class Planner:
         self.n_rounds, self.n_episodes, self.seed = n_rounds, n_episodes, seed
         self.judge = Judge(self.agent, seed=seed, **kwargs)
         self.tensorboard_log, self.verbose = tensorboard_folder(tensorboard_log, model), verbose
-        self._workers = {name: kwargs[name] for name in ("backend", "n_workers", "episode_timeout") if name in kwargs}
+        self._backend = backend_options("backend", kwargs.get("backend", "process"), kwargs.get("n_workers"))
         self._of_search: dict[str, Any] = {
             "n_simulations": n_simulations,
             "exploration": exploration,
             "root_noise": root_noise,
             "temperature": temperature,
         }
-        timeout = {name: kwargs[name] for name in ("episode_timeout",) if name in kwargs}
-        first = self.judge.seeds.take("search", 1)[0]
-        self.planning = Planning(self.agent, **self._of_search, keeps_plans=True, seed=first, **timeout)
+        first, timeout = self.judge.seeds.take("search", 1)[0], kwargs.get("episode_timeout", 600.0)
+        self.planning = Planning(self.agent, **self._of_search, keeps_plans=True, seed=first, episode_timeout=timeout)
         trained_names(self.planning.network.policy, parameters)  # an unknown scope fails here
         self._first_theta = self.planning.network.parameters.get_theta()
         self.rounds: list[Round] = []
@@ -267,9 +266,7 @@ class Planner:
 
     @contextmanager
     def _evaluator(self, progress_bar: bool) -> Iterator[Evaluator]:
-        backend, options = backend_options(
-            "backend", self._workers.get("backend", "process"), self._workers.get("n_workers")
-        )
+        backend, options = self._backend
         n_episodes = self.n_rounds * self.n_episodes
         with (
             tqdm(total=n_episodes, unit="episode", dynamic_ncols=True, disable=not progress_bar) as progress,

@@ -24,7 +24,7 @@ class PriorAndValue(Protocol):
     """
     The network that a search is led by.
 
-    :ivar uses_masks: whether its policy is told which actions are valid
+    :ivar uses_masks: whether its policy takes a mask of the valid actions
     """
 
     uses_masks: bool
