@@ -8,6 +8,7 @@ python benchmarks/ablation.py --json benchmarks/results/ablation.json
 """
 
 import logging
+import math
 from functools import partial
 from typing import Any
 
@@ -33,15 +34,16 @@ AGENTS = (
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "one std for all layers": {},
+    "layers by the square root": {},
     "layers of equal influence": {},
     "std in units of the parameters": {"optimizer": "in-parameter-units", "delta_std": (0.05, 0.025)},
-    "raw differences": {"power": 1.0},
-    "ranks": {"optimizer": "by-ranks", "power": 1.0},
+    "raw differences": {"clip": math.inf},
+    "ranks": {"optimizer": "by-ranks", "clip": math.inf},
     "without momentum": {"momentum": 0.0},
-    "twice the step": {"learning_rate": (1.6, 0.8)},
+    "twice the step": {"learning_rate": (3.2, 1.6)},
+    "half of the step": {"learning_rate": (0.8, 0.4)},
     "half of the noise": {"delta_std": (0.1, 0.05)},
-    "half of the step": {"learning_rate": (0.4, 0.2)},
-    "noise that ends at a tenth": {"delta_std": (0.2, 0.02), "learning_rate": 0.8},
+    "noise that ends at a tenth": {"delta_std": (0.2, 0.02), "learning_rate": 1.6},
     "noise that does not decrease": {"delta_std": 0.2},
     "never goes back": {"n_center": 0, "n_delta": 20},
     "ars": {"optimizer": "ars"},
@@ -50,7 +52,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cem": {"optimizer": "cem"},
     "cma-es": {"optimizer": "cma-es"},
 }
-BALANCES = {"one std for all layers": 0.0, "layers of equal influence": 1.0}  # see noise_scale
+BALANCES = {
+    "one std for all layers": 0.0,
+    "layers by the square root": 0.5,
+    "layers of equal influence": 1.0,
+}  # see noise_scale
 
 
 class InParameterUnits(BacktrackingARS):
@@ -74,7 +80,7 @@ def run(agent: str, variant: str, seed: int, budget: int, test_episodes: int, op
     """One search and its verdict."""
     loaded = load_agent(*agent.split(), options.agents)
     refiner = Refiner(loaded, seed=seed, n_eval_episodes=test_episodes, **VARIANTS[variant])
-    calibration.noise_scale = partial(noise_scale, balance=BALANCES.get(variant, 0.5))
+    calibration.noise_scale = partial(noise_scale, balance=BALANCES.get(variant, 0.25))
     return search_and_test(refiner, budget // refiner.episodes_per_update)
 
 

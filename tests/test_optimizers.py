@@ -25,6 +25,7 @@ from sb3_refine.optimizers import (
 from sb3_refine.optimizers.backtracking_ars import clear_difference
 from sb3_refine.optimizers.noise_table import direction, noise_key
 from sb3_refine.optimizers.openai_es import PlainOpenAIES, centred_ranks
+from sb3_refine.optimizers.population import pair_weights
 from sb3_refine.testing import OptimizerContract
 
 N_PARAMETERS = 20
@@ -255,7 +256,8 @@ def rms(values):
 
 
 def test_backtracking_ars_takes_the_step_of_its_equation():
-    optimizer, differences = backtracking(), np.array([np.sqrt(3.0), -np.sqrt(7.0), np.sqrt(0.5)])
+    """The median of the differences 3, -7 and 0.5 is 3."""
+    optimizer, differences = backtracking(clip=2.0), np.array([3.0, -6.0, 0.5])
     update(optimizer, center=(1.0, 2.0))
     gradient = sum(differences[i] / rms(differences) * delta(5, 0, i) for i in range(3)) / 3
     velocity = 0.4 * gradient
@@ -293,11 +295,34 @@ def test_a_search_that_gets_worse_goes_back_and_halves_its_noise():
     better = optimizer.theta.copy()
     assert update(optimizer, center=(20.0, 21.0)).std == 0.3
     assert not np.array_equal(optimizer.theta, better)
-    update(optimizer, center=(5.0, 6.0))
+    update(optimizer, center=(-5.0, -4.0))
     assert np.array_equal(optimizer.theta, better)
     assert update(optimizer, center=(20.0, 21.0)).std == 0.15
     step = np.abs(optimizer.theta - better)
     assert step.max() > 0, "the search goes on from there"
+
+
+def test_an_iterate_that_is_worse_than_the_best_one_but_not_than_the_start_point_is_no_reason_to_go_back():
+    optimizer = backtracking()
+    for center in ((10.0, 11.0), (20.0, 21.0), (15.0, 16.0)):
+        update(optimizer, center)
+    assert optimizer.ask().std == 0.3
+
+
+def test_a_search_that_has_not_improved_goes_back_to_its_start_point():
+    optimizer = backtracking()
+    update(optimizer, center=(10.0, 11.0))
+    update(optimizer, center=(-5.0, -4.0))
+    assert np.array_equal(optimizer.theta, np.ones(N_PARAMETERS))
+    assert optimizer.ask().std == 0.15
+
+
+@pytest.mark.parametrize("clip", [3.0, np.inf])
+def test_a_rare_failure_counts_no_more_than_three_ordinary_pairs_unless_asked_for(clip):
+    differences = np.array([1.0, -2.0, 2.0, 1900.0, 0.0])  # the median of those that are not 0 is 2
+    expected = np.clip(differences, -clip * 2, clip * 2)
+    fitness = np.stack([differences, np.zeros(5)], axis=1).ravel()
+    assert pair_weights(fitness, clip) == pytest.approx(expected / rms(expected) / 5)
 
 
 def test_a_difference_within_the_noise_of_the_episodes_is_no_reason_to_go_back():
@@ -342,7 +367,7 @@ def test_an_iterate_that_cannot_be_compared_is_not_given_up(center):
     [
         ({"n_center": 4}, "n_center: expected 0 to n_delta=3, got 4"),
         ({"momentum": 1.0}, "momentum: expected a number from 0 to below 1, got 1.0"),
-        ({"power": 0.0}, "power: expected a number above 0, at most 10, got 0.0"),
+        ({"clip": 0.0}, "clip: expected a number above 0, got 0.0"),
         ({"tolerance": -1.0}, "tolerance: expected a number of at least 0, got -1.0"),
         ({"delta_std": (0.1, 0.2, 0.3)}, "delta_std: expected a positive number or a start and an end"),
         ({"learning_rate": 0.0}, "learning_rate: expected a positive number or a start and an end, got 0.0"),

@@ -1,4 +1,4 @@
-"""Augmented Random Search that watches its iterate, and goes back when the iterate gets worse."""
+"""Augmented Random Search that watches its iterate, and goes back when the iterate gets worse than the start point."""
 
 import math
 from typing import Any, ClassVar
@@ -16,17 +16,18 @@ class BacktrackingARS(Optimizer):
     r"""
     Augmented Random Search (https://arxiv.org/abs/1803.07055) with momentum, and with noise that is measured by how
     much it changes the actions and is large at first. In each update, the iterate itself runs on the seeds of some of
-    the pairs. An iterate that is clearly worse than the best one is given up: the search goes back to the best one, and
-    goes on with half of the noise and of the step. So agents that need large noise get it, and agents that break under
-    it do not get worse.
+    the pairs. An iterate that is clearly worse than the start point is given up: the search goes back to the best
+    iterate so far, and goes on with half of the noise and of the step. So agents that need large noise get it, and
+    agents that break under it do not get worse.
 
     .. math::
         g = \frac{1}{n} \sum_{i=1}^{n} \frac{d_i}{\sigma_d} \, \delta_i, \qquad
-        d_i = \mathrm{sign}(R_i^+ - R_i^-) \, |R_i^+ - R_i^-|^p, \qquad
+        d_i = \mathrm{clip}(R_i^+ - R_i^-, -c \tilde{d}, c \tilde{d}), \qquad
         v \leftarrow m v + (1 - m) g, \qquad
         \theta \leftarrow \theta + \frac{\alpha \sigma}{\sqrt{1 - m}} v
 
-    with the root mean square :math:`\sigma_d` of the :math:`d_i`, the momentum m and the noise :math:`\sigma`.
+    with the median :math:`\tilde{d}` of the :math:`|R_i^+ - R_i^-|` that are not 0, the root mean square
+    :math:`\sigma_d` of the :math:`d_i`, the momentum m and the noise :math:`\sigma`.
 
     :param theta: start point, shape ``(n_parameters,)``
     :param seed: seed of every direction drawn
@@ -38,9 +39,10 @@ class BacktrackingARS(Optimizer):
     :param delta_std: change of the actions by the noise, see :func:`~sb3_refine.policies.noise_scale.noise_scale`, or
         its start and end over the search
     :param momentum: m, from 0 to below 1
-    :param power: p, above 0; below 1, a rare large difference, as when one episode fails, counts less
-    :param tolerance: an iterate is clearly worse, or better, by more than so many standard errors of the difference; by
-        more where these are from few episodes, as in Welch's t-test
+    :param clip: c, above 0: the largest difference that counts, in units of the median, so that a rare episode that
+        fails does not outweigh all other pairs; ``inf`` for differences as they are
+    :param tolerance: of two policies, one is clearly better if it is better by more than so many standard errors of the
+        difference; by more where these are from few episodes, as in Welch's t-test
     :raises RefineError: when an argument is out of range
     """
 
@@ -54,10 +56,10 @@ class BacktrackingARS(Optimizer):
         n_updates: int,
         n_delta: int = 16,
         n_center: int | None = None,
-        learning_rate: float | tuple[float, float] = (0.8, 0.4),
+        learning_rate: float | tuple[float, float] = (1.6, 0.8),
         delta_std: float | tuple[float, float] = (0.2, 0.1),
         momentum: float = 0.8,
-        power: float = 0.5,
+        clip: float = 3.0,
         tolerance: float = 2.5,
     ):
         super().__init__(theta, seed, n_updates)
@@ -70,17 +72,18 @@ class BacktrackingARS(Optimizer):
         check_schedule("delta_std", delta_std)
         if not 0 <= momentum < 1:
             raise RefineError(f"momentum: expected a number from 0 to below 1, got {momentum}")
-        if not 0 < power <= 10:
-            raise RefineError(f"power: expected a number above 0, at most 10, got {power}")
+        if not clip > 0:
+            raise RefineError(f"clip: expected a number above 0, got {clip}")
         if not tolerance >= 0:
             raise RefineError(f"tolerance: expected a number of at least 0, got {tolerance}")
         self.n_delta, self.n_center = n_delta, n_center
         self.learning_rate, self.delta_std = learning_rate, delta_std
-        self.momentum, self.power, self.tolerance = momentum, power, tolerance
+        self.momentum, self.clip, self.tolerance = momentum, clip, tolerance
         self._velocity: np.ndarray = np.zeros_like(self.theta)
         self._n_halved = 0
         self._best_theta = self.theta.copy()
-        self._best_fitness = np.empty(0)  # of the episodes of the best iterate
+        self._best_center = self._original_center = np.empty(0)  # episodes of the best iterate and of the start point
+        self._has_improved = False  # whether the best iterate is another than the start point
         self._is_at_best = True
 
     @property
@@ -98,26 +101,29 @@ class BacktrackingARS(Optimizer):
         return NoisePopulation(self.theta, self._std, [*keys[: self.n_center], *pairs], signs, self.seed)
 
     def _tell(self, population: Population, fitness: np.ndarray) -> None:
-        if not self._is_clearly_worse(fitness[: self.n_center]):
-            self._step(fitness[self.n_center :])
+        center = fitness[: self.n_center]
+        center = center[np.isfinite(center)]
+        if self._is_at_best:
+            self._best_center = np.append(self._best_center, center)
+            if not self._has_improved:
+                self._original_center = self._best_center
+        elif self._is_better(center, self._best_center):
+            self._best_theta, self._best_center, self._has_improved = self.theta.copy(), center, True
+        elif self._is_better(self._original_center, center):
+            self._go_back()
             return
+        self._step(fitness[self.n_center :])
+
+    def _is_better(self, first: np.ndarray, second: np.ndarray) -> bool:
+        """Whether the mean of some episodes is clearly above that of others."""
+        if min(first.size, second.size) < 2:
+            return False
+        return bool(first.mean() - second.mean() > clear_difference(first, second, self.tolerance))
+
+    def _go_back(self) -> None:
         self._n_halved += 1
         self._velocity[:] = 0
         self.theta, self._is_at_best = self._best_theta.copy(), True
-
-    def _is_clearly_worse(self, fitness: np.ndarray) -> bool:
-        """Compare the iterate with the best one, which an iterate that is clearly better replaces."""
-        fitness = fitness[np.isfinite(fitness)]
-        if self._is_at_best:
-            self._best_fitness = np.append(self._best_fitness, fitness)
-            return False
-        if min(fitness.size, self._best_fitness.size) < 2:
-            return False
-        difference = fitness.mean() - self._best_fitness.mean()
-        clear = clear_difference(fitness, self._best_fitness, self.tolerance)
-        if difference > clear:
-            self._best_theta, self._best_fitness, self._is_at_best = self.theta.copy(), fitness, True
-        return bool(difference < -clear)
 
     def _step(self, fitness: np.ndarray) -> None:
         keys = noise_keys(self.seed, self.n_updates_done, self.n_delta)
@@ -130,7 +136,7 @@ class BacktrackingARS(Optimizer):
         self._is_at_best = False
 
     def _weights(self, fitness: np.ndarray) -> np.ndarray:
-        return pair_weights(fitness, self.power)
+        return pair_weights(fitness, self.clip)
 
     def state_dict(self) -> dict[str, Any]:
         """:return: see :meth:`Optimizer.state_dict`"""
@@ -139,7 +145,9 @@ class BacktrackingARS(Optimizer):
             "velocity": self._velocity.copy(),
             "n_halved": self._n_halved,
             "best_theta": self._best_theta.copy(),
-            "best_fitness": self._best_fitness.copy(),
+            "best_center": self._best_center.copy(),
+            "original_center": self._original_center.copy(),
+            "has_improved": self._has_improved,
             "is_at_best": self._is_at_best,
         }
 
@@ -147,7 +155,9 @@ class BacktrackingARS(Optimizer):
         """:param state: see :meth:`Optimizer.load_state_dict`"""
         super().load_state_dict(state)
         self._velocity, self._n_halved = state["velocity"].copy(), state["n_halved"]
-        self._best_theta, self._best_fitness = state["best_theta"].copy(), state["best_fitness"].copy()
+        self._best_theta = state["best_theta"].copy()
+        self._best_center, self._original_center = state["best_center"].copy(), state["original_center"].copy()
+        self._has_improved = state["has_improved"]
         self._is_at_best = state["is_at_best"]
 
 

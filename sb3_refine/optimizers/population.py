@@ -123,16 +123,20 @@ class ExplicitPopulation(Population):
         return super().describe(index) if self.names is None else self.names[index]
 
 
-def pair_weights(fitness: np.ndarray, power: float = 1.0) -> np.ndarray:
+def pair_weights(fitness: np.ndarray, clip: float = math.inf) -> np.ndarray:
     """
     Weights of antithetic pairs in a step whose size does not depend on the scale of the fitness: their differences,
     divided by the root mean square of these and by the number of pairs.
 
     :param fitness: of the candidates, shape ``(2 * n_pairs,)``: plus and minus of each pair; NaN for lost ones
-    :param power: of the differences; below 1, rare large ones count less
+    :param clip: the largest difference, in units of the median size of those that are not 0; larger ones are clipped,
+        so that a rare episode that fails does not outweigh all other pairs
     :return: shape ``(n_pairs,)``; 0 for a pair that lost a candidate
     """
     differences = fitness[0::2] - fitness[1::2]
-    differences = np.sign(differences) * np.abs(differences) ** power
-    size = math.sqrt(np.nanmean(np.square(differences))) if np.isfinite(differences).any() else 0.0
-    return np.nan_to_num(differences) / (len(differences) * size) if size > 0 else np.zeros(len(differences))
+    sizes = np.abs(differences[np.isfinite(differences)])
+    if not sizes.any():
+        return np.zeros(len(differences))
+    limit = clip * np.median(sizes[sizes > 0])
+    size = math.sqrt(np.square(np.minimum(sizes, limit)).mean())
+    return np.nan_to_num(np.clip(differences, -limit, limit)) / (len(differences) * size)
