@@ -45,7 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "half of the noise": {"delta_std": (0.1, 0.05)},
     "noise that ends at a tenth": {"delta_std": (0.2, 0.02), "learning_rate": 1.6},
     "noise that does not decrease": {"delta_std": 0.2},
-    "never goes back": {"n_center": 0, "n_delta": 20},
+    "never goes back": {"n_center": 0, "n_delta": 18},
     "ars": {"optimizer": "ars"},
     "openai-es": {"optimizer": "openai-es"},
     "pgpe": {"optimizer": "pgpe"},

@@ -289,6 +289,12 @@ def test_the_iterate_runs_on_the_seeds_of_the_first_pairs():
     assert [(population.theta(i) == 1).all() for i in range(8)] == [True] * 2 + [False] * 6
 
 
+@pytest.mark.parametrize(("n_delta", "n_center"), [(1, 1), (3, 2), (16, 4)])
+def test_a_quarter_of_the_pairs_have_an_episode_of_the_iterate_itself(n_delta, n_center):
+    optimizer = BacktrackingARS(np.zeros(2), seed=0, n_updates=1, n_delta=n_delta)
+    assert optimizer.population_size == n_center + 2 * n_delta
+
+
 def test_a_search_that_gets_worse_goes_back_and_halves_its_noise():
     optimizer = backtracking()
     update(optimizer, center=(10.0, 11.0))
@@ -317,6 +323,23 @@ def test_a_search_that_has_not_improved_goes_back_to_its_start_point():
     assert optimizer.ask().std == 0.15
 
 
+def test_a_search_whose_perturbed_policies_have_clearly_improved_does_not_go_back():
+    optimizer = backtracking()
+    update(optimizer, center=(10.0, 11.0), pairs=(-4.0, -1.0, -2.0, -5.0, -3.0, -3.0))
+    update(optimizer, center=(-5.0, -4.0), pairs=(0.0, 3.0, 2.0, -1.0, 1.0, 1.0))
+    assert not np.array_equal(optimizer.theta, np.ones(N_PARAMETERS))
+    assert optimizer.ask().std == 0.3
+
+
+def test_after_going_back_perturbed_policies_are_compared_with_those_of_the_halved_noise():
+    optimizer, first, better = backtracking(), (-9.0, -9.5) * 3, (2.0, 3.0) * 3
+    update(optimizer, center=(10.0, 11.0), pairs=first)
+    update(optimizer, center=(-5.0, -4.0), pairs=first)
+    assert update(optimizer, center=(10.0, 11.0), pairs=better).std == 0.15
+    update(optimizer, center=(-5.0, -4.0), pairs=better)
+    assert optimizer.ask().std == 0.075, "better than with the full noise, but not than at first with the half of it"
+
+
 @pytest.mark.parametrize("clip", [3.0, np.inf])
 def test_a_rare_failure_counts_no_more_than_three_ordinary_pairs_unless_asked_for(clip):
     differences = np.array([1.0, -2.0, 2.0, 1900.0, 0.0])  # the median of those that are not 0 is 2
@@ -337,7 +360,7 @@ def test_few_episodes_are_no_reason_to_go_back_either():
     """A search of policies that are all equally good should rarely find one clearly worse."""
     n_halved, rng = 0, np.random.default_rng(0)
     for _ in range(40):
-        optimizer = BacktrackingARS(np.zeros(2), seed=0, n_updates=64, n_delta=4)
+        optimizer = BacktrackingARS(np.zeros(2), seed=0, n_updates=64, n_delta=4, n_center=2)
         for _ in range(64):
             optimizer.tell(rng.normal(size=len(optimizer.ask())))
         n_halved += optimizer.state_dict()["n_halved"]

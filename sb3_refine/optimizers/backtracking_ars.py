@@ -16,9 +16,9 @@ class BacktrackingARS(Optimizer):
     r"""
     Augmented Random Search (https://arxiv.org/abs/1803.07055) with momentum, and with noise that is measured by how
     much it changes the actions and is large at first. In each update, the iterate itself runs on the seeds of some of
-    the pairs. An iterate that is clearly worse than the start point is given up: the search goes back to the best
-    iterate so far, and goes on with half of the noise and of the step. So agents that need large noise get it, and
-    agents that break under it do not get worse.
+    the pairs. An iterate that is clearly worse than the start point is given up, unless the perturbed policies are
+    clearly better than at first: the search goes back to the best iterate so far, and goes on with half of the noise
+    and of the step. So agents that need large noise get it, and agents that break under it do not get worse.
 
     .. math::
         g = \frac{1}{n} \sum_{i=1}^{n} \frac{d_i}{\sigma_d} \, \delta_i, \qquad
@@ -33,8 +33,8 @@ class BacktrackingARS(Optimizer):
     :param seed: seed of every direction drawn
     :param n_updates: length of the search, for the schedule
     :param n_delta: number of directions an update; each costs two episodes
-    :param n_center: episodes of the iterate itself in each update; None for half of ``n_delta``. With less than 2, the
-        search never goes back
+    :param n_center: episodes of the iterate itself in each update; None for a quarter of ``n_delta``, but at least 2.
+        With less than 2, the search never goes back
     :param learning_rate: step size :math:`\alpha`, in units of the noise, or its start and end over the search
     :param delta_std: change of the actions by the noise, see :func:`~sb3_refine.policies.noise_scale.noise_scale`, or
         its start and end over the search
@@ -64,7 +64,7 @@ class BacktrackingARS(Optimizer):
     ):
         super().__init__(theta, seed, n_updates)
         check_count("n_delta", n_delta, 1, at_most=10**6)
-        n_center = n_delta // 2 if n_center is None else n_center
+        n_center = min(n_delta, max(2, n_delta // 4)) if n_center is None else n_center
         check_count("n_center", n_center, 0)
         if n_center > n_delta:
             raise RefineError(f"n_center: expected 0 to n_delta={n_delta}, got {n_center}")
@@ -85,6 +85,7 @@ class BacktrackingARS(Optimizer):
         self._best_center = self._original_center = np.empty(0)  # episodes of the best iterate and of the start point
         self._has_improved = False  # whether the best iterate is another than the start point
         self._is_at_best = True
+        self._first_pairs = np.empty(0)  # episodes of the first pairs since the noise was halved
 
     @property
     def population_size(self) -> int:
@@ -101,15 +102,16 @@ class BacktrackingARS(Optimizer):
         return NoisePopulation(self.theta, self._std, [*keys[: self.n_center], *pairs], signs, self.seed)
 
     def _tell(self, population: Population, fitness: np.ndarray) -> None:
-        center = fitness[: self.n_center]
-        center = center[np.isfinite(center)]
+        center, pairs = (part[np.isfinite(part)] for part in np.split(fitness, [self.n_center]))
+        if not self._first_pairs.size:
+            self._first_pairs = pairs
         if self._is_at_best:
             self._best_center = np.append(self._best_center, center)
             if not self._has_improved:
                 self._original_center = self._best_center
         elif self._is_better(center, self._best_center):
             self._best_theta, self._best_center, self._has_improved = self.theta.copy(), center, True
-        elif self._is_better(self._original_center, center):
+        elif self._is_better(self._original_center, center) and not self._is_better(pairs, self._first_pairs):
             self._go_back()
             return
         self._step(fitness[self.n_center :])
@@ -124,6 +126,7 @@ class BacktrackingARS(Optimizer):
         self._n_halved += 1
         self._velocity[:] = 0
         self.theta, self._is_at_best = self._best_theta.copy(), True
+        self._first_pairs = np.empty(0)
 
     def _step(self, fitness: np.ndarray) -> None:
         keys = noise_keys(self.seed, self.n_updates_done, self.n_delta)
@@ -149,6 +152,7 @@ class BacktrackingARS(Optimizer):
             "original_center": self._original_center.copy(),
             "has_improved": self._has_improved,
             "is_at_best": self._is_at_best,
+            "first_pairs": self._first_pairs.copy(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -159,6 +163,7 @@ class BacktrackingARS(Optimizer):
         self._best_center, self._original_center = state["best_center"].copy(), state["original_center"].copy()
         self._has_improved = state["has_improved"]
         self._is_at_best = state["is_at_best"]
+        self._first_pairs = state["first_pairs"].copy()
 
 
 def clear_difference(first: np.ndarray, second: np.ndarray, tolerance: float) -> float:
