@@ -1,4 +1,4 @@
-"""Augmented Random Search that watches its iterate, and goes back when the iterate gets worse than the start point."""
+"""Augmented Random Search that watches its iterate, and goes back when the search makes the agent worse."""
 
 import math
 from typing import Any, ClassVar
@@ -16,9 +16,10 @@ class BacktrackingARS(Optimizer):
     r"""
     Augmented Random Search (https://arxiv.org/abs/1803.07055) with momentum, and with noise that is measured by how
     much it changes the actions and is large at first. In each update, the iterate itself runs on the seeds of some of
-    the pairs. An iterate that is clearly worse than the start point is given up, unless the perturbed policies are
-    clearly better than at first: the search goes back to the best iterate so far, and goes on with half of the noise
-    and of the step. So agents that need large noise get it, and agents that break under it do not get worse.
+    the pairs. An iterate that is clearly worse than the start point is given up, unless the perturbed policies have
+    clearly improved: the search goes back to the last iterate that was clearly better than those before, or to the
+    start point, and goes on with half of the noise and of the step. So agents that need large noise get it, and agents
+    that break under it get less.
 
     .. math::
         g = \frac{1}{n} \sum_{i=1}^{n} \frac{d_i}{\sigma_d} \, \delta_i, \qquad
@@ -33,16 +34,16 @@ class BacktrackingARS(Optimizer):
     :param seed: seed of every direction drawn
     :param n_updates: length of the search, for the schedule
     :param n_delta: number of directions an update; each costs two episodes
-    :param n_center: episodes of the iterate itself in each update; None for a quarter of ``n_delta``, but at least 2.
-        With less than 2, the search never goes back
+    :param n_center: episodes of the iterate itself in each update; None for a quarter of ``n_delta``, but at least 2
+        (0 where there is one direction). With less than 2, the search never goes back
     :param learning_rate: step size :math:`\alpha`, in units of the noise, or its start and end over the search
     :param delta_std: change of the actions by the noise, see :func:`~sb3_refine.policies.noise_scale.noise_scale`, or
         its start and end over the search
     :param momentum: m, from 0 to below 1
     :param clip: c, above 0: the largest difference that counts, in units of the median, so that a rare episode that
-        fails does not outweigh all other pairs; ``inf`` for differences as they are
-    :param tolerance: of two policies, one is clearly better if it is better by more than so many standard errors of the
-        difference; by more where these are from few episodes, as in Welch's t-test
+        fails does not outweigh all other pairs; None for differences as they are
+    :param tolerance: a difference of two policies is clear if Welch's t-test is as sure of it as of a difference of so
+        many standard errors of a normal distribution
     :raises RefineError: when an argument is out of range
     """
 
@@ -59,12 +60,13 @@ class BacktrackingARS(Optimizer):
         learning_rate: float | tuple[float, float] = (1.6, 0.8),
         delta_std: float | tuple[float, float] = (0.2, 0.1),
         momentum: float = 0.8,
-        clip: float = 3.0,
+        clip: float | None = 3.0,
         tolerance: float = 2.5,
     ):
         super().__init__(theta, seed, n_updates)
         check_count("n_delta", n_delta, 1, at_most=10**6)
-        n_center = min(n_delta, max(2, n_delta // 4)) if n_center is None else n_center
+        if n_center is None:
+            n_center = max(2, n_delta // 4) if n_delta > 1 else 0
         check_count("n_center", n_center, 0)
         if n_center > n_delta:
             raise RefineError(f"n_center: expected 0 to n_delta={n_delta}, got {n_center}")
@@ -72,7 +74,7 @@ class BacktrackingARS(Optimizer):
         check_schedule("delta_std", delta_std)
         if not 0 <= momentum < 1:
             raise RefineError(f"momentum: expected a number from 0 to below 1, got {momentum}")
-        if not clip > 0:
+        if clip is not None and not clip > 0:
             raise RefineError(f"clip: expected a number above 0, got {clip}")
         if not tolerance >= 0:
             raise RefineError(f"tolerance: expected a number of at least 0, got {tolerance}")
@@ -84,8 +86,7 @@ class BacktrackingARS(Optimizer):
         self._best_theta = self.theta.copy()
         self._best_center = self._original_center = np.empty(0)  # episodes of the best iterate and of the start point
         self._has_improved = False  # whether the best iterate is another than the start point
-        self._is_at_best = True
-        self._first_pairs = np.empty(0)  # episodes of the first pairs since the noise was halved
+        self._pairs_before = np.empty(0)  # means of the pairs that later ones are compared with
 
     @property
     def population_size(self) -> int:
@@ -102,31 +103,40 @@ class BacktrackingARS(Optimizer):
         return NoisePopulation(self.theta, self._std, [*keys[: self.n_center], *pairs], signs, self.seed)
 
     def _tell(self, population: Population, fitness: np.ndarray) -> None:
-        center, pairs = (part[np.isfinite(part)] for part in np.split(fitness, [self.n_center]))
-        if not self._first_pairs.size:
-            self._first_pairs = pairs
-        if self._is_at_best:
+        center, pairs = np.split(fitness, [self.n_center])
+        if self._is_iterate_given_up(_finite(center), _finite(pairs.reshape(-1, 2).mean(axis=1))):
+            self._go_back()
+        else:
+            self._step(pairs)
+
+    def _is_iterate_given_up(self, center: np.ndarray, pairs: np.ndarray) -> bool:
+        """Whether the search should go back, by the episodes of the iterate and the means of the pairs."""
+        if not self._pairs_before.size:
+            self._pairs_before = pairs
+        if np.array_equal(self.theta, self._best_theta):
             self._best_center = np.append(self._best_center, center)
             if not self._has_improved:
                 self._original_center = self._best_center
         elif self._is_better(center, self._best_center):
             self._best_theta, self._best_center, self._has_improved = self.theta.copy(), center, True
-        elif self._is_better(self._original_center, center) and not self._is_better(pairs, self._first_pairs):
-            self._go_back()
-            return
-        self._step(fitness[self.n_center :])
+        elif self._is_better(self._original_center, center):
+            if not self._is_better(pairs, self._pairs_before):
+                return True
+            self._pairs_before = pairs  # the next time, they must have improved again
+        return False
 
     def _is_better(self, first: np.ndarray, second: np.ndarray) -> bool:
         """Whether the mean of some episodes is clearly above that of others."""
         if min(first.size, second.size) < 2:
             return False
-        return bool(first.mean() - second.mean() > clear_difference(first, second, self.tolerance))
+        rounding = 1e-9 * abs(first.mean())
+        return bool(first.mean() - second.mean() > max(clear_difference(first, second, self.tolerance), rounding))
 
     def _go_back(self) -> None:
         self._n_halved += 1
         self._velocity[:] = 0
-        self.theta, self._is_at_best = self._best_theta.copy(), True
-        self._first_pairs = np.empty(0)
+        self.theta = self._best_theta.copy()
+        self._pairs_before = np.empty(0)
 
     def _step(self, fitness: np.ndarray) -> None:
         keys = noise_keys(self.seed, self.n_updates_done, self.n_delta)
@@ -136,7 +146,6 @@ class BacktrackingARS(Optimizer):
         step = learning_rate * self._std / math.sqrt(1 - self.momentum)
         with np.errstate(over="ignore", invalid="ignore"):  # the search checks its iterates
             self.theta = self.theta + np.float32(step) * self._velocity
-        self._is_at_best = False
 
     def _weights(self, fitness: np.ndarray) -> np.ndarray:
         return pair_weights(fitness, self.clip)
@@ -151,8 +160,7 @@ class BacktrackingARS(Optimizer):
             "best_center": self._best_center.copy(),
             "original_center": self._original_center.copy(),
             "has_improved": self._has_improved,
-            "is_at_best": self._is_at_best,
-            "first_pairs": self._first_pairs.copy(),
+            "pairs_before": self._pairs_before.copy(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -162,8 +170,11 @@ class BacktrackingARS(Optimizer):
         self._best_theta = state["best_theta"].copy()
         self._best_center, self._original_center = state["best_center"].copy(), state["original_center"].copy()
         self._has_improved = state["has_improved"]
-        self._is_at_best = state["is_at_best"]
-        self._first_pairs = state["first_pairs"].copy()
+        self._pairs_before = state["pairs_before"].copy()
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
 
 
 def clear_difference(first: np.ndarray, second: np.ndarray, tolerance: float) -> float:

@@ -118,7 +118,7 @@ def linear_schedule(start_end: float | tuple[float, float], progress: float) -> 
     :param progress: share of the updates done, in [0, 1)
     :return: the value at that point; the end itself is never reached
     """
-    start, end = (start_end, start_end) if isinstance(start_end, (int, float, np.number)) else start_end
+    start, end = (start_end, start_end) if np.ndim(start_end) == 0 else start_end
     return start + (end - start) * progress
 
 

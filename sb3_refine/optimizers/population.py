@@ -74,7 +74,7 @@ class NoisePopulation(Population):
 
     def describe(self, index: int) -> str:
         if self.signs[index] == 0:
-            return "the unperturbed policy"
+            return "the iterate"
         std = f"{self.signs[index] * self.std:+g}" if np.ndim(self.std) == 0 else f"{self.signs[index]:+g} std"
         number = list(dict.fromkeys(self.keys)).index(self.keys[index])
         return f"candidate {index}, the policy perturbed by {std} times direction {number}"
@@ -123,20 +123,20 @@ class ExplicitPopulation(Population):
         return super().describe(index) if self.names is None else self.names[index]
 
 
-def pair_weights(fitness: np.ndarray, clip: float = math.inf) -> np.ndarray:
+def pair_weights(fitness: np.ndarray, clip: float | None = None) -> np.ndarray:
     """
     Weights of antithetic pairs in a step whose size does not depend on the scale of the fitness: their differences,
     divided by the root mean square of these and by the number of pairs.
 
     :param fitness: of the candidates, shape ``(2 * n_pairs,)``: plus and minus of each pair; NaN for lost ones
     :param clip: the largest difference, in units of the median size of those that are not 0; larger ones are clipped,
-        so that a rare episode that fails does not outweigh all other pairs
+        so that a rare episode that fails does not outweigh all other pairs. None for differences as they are
     :return: shape ``(n_pairs,)``; 0 for a pair that lost a candidate
     """
     differences = fitness[0::2] - fitness[1::2]
     sizes = np.abs(differences[np.isfinite(differences)])
     if not sizes.any():
         return np.zeros(len(differences))
-    limit = clip * np.median(sizes[sizes > 0])
+    limit = math.inf if clip is None else clip * np.median(sizes[sizes > 0])
     size = math.sqrt(np.square(np.minimum(sizes, limit)).mean())
     return np.nan_to_num(np.clip(differences, -limit, limit)) / (len(differences) * size)

@@ -22,6 +22,7 @@ class ScaledOptimizer(Optimizer):
         super().__init__(start, optimizer.seed, optimizer.n_updates)
         self.optimizer, self._start = optimizer, self.theta.copy()
         self.scale = np.array(scale, dtype=np.float32)
+        self.episodes_per_candidate = optimizer.episodes_per_candidate
 
     @property
     def population_size(self) -> int:
