@@ -207,6 +207,24 @@ def test_observations_are_drawn_from_all_of_the_episodes():
     assert np.histogram(kept, bins=3, range=(0, 3000))[0].min() > 15
 
 
+def test_a_policy_with_a_state_sees_the_first_observations_in_their_order():
+    observing = calibration._Observing(lambda observation: observation, in_order=True)
+    for number in range(3000):
+        observing(np.array([number]))
+    assert np.concatenate(observing.observations).tolist() == list(range(100))
+
+
+@pytest.mark.slow
+def test_the_units_of_a_recurrent_agent_are_measured_on_steps_in_their_order(monkeypatch):
+    model = RecurrentPPO("MlpLstmPolicy", "Pendulum-v1", seed=0, device="cpu")
+    seen = []
+    monkeypatch.setattr(calibration, "noise_scale", lambda policy, parameters, batch: seen.append(batch) or 1.0)
+    Refiner(model, n_delta=2, n_workers=1, acceptance=False).learn(1)
+    angles = np.arctan2(seen[0][:, 1], seen[0][:, 0])
+    steps = np.abs((np.diff(angles) + np.pi) % (2 * np.pi) - np.pi)
+    assert steps.max() < 0.5, "a pendulum does not jump"
+
+
 def test_a_search_measures_its_units_on_episodes_that_count(made_agents):
     agent = load_agent("ppo", "Pendulum-v1", made_agents)
     refiner = Refiner(agent, optimizer="backtracking-ars:n_delta=2,n_center=2", n_workers=1, acceptance=False)

@@ -240,6 +240,12 @@ def test_a_scaled_optimizer_searches_changes_in_units_of_their_own():
     assert scaled.theta[0] == start[0], "a parameter without a scale stays"
 
 
+def test_a_scaled_optimizer_has_as_many_episodes_a_candidate_as_the_optimizer():
+    optimizer = BacktrackingARS(np.zeros(2), seed=0, n_updates=1)
+    optimizer.episodes_per_candidate = 3
+    assert ScaledOptimizer(optimizer, np.zeros(2), np.ones(2)).episodes_per_candidate == 3
+
+
 def backtracking(**kwargs):
     options = {"n_delta": 3, "n_center": 2, "learning_rate": 0.5, "delta_std": 0.3, "momentum": 0.6, **kwargs}
     return BacktrackingARS(np.ones(N_PARAMETERS), seed=5, n_updates=10, **options)

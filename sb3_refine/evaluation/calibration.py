@@ -14,6 +14,7 @@ from sb3_refine.evaluators import Evaluator, RolloutTask, SerialEvaluator
 from sb3_refine.optimizers import ExplicitPopulation, ScaledOptimizer
 from sb3_refine.policies.base import DeterministicPolicy
 from sb3_refine.policies.critic_gradient import critic_gradient
+from sb3_refine.policies.general import is_stateful
 from sb3_refine.policies.noise_scale import noise_scale
 from sb3_refine.policies.parameters import PolicyParameters
 
@@ -64,10 +65,11 @@ def observed_batch(
     :param task: its rollouts
     :param seeds: of the episodes
     :param on_episode: called after each episode
-    :return: observations from the episodes, as the policy sees them, and the environment steps
+    :return: observations from the episodes, as the policy sees them (the first ones, for a policy whose state runs
+        through the episode), and the environment steps
     :raises EpisodeError: when an episode fails
     """
-    policy = _Observing(task.policy)
+    policy = _Observing(task.policy, in_order=is_stateful(agent.model.policy))
     with SerialEvaluator(replace(task, policy=policy)) as observed:
         observed.on_episode = on_episode
         observed.evaluate(ExplicitPopulation([theta], names=["the unperturbed policy"]), [seeds])
@@ -77,10 +79,16 @@ def observed_batch(
 
 
 class _Observing(DeterministicPolicy):
-    """Keeps some of the observations that a policy acts on, each with the same probability."""
+    """
+    Keeps some of the observations that a policy acts on.
 
-    def __init__(self, policy: DeterministicPolicy):
-        self._policy = policy
+    :param policy: acts
+    :param in_order: whether to keep the first ones, as a policy whose state runs through the episode needs them; if
+        not, each observation is kept with the same probability
+    """
+
+    def __init__(self, policy: DeterministicPolicy, in_order: bool = False):
+        self._policy, self._in_order = policy, in_order
         self._rng = np.random.default_rng(0)
         self._n_seen = 0
         self.observations: list[Any] = []
@@ -91,7 +99,7 @@ class _Observing(DeterministicPolicy):
         place = int(self._rng.integers(self._n_seen))
         if len(self.observations) < _N_OBSERVATIONS:
             self.observations.append(deepcopy(observation))  # environments may reuse their arrays
-        elif place < _N_OBSERVATIONS:
+        elif place < _N_OBSERVATIONS and not self._in_order:
             self.observations[place] = deepcopy(observation)
         return self._policy(observation)
 

@@ -118,8 +118,8 @@ def linear_schedule(start_end: float | tuple[float, float], progress: float) -> 
     :param progress: share of the updates done, in [0, 1)
     :return: the value at that point; the end itself is never reached
     """
-    start, end = (start_end, start_end) if np.ndim(start_end) == 0 else start_end
-    return start + (end - start) * progress
+    start, end = np.broadcast_to(np.asarray(start_end, dtype=np.float64), 2)
+    return float(start + (end - start) * progress)
 
 
 def check_schedule(name: str, value: Any, allow_zero: bool = False) -> None:
