@@ -20,7 +20,7 @@ def make_distill_parser() -> Parser:
         description="Make a student: a policy of another architecture that learns an agent's deterministic actions, "
         "first from the agent's own episodes (behaviour cloning), then from episodes in which the student acts "
         "(DAgger). The student is saved as a PPO agent.",
-        epilog="example: sb3-refine distill --algo tqc --env Walker2DBulletEnv-v0 --student mlp:net_arch=[16,16]",
+        epilog="example: sb3-refine distill --algo tqc --env Walker2DBulletEnv-v0 --student 'mlp:net_arch=[16,16]'",
         allow_abbrev=False,
     )
     add_agent_options(parser)

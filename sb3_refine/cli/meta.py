@@ -40,7 +40,7 @@ def make_meta_parser() -> Parser:
         prog="sb3-refine meta",
         description="Meta-learning by evolution strategies (meta-es): search a distribution of actors and critics from "
         "which a few episodes in a new task suffice to adapt. The agent is of ddpg or td3.",
-        epilog="example: sb3-refine meta --algo td3 --env HalfCheetah-v4 --tasks goals.yml; then: sb3-refine adapt "
+        epilog="example: sb3-refine meta --algo td3 --env HalfCheetah-v3 --tasks goals.yml; then: sb3-refine adapt "
         "--algo td3 --env HalfCheetah-v4 -f meta-agents --task velocity:1.5",
         allow_abbrev=False,
     )
