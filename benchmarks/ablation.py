@@ -25,6 +25,7 @@ AGENTS = (
     "tqc MountainCarContinuous-v0",
     "ppo LunarLanderContinuous-v2",
     "dqn LunarLander-v2",
+    "ddpg HopperBulletEnv-v0",
     "a2c HopperBulletEnv-v0",
     "ppo Walker2DBulletEnv-v0",
     "ppo HopperBulletEnv-v0",
@@ -45,6 +46,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "noise that ends at a tenth": {"delta_std": (0.2, 0.02), "learning_rate": 1.6},
     "noise that does not decrease": {"delta_std": 0.2},
     "never goes back": {"n_center": 0, "n_delta": 18},
+    "goes back while the pairs improve": {"optimizer": "whatever-the-pairs"},
+    "eight episodes of the iterate": {"n_center": 8},
+    "guided-es": {"optimizer": "guided-es"},
     "ars": {"optimizer": "ars"},
     "openai-es": {"optimizer": "openai-es"},
     "pgpe": {"optimizer": "pgpe"},
@@ -72,7 +76,15 @@ class ByRanks(BacktrackingARS):
         return super()._weights(np.stack([plus, minus], axis=1).ravel())
 
 
+class WhateverThePairs(BacktrackingARS):
+    """Goes back wherever the iterate is clearly worse than the start point, even if the perturbed policies improve."""
+
+    def _is_iterate_given_up(self, center: np.ndarray, pairs: np.ndarray) -> bool:
+        return super()._is_iterate_given_up(center, pairs[:0])
+
+
 OPTIMIZERS["in-parameter-units"], OPTIMIZERS["by-ranks"] = InParameterUnits, ByRanks
+OPTIMIZERS["whatever-the-pairs"] = WhateverThePairs
 
 
 def run(agent: str, variant: str, seed: int, budget: int, test_episodes: int, options: Any) -> dict[str, Any]:
