@@ -46,7 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "noise that ends at a tenth": {"delta_std": (0.2, 0.02), "learning_rate": 1.6},
     "noise that does not decrease": {"delta_std": 0.2},
     "never goes back": {"n_center": 0, "n_delta": 18},
-    "goes back while the pairs improve": {"optimizer": "whatever-the-pairs"},
+    "goes back by the iterate only": {"optimizer": "by-the-iterate-only"},
     "eight episodes of the iterate": {"n_center": 8},
     "guided-es": {"optimizer": "guided-es"},
     "ars": {"optimizer": "ars"},
@@ -76,15 +76,15 @@ class ByRanks(BacktrackingARS):
         return super()._weights(np.stack([plus, minus], axis=1).ravel())
 
 
-class WhateverThePairs(BacktrackingARS):
-    """Goes back wherever the iterate is clearly worse than the start point, even if the perturbed policies improve."""
+class ByTheIterateOnly(BacktrackingARS):
+    """Goes back only where the iterate is clearly worse than the start point, whatever the policies around it."""
 
-    def _is_iterate_given_up(self, center: np.ndarray, pairs: np.ndarray) -> bool:
-        return super()._is_iterate_given_up(center, pairs[:0])
+    def _is_clearly_worse(self, center: np.ndarray, pairs: np.ndarray) -> bool:
+        return super()._is_clearly_worse(center, pairs[:0])
 
 
 OPTIMIZERS["in-parameter-units"], OPTIMIZERS["by-ranks"] = InParameterUnits, ByRanks
-OPTIMIZERS["whatever-the-pairs"] = WhateverThePairs
+OPTIMIZERS["by-the-iterate-only"] = ByTheIterateOnly
 
 
 def run(agent: str, variant: str, seed: int, budget: int, test_episodes: int, options: Any) -> dict[str, Any]:

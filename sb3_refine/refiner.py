@@ -562,9 +562,16 @@ class Refiner:
         return original
 
     def _calibrate(self, search: SearchState, evaluator: Evaluator) -> None:
-        """Measure what the optimizer has to know about the agent, unless a resumed search has that."""
-        optimizer = search.optimizer
-        if isinstance(optimizer, ScaledOptimizer) and optimizer.n_updates_done == 0:
+        """Tell the optimizer what it has to know about the agent, unless a resumed search has that."""
+        optimizer, n = search.optimizer, self.episodes_per_candidate
+        if optimizer.n_updates_done > 0:
+            return
+        if search.baseline is not None:
+            episodes = search.baseline.episodes
+            optimizer.tell_start(
+                self.objective.of_population([episodes[i : i + n] for i in range(0, len(episodes) - n + 1, n)])
+            )
+        if isinstance(optimizer, ScaledOptimizer):
             (seeds,) = search.take_seeds(self.seeds, [0], self.n_calibration_episodes)
             calibrate(optimizer, self.agent, self.parameters, evaluator, seeds)
             search.count(evaluator)

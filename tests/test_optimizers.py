@@ -316,7 +316,7 @@ def test_a_search_that_gets_worse_goes_back_and_halves_its_noise():
     optimizer = backtracking()
     update(optimizer, center=(10.0, 11.0))
     better = optimizer.theta.copy()
-    assert update(optimizer, center=(20.0, 21.0)).std == 0.3
+    assert update(optimizer, center=(40.0, 41.0)).std == 0.3
     assert not np.array_equal(optimizer.theta, better)
     update(optimizer, center=(-5.0, -4.0))
     assert np.array_equal(optimizer.theta, better)
@@ -402,40 +402,60 @@ def test_a_search_that_has_not_improved_goes_back_to_its_start_point():
     assert optimizer.ask().std == 0.15
 
 
-def test_a_search_whose_perturbed_policies_have_clearly_improved_does_not_go_back():
+def test_an_iterate_whose_perturbed_policies_are_clearly_better_is_the_best_one():
     optimizer = backtracking()
     update(optimizer, center=(10.0, 11.0), pairs=(-4.0, -1.0, -2.0, -5.0, -3.0, -3.0))
-    update(optimizer, center=(-5.0, -4.0), pairs=(0.0, 3.0, 2.0, -1.0, 1.0, 1.0))
-    assert not np.array_equal(optimizer.theta, np.ones(N_PARAMETERS))
-    assert optimizer.ask().std == 0.3
-
-
-def test_after_going_back_perturbed_policies_are_compared_with_those_of_the_halved_noise():
-    optimizer, first, better = backtracking(), (-9.0, -9.5) * 3, (2.0, 3.0) * 3
-    update(optimizer, center=(10.0, 11.0), pairs=first)
-    update(optimizer, center=(-5.0, -4.0), pairs=first)
-    assert update(optimizer, center=(10.0, 11.0), pairs=better).std == 0.15
-    update(optimizer, center=(-5.0, -4.0), pairs=better)
-    assert optimizer.ask().std == 0.075, "better than with the full noise, but not than at first with the half of it"
+    better = optimizer.theta
+    update(optimizer, center=(-15.0, -14.0), pairs=(10.0, 13.0, 12.0, 9.0, 11.0, 11.0))
+    assert np.array_equal(optimizer.state_dict()["best_theta"], better)
+    assert optimizer.ask().std == 0.3, "although the iterate itself is clearly worse than the start point"
 
 
 def test_perturbed_policies_that_improved_once_must_improve_again_to_keep_the_search_from_going_back():
-    optimizer, first, better = backtracking(n_delta=4), (-9.0, -9.5, -8.0, -8.5) * 2, (2.0, 3.0, 3.0, 4.0) * 2
+    optimizer, first, better = backtracking(n_delta=4), (-9.0, -9.5, -8.0, -8.5) * 2, (12.0, 13.0, 13.0, 14.0) * 2
     update(optimizer, center=(10.0, 11.0), pairs=first)
-    update(optimizer, center=(-5.0, -4.0), pairs=better)
-    assert update(optimizer, center=(-5.0, -4.0), pairs=better).std == 0.3
+    update(optimizer, center=(-15.0, -14.0), pairs=better)
+    assert update(optimizer, center=(-15.0, -14.0), pairs=better).std == 0.3
     assert optimizer.ask().std == 0.15
+
+
+def test_a_search_whose_perturbed_policies_get_clearly_worse_goes_back_to_where_they_were_best():
+    optimizer, first, better = backtracking(n_delta=4), (-9.0, -9.5, -8.0, -8.5) * 2, (12.0, 13.0, 13.0, 14.0) * 2
+    update(optimizer, center=(10.0, 11.0), pairs=first)
+    best = optimizer.theta
+    update(optimizer, center=(10.0, 11.0), pairs=better)
+    update(optimizer, center=(10.0, 11.0), pairs=first)
+    assert np.array_equal(optimizer.theta, best)
+    assert optimizer.ask().std == 0.15
+
+
+def test_after_going_back_perturbed_policies_are_compared_with_those_of_the_halved_noise():
+    optimizer, full_noise, half = backtracking(n_delta=4), (2.0, 3.0, 4.0, 3.0) * 2, (-9.0, -9.5, -8.0, -8.5) * 2
+    update(optimizer, center=(10.0, 11.0), pairs=full_noise)
+    update(optimizer, center=(-15.0, -14.0), pairs=full_noise)
+    for _ in range(3):
+        assert update(optimizer, center=(10.0, 11.0), pairs=half).std == 0.15
 
 
 def test_perturbed_policies_are_compared_by_pairs_as_both_of_a_pair_share_their_seeds():
     """With sixteen episodes, the difference would be clear; there are eight independent ones."""
     first = np.repeat([0.0, 1.0] * 4, 2)
     first[0] += 0.001  # so that the search makes a step
-    optimizer = backtracking(n_delta=8)
+    optimizer = backtracking(n_delta=8, tolerance=2.5)
     update(optimizer, center=(10.0, 11.0), pairs=first)
     shift = (clear_difference(first, first, 2.5) + clear_difference(first[::2], first[::2], 2.5)) / 2
-    update(optimizer, center=(-5.0, -4.0), pairs=first + shift)
-    assert optimizer.ask().std == 0.15
+    update(optimizer, center=(10.0, 11.0), pairs=first - shift)
+    assert optimizer.ask().std == 0.3
+
+
+def test_the_start_point_is_compared_by_all_its_episodes_also_those_from_before_the_search():
+    told, untold = backtracking(), backtracking()
+    told.tell_start(np.array([7.0, 8.0, 9.0, 8.0, np.nan, 7.5]))
+    for optimizer, std in ((told, 0.3), (untold, 0.15)):
+        update(optimizer, center=(10.0, 10.0))
+        update(optimizer, center=(7.0, 7.0))
+        assert optimizer.ask().std == std
+    assert told.state_dict()["start_center"].tolist() == [7.0, 8.0, 9.0, 8.0, 7.5, 10.0, 10.0]
 
 
 def test_equal_returns_do_not_differ_by_rounding():
@@ -453,7 +473,7 @@ def test_a_policy_that_did_not_move_is_not_compared_with_itself():
     optimizer = backtracking()
     update(optimizer, center=(10.0, 11.0), pairs=(1.0,) * 6)
     update(optimizer, center=(-5.0, -4.0), pairs=(1.0,) * 6)
-    assert optimizer.state_dict()["original_center"].tolist() == [10.0, 11.0, -5.0, -4.0]
+    assert optimizer.state_dict()["start_center"].tolist() == [10.0, 11.0, -5.0, -4.0]
     assert optimizer.ask().std == 0.3
 
 

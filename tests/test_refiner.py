@@ -108,6 +108,15 @@ def test_the_search_never_sees_the_seeds_it_is_judged_on(demo, monkeypatch):
     assert not judged_on & {seed for seeds in seen for (seed,) in seeds}
 
 
+def test_the_search_knows_the_validation_episodes_of_the_original(demo):
+    refiner = Refiner(demo, n_delta=2, episodes_per_candidate=2, n_eval_episodes=20, backend="serial").learn(
+        n_updates=1
+    )
+    returns = [episode.episode_return for episode in refiner.search.baseline.episodes]
+    known = refiner.search.optimizer.optimizer.state_dict()["start_center"]
+    assert known[:-2].tolist() == pytest.approx(np.reshape(returns, (-1, 2)).mean(axis=1))
+
+
 def test_antithetic_pairs_share_their_seed_and_updates_do_not(demo, monkeypatch):
     seen = evaluated_seeds(monkeypatch)
     Refiner(demo, **FAST).learn(n_updates=3)

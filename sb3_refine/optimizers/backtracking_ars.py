@@ -16,10 +16,10 @@ class BacktrackingARS(Optimizer):
     r"""
     Augmented Random Search (https://arxiv.org/abs/1803.07055) with momentum, and with noise that is measured by how
     much it changes the actions and is large at first. In each update, the iterate itself runs on the seeds of some of
-    the pairs. An iterate that is clearly worse than the start point is given up, unless the perturbed policies have
-    clearly improved: the search goes back to the last iterate that was clearly better than those before, or to the
-    start point, and goes on with half of the noise and of the step. So agents that need large noise get it, and agents
-    that break under it get less.
+    the pairs. An iterate is the best one if it, or the policies around it, are clearly better than those of the best
+    one before. Where the policies around an iterate are clearly worse than those around the best one, or the iterate
+    is clearly worse than the start point, the search goes back to the best iterate, and goes on with half of the noise
+    and of the step. So agents that need large noise get it, and agents that break under it get less.
 
     .. math::
         g = \frac{1}{n} \sum_{i=1}^{n} \frac{d_i}{\sigma_d} \, \delta_i, \qquad
@@ -61,7 +61,7 @@ class BacktrackingARS(Optimizer):
         delta_std: float | tuple[float, float] = (0.2, 0.1),
         momentum: float = 0.8,
         clip: float | None = 3.0,
-        tolerance: float = 2.5,
+        tolerance: float = 3.0,
     ):
         super().__init__(theta, seed, n_updates)
         check_count("n_delta", n_delta, 1, at_most=10**6)
@@ -84,9 +84,9 @@ class BacktrackingARS(Optimizer):
         self._velocity: np.ndarray = np.zeros_like(self.theta)
         self._n_halved = 0
         self._best_theta = self.theta.copy()
-        self._best_center = self._original_center = np.empty(0)  # episodes of the best iterate and of the start point
+        self._best_center = self._start_center = np.empty(0)  # fitness of the best iterate and of the start point
+        self._best_pairs = np.empty(0)  # means of the pairs around the best iterate, with the noise of now
         self._has_improved = False  # whether the best iterate is another than the start point
-        self._pairs_before = np.empty(0)  # means of the pairs that later ones are compared with
 
     @property
     def population_size(self) -> int:
@@ -96,6 +96,10 @@ class BacktrackingARS(Optimizer):
     def _std(self) -> float:
         return linear_schedule(self.delta_std, self.n_updates_done / self.n_updates) / 2**self._n_halved
 
+    def tell_start(self, fitness: np.ndarray) -> None:
+        """:param fitness: see :meth:`Optimizer.tell_start`"""
+        self._best_center = self._start_center = _finite(np.asarray(fitness, dtype=np.float64))
+
     def _ask(self) -> Population:
         keys = noise_keys(self.seed, self.n_updates_done, self.n_delta)
         pairs = np.repeat(keys, 2).tolist()
@@ -104,26 +108,32 @@ class BacktrackingARS(Optimizer):
 
     def _tell(self, population: Population, fitness: np.ndarray) -> None:
         center, pairs = np.split(fitness, [self.n_center])
-        if self._is_iterate_given_up(_finite(center), _finite(pairs.reshape(-1, 2).mean(axis=1))):
+        if self._is_clearly_worse(_finite(center), _finite(pairs.reshape(-1, 2).mean(axis=1))):
             self._go_back()
         else:
             self._step(pairs)
 
-    def _is_iterate_given_up(self, center: np.ndarray, pairs: np.ndarray) -> bool:
-        """Whether the search should go back, by the episodes of the iterate and the means of the pairs."""
-        if not self._pairs_before.size:
-            self._pairs_before = pairs
+    def _is_clearly_worse(self, center: np.ndarray, pairs: np.ndarray) -> bool:
+        """
+        Note the best iterate.
+
+        :param center: fitness of the iterate
+        :param pairs: means of the pairs around the iterate: the policies of a pair share their seeds
+        :return: whether the search should go back
+        """
         if np.array_equal(self.theta, self._best_theta):
-            self._best_center = np.append(self._best_center, center)
+            self._best_center, self._best_pairs = (
+                np.append(self._best_center, center),
+                np.append(self._best_pairs, pairs),
+            )
             if not self._has_improved:
-                self._original_center = self._best_center
-        elif self._is_better(center, self._best_center):
-            self._best_theta, self._best_center, self._has_improved = self.theta.copy(), center, True
-        elif self._is_better(self._original_center, center):
-            if not self._is_better(pairs, self._pairs_before):
-                return True
-            self._pairs_before = pairs  # the next time, they must have improved again
-        return False
+                self._start_center = self._best_center
+            return False
+        if self._is_better(pairs, self._best_pairs) or self._is_better(center, self._best_center):
+            self._best_theta, self._has_improved = self.theta.copy(), True
+            self._best_center, self._best_pairs = center, pairs
+            return False
+        return self._is_better(self._best_pairs, pairs) or self._is_better(self._start_center, center)
 
     def _is_better(self, first: np.ndarray, second: np.ndarray) -> bool:
         """Whether the mean of some episodes is clearly above that of others."""
@@ -136,7 +146,7 @@ class BacktrackingARS(Optimizer):
         self._n_halved += 1
         self._velocity[:] = 0
         self.theta = self._best_theta.copy()
-        self._pairs_before = np.empty(0)
+        self._best_pairs = np.empty(0)
 
     def _step(self, fitness: np.ndarray) -> None:
         keys = noise_keys(self.seed, self.n_updates_done, self.n_delta)
@@ -158,9 +168,9 @@ class BacktrackingARS(Optimizer):
             "n_halved": self._n_halved,
             "best_theta": self._best_theta.copy(),
             "best_center": self._best_center.copy(),
-            "original_center": self._original_center.copy(),
+            "best_pairs": self._best_pairs.copy(),
+            "start_center": self._start_center.copy(),
             "has_improved": self._has_improved,
-            "pairs_before": self._pairs_before.copy(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -168,9 +178,8 @@ class BacktrackingARS(Optimizer):
         super().load_state_dict(state)
         self._velocity, self._n_halved = state["velocity"].copy(), state["n_halved"]
         self._best_theta = state["best_theta"].copy()
-        self._best_center, self._original_center = state["best_center"].copy(), state["original_center"].copy()
-        self._has_improved = state["has_improved"]
-        self._pairs_before = state["pairs_before"].copy()
+        self._best_center, self._best_pairs = state["best_center"].copy(), state["best_pairs"].copy()
+        self._start_center, self._has_improved = state["start_center"].copy(), state["has_improved"]
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

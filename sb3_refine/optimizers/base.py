@@ -72,6 +72,13 @@ class Optimizer(ABC):
     def population_size(self) -> int:
         """Number of candidates in the next update."""
 
+    def tell_start(self, fitness: np.ndarray) -> None:  # noqa: B027 - most optimizers have no use for it
+        """
+        Called before the first update, where the start point has been run already.
+
+        :param fitness: of the start point, one for each of some seeds that belong to no update
+        """
+
     def ask(self) -> Population:
         """:return: the candidates of this update"""
         if self._asked is not None:

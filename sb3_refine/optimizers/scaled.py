@@ -28,6 +28,10 @@ class ScaledOptimizer(Optimizer):
     def population_size(self) -> int:
         return self.optimizer.population_size
 
+    def tell_start(self, fitness: np.ndarray) -> None:
+        """:param fitness: see :meth:`Optimizer.tell_start`"""
+        self.optimizer.tell_start(fitness)
+
     def _ask(self) -> Population:
         return ScaledPopulation(self.optimizer.ask(), self._start, self.scale)
 
