@@ -87,7 +87,7 @@ def test_no_acceptance_saves_the_last_iterate_unchecked(made_agents, tmp_path, r
 def test_a_dry_run_shows_the_plan_and_writes_nothing(made_agents, tmp_path, run):
     done = run("--algo", "td3", "--env", ENV_ID, "-f", made_agents, "-o", tmp_path / "out", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "64 updates of 40 rollouts: 2,560 rollouts, up to 448 held-out episodes" in done.stdout
+    assert "64 updates of 36 rollouts: 2,304 rollouts, up to 448 held-out episodes" in done.stdout
     assert re.search(r"two episodes of the agent: returns -?\d+\.\d and -?\d+\.\d, 400 steps", done.stdout)
     assert re.search(r"would take about \d+ (seconds|minutes) at this pace; nothing was written", done.stdout)
     assert not (tmp_path / "out").exists()
@@ -95,8 +95,8 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(made_agents, tmp_path, run)
 
 def test_a_budget_is_a_number_of_rollouts(made_agents, run):
     arguments = ["--algo", "td3", "--env", ENV_ID, "-f", made_agents, "--dry-run"]
-    assert "8 updates of 40 rollouts" in run(*arguments, "--budget", "323").stdout, "3 episodes measure the noise"
-    assert "7 updates of 40 rollouts" in run(*arguments, "--budget", "322").stdout
+    assert "8 updates of 36 rollouts" in run(*arguments, "--budget", "291").stdout, "3 episodes measure the noise"
+    assert "7 updates of 36 rollouts" in run(*arguments, "--budget", "290").stdout
     assert "200 updates of 128 rollouts" in run(*arguments, "--preset", "paper").stdout
 
 
