@@ -45,7 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "half of the noise": {"delta_std": (0.1, 0.05)},
     "noise that ends at a tenth": {"delta_std": (0.2, 0.02), "learning_rate": 1.6},
     "noise that does not decrease": {"delta_std": 0.2},
-    "never goes back": {"n_center": 0, "n_delta": 18},
+    "never goes back": {"n_center": 0, "n_delta": 18, "tolerance": 1e9},
     "goes back by the iterate only": {"optimizer": "by-the-iterate-only"},
     "eight episodes of the iterate": {"n_center": 8},
     "guided-es": {"optimizer": "guided-es"},

@@ -429,6 +429,23 @@ def test_a_search_whose_perturbed_policies_get_clearly_worse_goes_back_to_where_
     assert optimizer.ask().std == 0.15
 
 
+def test_without_episodes_of_the_iterate_the_perturbed_policies_alone_are_compared():
+    optimizer, first, worse = (
+        backtracking(n_delta=4, n_center=0),
+        (2.0, 3.0, 4.0, 3.0) * 2,
+        (-9.0, -9.5, -8.0, -8.5) * 2,
+    )
+    update(optimizer, center=(), pairs=first)
+    assert update(optimizer, center=(), pairs=worse).std == 0.3
+    assert optimizer.ask().std == 0.15
+
+
+def test_a_search_with_a_very_large_tolerance_never_goes_back():
+    optimizer = backtracking(tolerance=1e9)
+    for center in ((10.0, 11.0), (-500.0, -501.0), (-500.0, -501.0)):
+        assert update(optimizer, center).std == 0.3
+
+
 def test_after_going_back_perturbed_policies_are_compared_with_those_of_the_halved_noise():
     optimizer, full_noise, half = backtracking(n_delta=4), (2.0, 3.0, 4.0, 3.0) * 2, (-9.0, -9.5, -8.0, -8.5) * 2
     update(optimizer, center=(10.0, 11.0), pairs=full_noise)

@@ -35,7 +35,7 @@ class BacktrackingARS(Optimizer):
     :param n_updates: length of the search, for the schedule
     :param n_delta: number of directions an update; each costs two episodes
     :param n_center: episodes of the iterate itself in each update; None for a quarter of ``n_delta``, but at least 2
-        (0 where there is one direction). With less than 2, the search never goes back
+        (0 where there is one direction). With less than 2, only the policies around the iterates are compared
     :param learning_rate: step size :math:`\alpha`, in units of the noise, or its start and end over the search
     :param delta_std: change of the actions by the noise, see :func:`~sb3_refine.policies.noise_scale.noise_scale`, or
         its start and end over the search
