@@ -79,8 +79,8 @@ class ByRanks(BacktrackingARS):
 class ByTheIterateOnly(BacktrackingARS):
     """Goes back only where the iterate is clearly worse than the start point, whatever the policies around it."""
 
-    def _is_clearly_worse(self, center: np.ndarray, pairs: np.ndarray) -> bool:
-        return super()._is_clearly_worse(center, pairs[:0])
+    def _has_become_worse(self, center: np.ndarray, pairs: np.ndarray) -> bool:
+        return super()._has_become_worse(center, pairs[:0])
 
 
 OPTIMIZERS["in-parameter-units"], OPTIMIZERS["by-ranks"] = InParameterUnits, ByRanks

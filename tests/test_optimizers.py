@@ -466,13 +466,13 @@ def test_perturbed_policies_are_compared_by_pairs_as_both_of_a_pair_share_their_
 
 
 def test_the_start_point_is_compared_by_all_its_episodes_also_those_from_before_the_search():
-    told, untold = backtracking(), backtracking()
-    told.tell_start(np.array([7.0, 8.0, 9.0, 8.0, np.nan, 7.5]))
-    for optimizer, std in ((told, 0.3), (untold, 0.15)):
+    first, second = backtracking(), backtracking()
+    first.tell_start(np.array([7.0, 8.0, 9.0, 8.0, np.nan, 7.5]))
+    for optimizer, std in ((first, 0.3), (second, 0.15)):
         update(optimizer, center=(10.0, 10.0))
         update(optimizer, center=(7.0, 7.0))
         assert optimizer.ask().std == std
-    assert told.state_dict()["start_center"].tolist() == [7.0, 8.0, 9.0, 8.0, 7.5, 10.0, 10.0]
+    assert first.state_dict()["start_center"].tolist() == [7.0, 8.0, 9.0, 8.0, 7.5, 10.0, 10.0]
 
 
 def test_equal_returns_do_not_differ_by_rounding():

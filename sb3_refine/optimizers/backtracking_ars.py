@@ -108,24 +108,22 @@ class BacktrackingARS(Optimizer):
 
     def _tell(self, population: Population, fitness: np.ndarray) -> None:
         center, pairs = np.split(fitness, [self.n_center])
-        if self._is_clearly_worse(_finite(center), _finite(pairs.reshape(-1, 2).mean(axis=1))):
+        if self._has_become_worse(_finite(center), _finite(pairs.reshape(-1, 2).mean(axis=1))):
             self._go_back()
         else:
             self._step(pairs)
 
-    def _is_clearly_worse(self, center: np.ndarray, pairs: np.ndarray) -> bool:
+    def _has_become_worse(self, center: np.ndarray, pairs: np.ndarray) -> bool:
         """
-        Note the best iterate.
+        Compare the iterate with the best one, whose place it takes if it is better, and with the start point.
 
         :param center: fitness of the iterate
         :param pairs: means of the pairs around the iterate: the policies of a pair share their seeds
         :return: whether the search should go back
         """
         if np.array_equal(self.theta, self._best_theta):
-            self._best_center, self._best_pairs = (
-                np.append(self._best_center, center),
-                np.append(self._best_pairs, pairs),
-            )
+            self._best_center = np.append(self._best_center, center)
+            self._best_pairs = np.append(self._best_pairs, pairs)
             if not self._has_improved:
                 self._start_center = self._best_center
             return False
