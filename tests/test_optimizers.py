@@ -429,6 +429,31 @@ def test_a_search_whose_perturbed_policies_get_clearly_worse_goes_back_to_where_
     assert optimizer.ask().std == 0.15
 
 
+LOW, HIGH = (-9.0, -9.5, -8.0, -8.5) * 2, (10.0, 11.0, 10.5, 11.5) * 2
+
+
+@pytest.mark.parametrize(("pairs", "patience", "n_updates"), [(LOW, 5, 5), (LOW, 2, 2), (LOW, None, 9), (HIGH, 5, 9)])
+def test_a_search_that_waits_for_an_improvement_goes_back_where_perturbed_policies_are_worse_than_the_start(
+    pairs, patience, n_updates
+):
+    optimizer = backtracking(n_delta=4, patience=patience)
+    update(optimizer, center=(10.0, 11.0), pairs=pairs)
+    for _ in range(n_updates):
+        assert update(optimizer, center=(10.0, 11.0), pairs=pairs).std == 0.3
+    assert np.array_equal(optimizer.theta, np.ones(N_PARAMETERS)) == (n_updates < 9)
+    assert optimizer.state_dict()["n_halved"] == (n_updates < 9)
+
+
+def test_a_search_waits_anew_after_each_improvement_and_each_time_that_it_has_gone_back():
+    optimizer = backtracking(n_delta=4, patience=3)
+    update(optimizer, center=(10.0, 11.0), pairs=LOW)
+    for center in [(10.0, 11.0)] * 2 + [(40.0, 41.0)] * 4:
+        assert update(optimizer, center, pairs=LOW).std == 0.3
+    for center in [(40.0, 41.0)] * 4:
+        assert update(optimizer, center, pairs=LOW).std == 0.15
+    assert optimizer.ask().std == 0.075
+
+
 def test_without_episodes_of_the_iterate_the_perturbed_policies_alone_are_compared():
     optimizer, first, worse = (
         backtracking(n_delta=4, n_center=0),
@@ -546,6 +571,7 @@ def test_an_iterate_that_cannot_be_compared_is_not_given_up(center):
         ({"momentum": 1.0}, "momentum: expected a number from 0 to below 1, got 1.0"),
         ({"clip": 0.0}, "clip: expected a number above 0, got 0.0"),
         ({"tolerance": -1.0}, "tolerance: expected a number of at least 0, got -1.0"),
+        ({"patience": 0}, "patience: expected"),
         ({"delta_std": (0.1, 0.2, 0.3)}, "delta_std: expected a positive number or a start and an end"),
         ({"learning_rate": 0.0}, "learning_rate: expected a positive number or a start and an end, got 0.0"),
     ],
