@@ -232,7 +232,7 @@ def test_the_cache_serves_without_a_connection(hub, client, offline, home, nowhe
 def test_an_agent_outside_the_cache_needs_a_connection(hub, offline, client, home, nowhere):
     line = f"its cache has no complete copy of sb3/ppo-{ENV_ID}; check the connection"
     refused = offline.refused(f"load_agent('ppo', {ENV_ID!r}, 'no-folder')")
-    assert refused.startswith("folder: there is no folder no-folder; name the Zoo's log folder with -f; the agent is")
+    assert refused.startswith("folder: there is no folder no-folder; name the Zoo's log folder with -f; the agent was")
     assert "the Hub cannot be reached (" in refused
     assert line in refused
     hub.status = 503
@@ -335,7 +335,7 @@ def test_without_the_client_only_the_folder_is_searched(made_agents, monkeypatch
     with pytest.raises(RefineError) as error:
         load_agent("a2c", "Pendulun-v1", made_agents)
     assert re.fullmatch(
-        r"no agent a2c/Pendulun-v1 in .* \(did you mean Pendulum-v1\?\); the agent is not on the Hub either: "
+        r"no agent a2c/Pendulun-v1 in .* \(did you mean Pendulum-v1\?\); the agent was not loaded from the Hub either: "
         r"the Hub needs huggingface_hub; pip install 'sb3-refine\[hub\]'",
         str(error.value),
     )

@@ -64,7 +64,7 @@ def find_agent(
         try:
             return pull(algo, env)
         except RefineError as error:
-            raise RefineError(f"{missing}; the agent is not on the Hub either: {error}") from error
+            raise RefineError(f"{missing}; the agent was not loaded from the Hub either: {error}") from error
 
 
 def pull(
