@@ -429,29 +429,38 @@ def test_a_search_whose_perturbed_policies_get_clearly_worse_goes_back_to_where_
     assert optimizer.ask().std == 0.15
 
 
-LOW, HIGH = (-9.0, -9.5, -8.0, -8.5) * 2, (10.0, 11.0, 10.5, 11.5) * 2
+LOW, A_LITTLE_BETTER = np.array([-9.0, -9.5, -8.0, -8.5] * 2), np.array([-8.9, -9.4, -7.9, -8.4] * 2)
+HIGH = np.array([10.0, 11.0, 10.5, 11.5] * 2)
+START, BETTER = (10.0, 11.0), (40.0, 41.0)
 
 
-@pytest.mark.parametrize(("pairs", "patience", "n_updates"), [(LOW, 5, 5), (LOW, 2, 2), (LOW, None, 9), (HIGH, 5, 9)])
-def test_a_search_that_waits_for_an_improvement_goes_back_where_perturbed_policies_are_worse_than_the_start(
-    pairs, patience, n_updates
-):
+@pytest.mark.parametrize("patience", [1, 5])
+def test_noise_is_halved_where_it_has_improved_nothing_after_some_updates_and_breaks_the_agent(patience):
     optimizer = backtracking(n_delta=4, patience=patience)
-    update(optimizer, center=(10.0, 11.0), pairs=pairs)
-    for _ in range(n_updates):
-        assert update(optimizer, center=(10.0, 11.0), pairs=pairs).std == 0.3
-    assert np.array_equal(optimizer.theta, np.ones(N_PARAMETERS)) == (n_updates < 9)
-    assert optimizer.state_dict()["n_halved"] == (n_updates < 9)
+    update(optimizer, START, LOW)
+    for _ in range(patience):
+        assert update(optimizer, START, LOW).std == 0.3
+    assert np.array_equal(optimizer.theta, np.ones(N_PARAMETERS))
+    for _ in range(patience + 1):
+        assert update(optimizer, START, LOW).std == 0.15
+    assert optimizer.ask().std == 0.075, "and again"
 
 
-def test_a_search_waits_anew_after_each_improvement_and_each_time_that_it_has_gone_back():
-    optimizer = backtracking(n_delta=4, patience=3)
-    update(optimizer, center=(10.0, 11.0), pairs=LOW)
-    for center in [(10.0, 11.0)] * 2 + [(40.0, 41.0)] * 4:
-        assert update(optimizer, center, pairs=LOW).std == 0.3
-    for center in [(40.0, 41.0)] * 4:
-        assert update(optimizer, center, pairs=LOW).std == 0.15
-    assert optimizer.ask().std == 0.075
+@pytest.mark.parametrize(
+    ("first", "later", "center", "patience"),
+    [
+        (LOW, A_LITTLE_BETTER, START, 2),
+        (HIGH, HIGH, START, 2),
+        (LOW, LOW, BETTER, 2),
+        (LOW, LOW, START, None),
+    ],
+    ids=["it rises", "it does not break the agent", "an iterate is better", "no limit"],
+)
+def test_noise_stays_where(first, later, center, patience):
+    optimizer = backtracking(n_delta=4, patience=patience)
+    update(optimizer, START, first)
+    for _ in range(8):
+        assert update(optimizer, center, later).std == 0.3
 
 
 def test_without_episodes_of_the_iterate_the_perturbed_policies_alone_are_compared():

@@ -19,9 +19,9 @@ class BacktrackingARS(Optimizer):
     the pairs. An iterate is the best one if it, or the policies around it, are clearly better than those of the best
     one before. Where the policies around an iterate are clearly worse than those around the best one, or the iterate
     is clearly worse than the start point, the search goes back to the best iterate, and goes on with half of the noise
-    and of the step. The same where for some updates nothing clearly improves, while the policies around the iterates
-    are clearly worse than the start point. So agents that need large noise get it, and agents that break under it get
-    less.
+    and of the step. The same where some updates have improved nothing: no iterate is clearly better than the start
+    point, the policies around the iterates are clearly worse, and on average no better than in the first update. So
+    agents that need large noise get it, and agents that break under it get less.
 
     .. math::
         g = \frac{1}{n} \sum_{i=1}^{n} \frac{d_i}{\sigma_d} \, \delta_i, \qquad
@@ -46,8 +46,7 @@ class BacktrackingARS(Optimizer):
         fails does not outweigh all other pairs; None for differences as they are
     :param tolerance: a difference of two policies is clear if Welch's t-test is as sure of it as of a difference of so
         many standard errors of a normal distribution
-    :param patience: updates without a clear improvement after which the search goes back, unless the policies around
-        the iterate are as good as the start point; None for no such limit
+    :param patience: number of updates without any improvement after which the search goes back; None for no limit
     :raises RefineError: when an argument is out of range
     """
 
@@ -90,7 +89,9 @@ class BacktrackingARS(Optimizer):
         self.momentum, self.clip, self.tolerance, self.patience = momentum, clip, tolerance, patience
         self._velocity: np.ndarray = np.zeros_like(self.theta)
         self._n_halved = 0
-        self._n_waited = 0  # updates since something has clearly improved, or since the search went back
+        self._later_means: list[
+            float
+        ] = []  # of the pairs around iterates other than the start point, until one is better
         self._best_theta = self.theta.copy()
         self._best_center = self._start_center = np.empty(0)  # fitness of the best iterate and of the start point
         self._best_pairs = np.empty(0)  # means of the pairs around the best iterate, with the noise of now
@@ -137,14 +138,23 @@ class BacktrackingARS(Optimizer):
             return False
         if self._is_better(pairs, self._best_pairs) or self._is_better(center, self._best_center):
             self._best_theta, self._has_improved = self.theta.copy(), True
-            self._best_center, self._best_pairs, self._n_waited = center, pairs, 0
+            self._best_center, self._best_pairs = center, pairs
             return False
-        self._n_waited += 1
-        has_waited = self.patience is not None and self._n_waited >= self.patience
         return (
             self._is_better(self._best_pairs, pairs)
             or self._is_better(self._start_center, center)
-            or (has_waited and self._is_better(self._start_center, pairs))
+            or self._improves_nothing(pairs)
+        )
+
+    def _improves_nothing(self, pairs: np.ndarray) -> bool:
+        """Whether the noise is too large: after some updates, it only makes policies worse."""
+        if self.patience is None or self._has_improved or min(pairs.size, self._best_pairs.size) == 0:
+            return False
+        self._later_means.append(float(pairs.mean()))
+        return (
+            len(self._later_means) >= self.patience
+            and np.mean(self._later_means) <= self._best_pairs.mean()
+            and self._is_better(self._start_center, pairs)
         )
 
     def _is_better(self, first: np.ndarray, second: np.ndarray) -> bool:
@@ -156,7 +166,7 @@ class BacktrackingARS(Optimizer):
 
     def _go_back(self) -> None:
         self._n_halved += 1
-        self._n_waited = 0
+        self._later_means = []
         self._velocity[:] = 0
         self.theta = self._best_theta.copy()
         self._best_pairs = np.empty(0)
@@ -179,22 +189,22 @@ class BacktrackingARS(Optimizer):
             **super().state_dict(),
             "velocity": self._velocity.copy(),
             "n_halved": self._n_halved,
-            "n_waited": self._n_waited,
             "best_theta": self._best_theta.copy(),
             "best_center": self._best_center.copy(),
             "best_pairs": self._best_pairs.copy(),
             "start_center": self._start_center.copy(),
             "has_improved": self._has_improved,
+            "later_means": list(self._later_means),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """:param state: see :meth:`Optimizer.load_state_dict`"""
         super().load_state_dict(state)
-        self._velocity = state["velocity"].copy()
-        self._n_halved, self._n_waited = state["n_halved"], state["n_waited"]
+        self._velocity, self._n_halved = state["velocity"].copy(), state["n_halved"]
         self._best_theta = state["best_theta"].copy()
         self._best_center, self._best_pairs = state["best_center"].copy(), state["best_pairs"].copy()
         self._start_center, self._has_improved = state["start_center"].copy(), state["has_improved"]
+        self._later_means = list(state["later_means"])
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
