@@ -47,7 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "half of the noise": {"delta_std": (0.1, 0.05)},
     "noise that ends at a tenth": {"delta_std": (0.2, 0.02), "learning_rate": 1.6},
     "noise that does not decrease": {"delta_std": 0.2},
-    "never goes back": {"n_center": 0, "n_delta": 18, "tolerance": 1e9},
+    "never goes back": {"optimizer": "never-goes-back", "n_center": 0, "n_delta": 18},
     "goes back by the iterate only": {"optimizer": "by-the-iterate-only"},
     "without patience": {"patience": None},
     "eight episodes of the iterate": {"n_center": 8},
@@ -82,12 +82,19 @@ class ByRanks(BacktrackingARS):
 class ByTheIterateOnly(BacktrackingARS):
     """Goes back only where the iterate is clearly worse than the start point, whatever the policies around it."""
 
-    def _has_become_worse(self, center: np.ndarray, pairs: np.ndarray) -> bool:
-        return super()._has_become_worse(center, pairs[:0])
+    def _should_go_back(self, center: np.ndarray, pairs: np.ndarray) -> bool:
+        return super()._should_go_back(center, pairs[:0])
+
+
+class NeverGoesBack(BacktrackingARS):
+    """Whatever happens."""
+
+    def _should_go_back(self, center: np.ndarray, pairs: np.ndarray) -> bool:
+        return False
 
 
 OPTIMIZERS["in-parameter-units"], OPTIMIZERS["by-ranks"] = InParameterUnits, ByRanks
-OPTIMIZERS["by-the-iterate-only"] = ByTheIterateOnly
+OPTIMIZERS["by-the-iterate-only"], OPTIMIZERS["never-goes-back"] = ByTheIterateOnly, NeverGoesBack
 
 
 def run(agent: str, variant: str, seed: int, budget: int, test_episodes: int, options: Any) -> dict[str, Any]:

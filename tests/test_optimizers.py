@@ -463,6 +463,69 @@ def test_noise_stays_where(first, later, center, patience):
         assert update(optimizer, center, later).std == 0.3
 
 
+def test_noise_stays_where_perturbed_policies_have_been_better_on_average():
+    optimizer = backtracking(n_delta=4, patience=2)
+    for pairs in (LOW, LOW + 0.5, LOW - 0.1, LOW - 0.1):
+        assert update(optimizer, START, pairs).std == 0.3
+
+
+@pytest.mark.parametrize("number_of_directions", [2, 5, 6, 7])
+def test_noise_that_makes_all_policies_equally_bad_is_halved(number_of_directions):
+    """Nothing tells which direction is better: the search stays where it is."""
+    optimizer = backtracking(n_delta=number_of_directions, patience=2)
+    optimizer.tell_start(np.array([-10.1, -9.0, -9.2, -10.0]))
+    for n_halved in range(3):
+        for _ in range(3):
+            assert update(optimizer, center=(-10.0, -10.1), pairs=(-119.6,) * 2 * number_of_directions).std == (
+                0.3 / 2**n_halved
+            )
+    assert np.array_equal(optimizer.theta, np.ones(N_PARAMETERS))
+
+
+def test_an_update_that_lost_all_its_candidates_does_not_count_as_one_without_improvement():
+    optimizer = backtracking(n_delta=4, patience=2)
+    for pairs in (LOW, np.full(8, np.nan), LOW, LOW):
+        assert update(optimizer, START, pairs).std == 0.3
+    assert optimizer.ask().std == 0.15
+
+
+def test_without_episodes_of_the_start_point_noise_is_never_too_large():
+    for fitness, n_halved in (([10.0, 11.0, 12.0], 1), ([], 0)):
+        optimizer = backtracking(n_delta=4, n_center=0, patience=2)
+        optimizer.tell_start(np.array(fitness))
+        for _ in range(3):
+            update(optimizer, center=(), pairs=LOW)
+        assert optimizer.state_dict()["n_halved"] == n_halved
+
+
+def test_with_one_direction_a_search_never_goes_back():
+    optimizer = backtracking(n_delta=1, n_center=0)
+    optimizer.tell_start(np.array([10.0, 11.0, 12.0]))
+    for number in range(10):
+        assert update(optimizer, center=(), pairs=(-100.0 * number, -101.0 * number)).std == 0.3
+
+
+def test_a_resumed_search_has_waited_as_long_as_the_one_before():
+    optimizer = backtracking(n_delta=4)
+    for _ in range(4):
+        update(optimizer, START, LOW)
+    state, resumed = optimizer.state_dict(), backtracking(n_delta=4)
+    resumed.load_state_dict(state)
+    for _ in range(2):
+        assert [update(each, START, LOW).std for each in (optimizer, resumed)] == [0.3, 0.3]
+    assert [each.ask().std for each in (optimizer, resumed)] == [0.15, 0.15]
+    assert len(state["pair_means"]) == 3, "a copy"
+
+
+def test_a_better_iterate_is_the_best_one_whatever_the_policies_around_it():
+    optimizer = backtracking(n_delta=4)
+    update(optimizer, START, HIGH)
+    better = optimizer.theta
+    assert update(optimizer, BETTER, LOW).std == 0.3
+    assert np.array_equal(optimizer.state_dict()["best_theta"], better)
+    assert optimizer.ask().std == 0.3
+
+
 def test_without_episodes_of_the_iterate_the_perturbed_policies_alone_are_compared():
     optimizer, first, worse = (
         backtracking(n_delta=4, n_center=0),

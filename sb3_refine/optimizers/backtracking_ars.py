@@ -17,11 +17,9 @@ class BacktrackingARS(Optimizer):
     Augmented Random Search (https://arxiv.org/abs/1803.07055) with momentum, and with noise that is measured by how
     much it changes the actions and is large at first. In each update, the iterate itself runs on the seeds of some of
     the pairs. An iterate is the best one if it, or the policies around it, are clearly better than those of the best
-    one before. Where the policies around an iterate are clearly worse than those around the best one, or the iterate
-    is clearly worse than the start point, the search goes back to the best iterate, and goes on with half of the noise
-    and of the step. The same where some updates have improved nothing: no iterate is clearly better than the start
-    point, the policies around the iterates are clearly worse, and on average no better than in the first update. So
-    agents that need large noise get it, and agents that break under it get less.
+    one before. Otherwise, where the policies around an iterate are clearly worse than those around the best one, or the
+    iterate is clearly worse than the start point, the search goes back to the best iterate, and goes on with half of
+    the noise and of the step. So agents that need large noise get it, and agents that break under it get less.
 
     .. math::
         g = \frac{1}{n} \sum_{i=1}^{n} \frac{d_i}{\sigma_d} \, \delta_i, \qquad
@@ -37,7 +35,8 @@ class BacktrackingARS(Optimizer):
     :param n_updates: length of the search, for the schedule
     :param n_delta: number of directions an update; each costs two episodes
     :param n_center: episodes of the iterate itself in each update; None for a quarter of ``n_delta``, but at least 2
-        (0 where there is one direction). With less than 2, only the policies around the iterates are compared
+        (0 where there is one direction). With less than 2, the iterates are not compared, only the policies around
+        them; with one direction, nothing is
     :param learning_rate: step size :math:`\alpha`, in units of the noise, or its start and end over the search
     :param delta_std: change of the actions by the noise, see :func:`~sb3_refine.policies.noise_scale.noise_scale`, or
         its start and end over the search
@@ -45,8 +44,11 @@ class BacktrackingARS(Optimizer):
     :param clip: c, above 0: the largest difference that counts, in units of the median, so that a rare episode that
         fails does not outweigh all other pairs; None for differences as they are
     :param tolerance: a difference of two policies is clear if Welch's t-test is as sure of it as of a difference of so
-        many standard errors of a normal distribution
-    :param patience: number of updates without any improvement after which the search goes back; None for no limit
+        many standard errors of a normal distribution. (With few episodes of one and many of the other, differences
+        seem clear more often)
+    :param patience: the search also goes back after so many updates away from the start point, if none has found a
+        better iterate, the policies around the iterate are clearly worse than the start point, and those of all these
+        updates are on average no better than those around the start point with the same noise; None for never
     :raises RefineError: when an argument is out of range
     """
 
@@ -89,13 +91,11 @@ class BacktrackingARS(Optimizer):
         self.momentum, self.clip, self.tolerance, self.patience = momentum, clip, tolerance, patience
         self._velocity: np.ndarray = np.zeros_like(self.theta)
         self._n_halved = 0
-        self._later_means: list[
-            float
-        ] = []  # of the pairs around iterates other than the start point, until one is better
         self._best_theta = self.theta.copy()
         self._best_center = self._start_center = np.empty(0)  # fitness of the best iterate and of the start point
-        self._best_pairs = np.empty(0)  # means of the pairs around the best iterate, with the noise of now
+        self._best_pairs = np.empty(0)  # means of the pairs around the best iterate, since the noise was halved
         self._has_improved = False  # whether the best iterate is another than the start point
+        self._pair_means: list[float] = []  # of the updates that improved nothing, since the noise was halved
 
     @property
     def population_size(self) -> int:
@@ -117,12 +117,12 @@ class BacktrackingARS(Optimizer):
 
     def _tell(self, population: Population, fitness: np.ndarray) -> None:
         center, pairs = np.split(fitness, [self.n_center])
-        if self._has_become_worse(_finite(center), _finite(pairs.reshape(-1, 2).mean(axis=1))):
+        if self._should_go_back(_finite(center), _finite(pairs.reshape(-1, 2).mean(axis=1))):
             self._go_back()
         else:
             self._step(pairs)
 
-    def _has_become_worse(self, center: np.ndarray, pairs: np.ndarray) -> bool:
+    def _should_go_back(self, center: np.ndarray, pairs: np.ndarray) -> bool:
         """
         Compare the iterate with the best one, whose place it takes if it is better, and with the start point.
 
@@ -131,11 +131,12 @@ class BacktrackingARS(Optimizer):
         :return: whether the search should go back
         """
         if np.array_equal(self.theta, self._best_theta):
+            has_stayed = self._best_pairs.size > 0  # the last update found no difference
             self._best_center = np.append(self._best_center, center)
             self._best_pairs = np.append(self._best_pairs, pairs)
             if not self._has_improved:
                 self._start_center = self._best_center
-            return False
+            return has_stayed and self._has_waited_enough(pairs)
         if self._is_better(pairs, self._best_pairs) or self._is_better(center, self._best_center):
             self._best_theta, self._has_improved = self.theta.copy(), True
             self._best_center, self._best_pairs = center, pairs
@@ -143,17 +144,17 @@ class BacktrackingARS(Optimizer):
         return (
             self._is_better(self._best_pairs, pairs)
             or self._is_better(self._start_center, center)
-            or self._improves_nothing(pairs)
+            or (not self._has_improved and self._has_waited_enough(pairs))
         )
 
-    def _improves_nothing(self, pairs: np.ndarray) -> bool:
-        """Whether the noise is too large: after some updates, it only makes policies worse."""
-        if self.patience is None or self._has_improved or min(pairs.size, self._best_pairs.size) == 0:
+    def _has_waited_enough(self, pairs: np.ndarray) -> bool:
+        """After one more update that improved nothing: whether the noise only makes policies worse."""
+        if self.patience is None or pairs.size == 0:
             return False
-        self._later_means.append(float(pairs.mean()))
-        return (
-            len(self._later_means) >= self.patience
-            and np.mean(self._later_means) <= self._best_pairs.mean()
+        self._pair_means.append(float(pairs.mean()))
+        return bool(
+            len(self._pair_means) >= self.patience
+            and np.mean(self._pair_means) <= self._best_pairs.mean() + _rounding(pairs)
             and self._is_better(self._start_center, pairs)
         )
 
@@ -161,12 +162,12 @@ class BacktrackingARS(Optimizer):
         """Whether the mean of some episodes is clearly above that of others."""
         if min(first.size, second.size) < 2:
             return False
-        rounding = 1e-9 * abs(first.mean())
-        return bool(first.mean() - second.mean() > max(clear_difference(first, second, self.tolerance), rounding))
+        clear = max(clear_difference(first, second, self.tolerance), _rounding(first))
+        return bool(first.mean() - second.mean() > clear)
 
     def _go_back(self) -> None:
         self._n_halved += 1
-        self._later_means = []
+        self._pair_means = []
         self._velocity[:] = 0
         self.theta = self._best_theta.copy()
         self._best_pairs = np.empty(0)
@@ -194,7 +195,7 @@ class BacktrackingARS(Optimizer):
             "best_pairs": self._best_pairs.copy(),
             "start_center": self._start_center.copy(),
             "has_improved": self._has_improved,
-            "later_means": list(self._later_means),
+            "pair_means": list(self._pair_means),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -204,11 +205,15 @@ class BacktrackingARS(Optimizer):
         self._best_theta = state["best_theta"].copy()
         self._best_center, self._best_pairs = state["best_center"].copy(), state["best_pairs"].copy()
         self._start_center, self._has_improved = state["start_center"].copy(), state["has_improved"]
-        self._later_means = list(state["later_means"])
+        self._pair_means = list(state["pair_means"])
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
     return values[np.isfinite(values)]
+
+
+def _rounding(values: np.ndarray) -> float:
+    return 1e-9 * abs(float(values.mean()))
 
 
 def clear_difference(first: np.ndarray, second: np.ndarray, tolerance: float) -> float:
