@@ -463,6 +463,39 @@ def test_noise_stays_where(first, later, center, patience):
         assert update(optimizer, center, later).std == 0.3
 
 
+def test_perturbed_policies_that_were_better_once_do_not_keep_noise_that_breaks_the_agent():
+    optimizer = backtracking(n_delta=4, patience=3)
+    update(optimizer, START, LOW)
+    better = optimizer.theta
+    for pairs in (LOW + 3.0, LOW + 2.9, LOW + 3.2, LOW + 2.7):
+        assert update(optimizer, START, pairs).std == 0.3
+    assert np.array_equal(optimizer.theta, better)
+    assert optimizer.ask().std == 0.15
+
+
+def test_noise_stays_once_the_iterates_of_some_updates_together_have_been_better():
+    optimizer = backtracking(n_delta=4, patience=3)
+    update(optimizer, START, LOW)
+    for _ in range(3):
+        update(optimizer, BETTER, LOW)
+    for _ in range(8):
+        assert update(optimizer, (30.0, 31.0), LOW).std == 0.3
+
+
+def test_one_lucky_iterate_is_no_gain():
+    """Two equal episodes seem to be clearly better than the start point, whose episodes differ."""
+    optimizer = backtracking(n_delta=4, patience=3)
+    optimizer.tell_start(np.array([40.0, 40.0, -60.0, 40.0] * 16))
+    update(optimizer, (40.0, -60.0), LOW - 50.0)
+    update(optimizer, (40.0, 40.0), LOW - 50.0)
+    lucky = optimizer.state_dict()["best_theta"]
+    for _ in range(3):
+        assert update(optimizer, (40.0, -60.0), LOW - 50.1).std == 0.3
+    assert optimizer.ask().std == 0.15
+    assert np.array_equal(optimizer.theta, lucky)
+    assert not np.array_equal(optimizer.theta, np.ones(N_PARAMETERS))
+
+
 def test_noise_stays_where_perturbed_policies_have_been_better_on_average():
     optimizer = backtracking(n_delta=4, patience=2)
     for pairs in (LOW, LOW + 0.5, LOW - 0.1, LOW - 0.1):

@@ -46,9 +46,10 @@ class BacktrackingARS(Optimizer):
     :param tolerance: a difference of two policies is clear if Welch's t-test is as sure of it as of a difference of so
         many standard errors of a normal distribution. (With few episodes of one and many of the other, differences
         seem clear more often)
-    :param patience: the search also goes back after so many updates away from the start point, if none has found a
-        better iterate, the policies around the iterate are clearly worse than the start point, and those of all these
-        updates are on average no better than those around the start point with the same noise; None for never
+    :param patience: the search also goes back after so many updates without a new best iterate, if the policies around
+        the iterate are clearly worse than the start point, and those of all these updates are on average no better than
+        those around the best iterate. This ends where the iterates of so many updates together are clearly better than
+        the start point; None for never
     :raises RefineError: when an argument is out of range
     """
 
@@ -95,7 +96,9 @@ class BacktrackingARS(Optimizer):
         self._best_center = self._start_center = np.empty(0)  # fitness of the best iterate and of the start point
         self._best_pairs = np.empty(0)  # means of the pairs around the best iterate, since the noise was halved
         self._has_improved = False  # whether the best iterate is another than the start point
-        self._pair_means: list[float] = []  # of the updates that improved nothing, since the noise was halved
+        self._has_gained = False  # whether some iterates together have been clearly better than the start point
+        self._recent_centers: list[np.ndarray] = []  # fitness of the last iterates, since the noise was halved
+        self._pair_means: list[float] = []  # of the updates since the best iterate or the last halving of the noise
 
     @property
     def population_size(self) -> int:
@@ -137,19 +140,26 @@ class BacktrackingARS(Optimizer):
             if not self._has_improved:
                 self._start_center = self._best_center
             return has_stayed and self._has_waited_enough(pairs)
+        self._look_for_a_gain(center)
         if self._is_better(pairs, self._best_pairs) or self._is_better(center, self._best_center):
             self._best_theta, self._has_improved = self.theta.copy(), True
-            self._best_center, self._best_pairs = center, pairs
+            self._best_center, self._best_pairs, self._pair_means = center, pairs, []
             return False
         return (
             self._is_better(self._best_pairs, pairs)
             or self._is_better(self._start_center, center)
-            or (not self._has_improved and self._has_waited_enough(pairs))
+            or self._has_waited_enough(pairs)
         )
+
+    def _look_for_a_gain(self, center: np.ndarray) -> None:
+        if self.patience is not None:
+            self._recent_centers = [*self._recent_centers, center][-self.patience :]
+            if len(self._recent_centers) == self.patience:
+                self._has_gained |= self._is_better(np.concatenate(self._recent_centers), self._start_center)
 
     def _has_waited_enough(self, pairs: np.ndarray) -> bool:
         """After one more update that improved nothing: whether the noise only makes policies worse."""
-        if self.patience is None or pairs.size == 0:
+        if self.patience is None or self._has_gained or min(pairs.size, self._best_pairs.size) == 0:
             return False
         self._pair_means.append(float(pairs.mean()))
         return bool(
@@ -167,7 +177,7 @@ class BacktrackingARS(Optimizer):
 
     def _go_back(self) -> None:
         self._n_halved += 1
-        self._pair_means = []
+        self._pair_means, self._recent_centers = [], []
         self._velocity[:] = 0
         self.theta = self._best_theta.copy()
         self._best_pairs = np.empty(0)
@@ -195,7 +205,9 @@ class BacktrackingARS(Optimizer):
             "best_pairs": self._best_pairs.copy(),
             "start_center": self._start_center.copy(),
             "has_improved": self._has_improved,
+            "has_gained": self._has_gained,
             "pair_means": list(self._pair_means),
+            "recent_centers": list(self._recent_centers),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -205,7 +217,8 @@ class BacktrackingARS(Optimizer):
         self._best_theta = state["best_theta"].copy()
         self._best_center, self._best_pairs = state["best_center"].copy(), state["best_pairs"].copy()
         self._start_center, self._has_improved = state["start_center"].copy(), state["has_improved"]
-        self._pair_means = list(state["pair_means"])
+        self._has_gained, self._pair_means = state["has_gained"], list(state["pair_means"])
+        self._recent_centers = list(state["recent_centers"])
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
