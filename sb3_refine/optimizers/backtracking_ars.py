@@ -152,6 +152,7 @@ class BacktrackingARS(Optimizer):
         )
 
     def _look_for_a_gain(self, center: np.ndarray) -> None:
+        """With the episodes of several iterates: a few lucky ones of a single iterate prove nothing."""
         if self.patience is not None:
             self._recent_centers = [*self._recent_centers, center][-self.patience :]
             if len(self._recent_centers) == self.patience:
